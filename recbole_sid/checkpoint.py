@@ -1,0 +1,95 @@
+"""Checkpoints of tensors and plain types that load without pickle, with the lineage that a mismatch is refused by."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+import torch
+
+from recbole_sid.catalogue import hash_tokens
+from recbole_sid.errors import InputError
+from recbole_sid.files import replacing
+
+FORMAT = "recbole_sid-checkpoint-1"
+
+
+def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write `content` (tensors and plain types) to `path`."""
+    with replacing(path) as temporary:
+        torch.save({"format": FORMAT, **content}, temporary)
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Say whether `path` holds one of our checkpoints (and not, for example, one of RecBole's)."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("format") == FORMAT
+    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError):
+        return False
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], model: str | None = None, map_location: Any = "cpu"
+) -> dict[str, Any]:
+    """Read a checkpoint written by `save_checkpoint`.
+
+    Args:
+        path: the file.
+        model: the model class it must be of, if that matters.
+        map_location: device of its tensors.
+
+    Raises:
+        InputError: if it is missing, damaged, no such checkpoint, or of another model.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"There is no checkpoint at '{path}'.")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"'{path}' is damaged or no checkpoint of recbole_sid ({str(error).splitlines()[0]})."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"'{path}' is no checkpoint of recbole_sid.")
+    if model is not None and content["model"] != model:
+        raise InputError(f"'{path}' holds a {content['model']}, not a {model}: give a checkpoint of {model}.")
+    return content
+
+
+def lineage(config: Any, dataset: Any) -> dict[str, str]:
+    """Return what a model was trained on: dataset name, item tokens and semantic IDs (hashes)."""
+    return {
+        "dataset": config["dataset"],
+        "item tokens": hash_tokens(dataset.item_tokens()),
+        "semantic IDs": dataset.semantic_ids.fingerprint,
+    }
+
+
+def check_lineage(path: str | os.PathLike[str], recorded: dict[str, str], current: dict[str, str]) -> None:
+    """Refuse a checkpoint trained on something else.
+
+    Raises:
+        InputError: names what differs, both ways.
+    """
+    for what, value in current.items():
+        if recorded.get(what) != value:
+            raise InputError(
+                f"'{path}' was trained with {what} {recorded.get(what)} but this run has {what} {value}: use the same "
+                f"dataset and semantic IDs, or another checkpoint."
+            )
+
+
+def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    """Load `state` into `model`.
+
+    Raises:
+        InputError: if names or shapes do not fit.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"The weights in '{path}' do not fit {type(model).__name__} as configured: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error

@@ -1,0 +1,167 @@
+"""The command line: ``recbole-sid COMMAND --key=value ...``, keys as in RecBole's property files."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from recbole_sid import __version__
+from recbole_sid.config import Config, parse_value
+from recbole_sid.errors import InputError, nearest
+from recbole_sid.files import write_json, write_text
+
+HELP = """\
+recbole-sid [COMMAND] [--key=value ...]
+
+Commands
+  quick-start   Pop, SASRec, TIGER, SID-MLP and SID-MLP++ on ml-100k, compared in one table (the default)
+  run           train and test one model:  recbole-sid run --model=SIDMLP --dataset=ml-100k
+  tokenize      make semantic IDs:         recbole-sid tokenize --dataset=ml-100k
+
+Options of every command
+  --config_files="A.yaml B.yaml"   property files, later ones win
+  --json=FILE                      write the result as one JSON object
+  --KEY=VALUE                      any configuration key, over the property files
+
+quick-start and tokenize also take --output: a folder for table and picture, or the file of semantic IDs.
+"""
+
+_OWN_OPTIONS = ("model", "dataset", "config_files", "json", "output")
+
+
+class Call(NamedTuple):
+    """A parsed command line: the command, its own options, and configuration overrides."""
+
+    command: str
+    options: dict[str, str]
+    overrides: dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, 2 for wrong input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if any(word in ("-h", "--help", "help") for word in arguments):
+        print(HELP)
+        return 0
+    try:
+        call = parse(arguments)
+        COMMANDS[call.command](call)
+    except InputError as error:
+        print(f"recbole-sid: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. Run the same command with --resume=True to continue.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> Call:
+    """Read ``[COMMAND] --key=value ...`` (``--key value`` too).
+
+    Raises:
+        InputError: for an unknown command or a word that is no ``--key=value``.
+    """
+    words = list(arguments)
+    command = words.pop(0) if words and not words[0].startswith("-") else ""
+    settings: dict[str, str] = {}
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise InputError(f"'{word}' is no option: write --key=value (see recbole-sid --help).")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise InputError(f"--{key} has no value: write --{key}=VALUE.")
+            value = words.pop(0)
+        if settings.setdefault(key, value) != value:
+            raise InputError(f"--{key} is given twice with different values.")
+    command = command or ("run" if "model" in settings else "quick-start")
+    if command not in COMMANDS:
+        raise InputError(f"Unknown command '{command}'{nearest(command, COMMANDS)}; known: {', '.join(COMMANDS)}.")
+    options = {key: settings.pop(key) for key in _OWN_OPTIONS if key in settings}
+    return Call(command, options, {key: parse_value(value) for key, value in settings.items()})
+
+
+def quick_start(call: Call) -> None:
+    """Run the main job and write its table, figure and JSON."""
+    from recbole_sid.evaluation.comparison import accuracy_speed_figure, markdown_table
+    from recbole_sid.main_job import QUICK_START, run_main_job
+
+    files = _files(call)
+    if len(files) > 1:
+        raise InputError("quick-start takes one file in --config_files.")
+    started = perf_counter()
+    config = Config("TIGER", "ml-100k", config_dict=call.overrides)  # checks the keys before hours of work
+    rows = run_main_job(files[0] if files else QUICK_START, call.overrides)
+    table = markdown_table(rows)
+    folder = Path(call.options.get("output", Path(config["checkpoint_dir"]) / "quick_start"))
+    write_text(folder / "table.md", table + "\n")
+    accuracy_speed_figure(rows, folder / "accuracy_speed.png")
+    _write_json(call, config, rows, folder / "result.json")
+    print(f"\n{table}\n\nDone in {perf_counter() - started:.0f} s. Written: {folder}/table.md, accuracy_speed.png")
+
+
+def run(call: Call) -> None:
+    """Train and test one model."""
+    from recbole_sid.evaluation.comparison import markdown_table
+    from recbole_sid.evaluation.throughput import users_per_second
+    from recbole_sid.quick_start import count_parameters, run_model
+
+    config = Config(call.options.get("model"), call.options.get("dataset"), _files(call), call.overrides)
+    result = run_model(config)
+    row = {
+        "model": config["model"],
+        **{name: float(value) for name, value in result.test_result.items()},
+        "users_per_s": users_per_second(result.trainer, result.test_data),
+        "parameters": count_parameters(result.trainer.model),
+        "wall_s": result.train_s,
+    }
+    _write_json(call, config, [row])
+    print(f"\n{markdown_table([row])}\n\nWritten: {result.trainer.saved_model_file}")
+
+
+def tokenize(call: Call) -> None:
+    """Make semantic IDs and show their quality."""
+    from recbole_sid.data import create_dataset
+    from recbole_sid.data.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
+    from recbole_sid.data.quality import collisions, level_rows
+    from recbole_sid.evaluation.comparison import markdown_table
+
+    config = Config(call.options.get("model", "TIGER"), call.options.get("dataset"), _files(call), call.overrides)
+    train_dataset = create_dataset(config).build()[0]
+    semantic_ids = build_semantic_ids(config, train_dataset)
+    path = call.options.get("output") or semantic_ids_file(config, semantic_id_recipe(config, train_dataset))
+    semantic_ids.save(path)
+    rows, collided = level_rows(semantic_ids), collisions(semantic_ids)
+    _write_json(call, config, rows, **collided, path=str(path), fingerprint=semantic_ids.fingerprint)
+    print(
+        f"{markdown_table(rows)}\n\n{len(semantic_ids.codes)} items; before the collision rule "
+        f"{collided['collided_items']} items share their codes in {collided['groups']} groups, the largest of "
+        f"{collided['largest_group']}.\nWritten: {path} ({semantic_ids.fingerprint})"
+    )
+
+
+COMMANDS: dict[str, Callable[[Call], None]] = {"quick-start": quick_start, "run": run, "tokenize": tokenize}
+
+
+def _files(call: Call) -> list[str]:
+    return call.options.get("config_files", "").split()
+
+
+def _write_json(call: Call, config: Config, rows: Sequence[Any], default: Path | None = None, **details: Any) -> None:
+    """Write the JSON object that every command shares to ``--json`` (or `default`), if either is given."""
+    path = call.options.get("json") or default
+    if path is not None:
+        result = {
+            "command": call.command,
+            "version": __version__,
+            "seed": config["seed"],
+            "device": f"{config['device']} ({platform.machine()})",
+            **details,
+            "rows": list(rows),
+        }
+        write_json(path, result)

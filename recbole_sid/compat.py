@@ -1,0 +1,141 @@
+"""The only module that patches RecBole, so that 1.2.1 works on current Python, numpy and torch.
+
+Every patch names the RecBole line it mends, and does nothing where RecBole works as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import pickle
+import types
+import warnings
+from typing import Any
+from unittest import mock
+
+import torch
+
+from recbole_sid.errors import InputError
+
+RECBOLE_VERSION = "1.2.1"
+INSTALL_COMMAND = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
+
+
+def require_recbole() -> None:
+    """Raise ImportError, with the command that mends it, unless RecBole 1.2.1 is installed."""
+    try:
+        found = importlib.metadata.version("recbole")
+    except importlib.metadata.PackageNotFoundError:
+        raise ImportError(
+            f"recbole_sid needs RecBole {RECBOLE_VERSION}, which is not installed: run `{INSTALL_COMMAND}` "
+            "(without its dependencies, because its metadata pins an old Ray)."
+        ) from None
+    if found != RECBOLE_VERSION:
+        raise ImportError(f"recbole_sid needs RecBole {RECBOLE_VERSION} but found {found}: run `{INSTALL_COMMAND}`.")
+
+
+def apply() -> None:
+    """Apply all patches; calling it again changes nothing."""
+    _patch_numpy_aliases()
+    _patch_checkpoint_loading()
+    _silence_future_warnings()
+
+
+def _patch_numpy_aliases() -> None:
+    """recbole/config/configurator.py, `Config.compatibility_settings`: reads np.float_, np.complex_ and
+    np.unicode_, which numpy 2 removed. We set the aliases that RecBole's own code uses, from names both have.
+    """
+    import numpy as np
+    from recbole.config import Config
+
+    if hasattr(np, "float_"):
+        return
+
+    def compatibility_settings(self: Config) -> None:
+        for alias, name in {
+            "bool": "bool_",
+            "int": "int_",
+            "float": "float64",
+            "complex": "complex128",
+            "object": "object_",
+            "str": "str_",
+            "long": "int_",
+            "unicode": "str_",
+        }.items():
+            setattr(np, alias, getattr(np, name))
+
+    Config.compatibility_settings = compatibility_settings
+
+
+def _patch_checkpoint_loading() -> None:
+    """recbole/trainer/trainer.py, `Trainer.evaluate` and `Trainer.resume_checkpoint`: `torch.load` of a pickled
+    Config fails with torch>=2.6, where `weights_only=True` is the default and knows neither the class nor the pickle
+    protocol. While these two run, `torch.load` reads what RecBole writes and nothing else.
+    """
+    from recbole.trainer import Trainer
+
+    if getattr(Trainer, "_recbole_sid_patched", False):
+        return
+
+    def loading_recbole_files(original: Any) -> Any:
+        @functools.wraps(original)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            with mock.patch.object(torch, "load", load_recbole_checkpoint):
+                return original(*args, **kwargs)
+
+        return method
+
+    Trainer.evaluate = loading_recbole_files(Trainer.evaluate)
+    Trainer.resume_checkpoint = loading_recbole_files(Trainer.resume_checkpoint)
+    Trainer._recbole_sid_patched = True
+
+
+def _silence_future_warnings() -> None:
+    """recbole/data/dataset/dataset.py, `_fill_nan` and others: chained in-place `fillna` works in pandas 2 but warns a
+    dozen times a run that pandas 3 will ignore it (our metadata requires pandas<3); recbole/trainer/trainer.py,
+    `_train_epoch`: `torch.cuda.amp.GradScaler` is deprecated.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+
+
+# What a RecBole checkpoint holds beside tensors: its pickled Config, with enums, classes and the yaml loader.
+_ALLOWED_MODULES = ("recbole.", "recbole_sid.")
+_ALLOWED_NAMES = frozenset(
+    "collections.OrderedDict collections.defaultdict builtins.set builtins.object copyreg._reconstructor "
+    "yaml.loader.FullLoader torch.device torch.Size torch._utils._rebuild_tensor_v2 torch._utils._rebuild_parameter "
+    "torch.serialization._get_layout numpy.dtype numpy.ndarray numpy.core.multiarray.scalar "
+    "numpy._core.multiarray.scalar numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct".split()
+)
+
+
+class _RecBoleUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        whole = f"{module}.{name}"
+        is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
+        if module.startswith(_ALLOWED_MODULES) or whole in _ALLOWED_NAMES or is_storage:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds '{whole}', which RecBole never writes")
+
+
+# torch.load takes a module that offers Unpickler and load.
+_recbole_pickle = types.SimpleNamespace(
+    Unpickler=_RecBoleUnpickler, load=lambda file: _RecBoleUnpickler(file).load(), __name__="recbole_pickle"
+)
+_torch_load = torch.load
+
+
+def load_recbole_checkpoint(file: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
+    """Read a checkpoint that RecBole wrote (a pickle), refusing anything that RecBole does not write into one.
+
+    Raises:
+        InputError: if the file is missing, damaged, or holds something else.
+    """
+    if not os.path.isfile(file):
+        raise InputError(f"There is no checkpoint at '{file}'.")
+    try:
+        with open(file, "rb") as stream, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return _torch_load(stream, map_location=map_location, weights_only=False, pickle_module=_recbole_pickle)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ImportError) as error:
+        raise InputError(f"'{file}' is not a readable checkpoint of RecBole: {str(error).splitlines()[0]}.") from error

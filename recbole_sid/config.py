@@ -1,0 +1,187 @@
+"""Configuration: RecBole's, with our property files below the user's and unknown keys refused.
+
+Order, later wins: RecBole's property files, ours (``properties/overall.yaml``, ``model/``, ``dataset/``), the user's
+files, `config_dict`. ``sys.argv`` is never read here: entry points decide what is an override.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from recbole.config import Config as RecBoleConfig
+
+from recbole_sid.errors import InputError, nearest
+from recbole_sid.registry import get_model
+
+_HERE = Path(__file__).resolve().parent
+# Beside the package in a checkout, inside it in an installed wheel.
+PROPERTIES = _HERE / "properties" if (_HERE / "properties").is_dir() else _HERE.parent / "properties"
+
+# Where and how a run happens, not what it computes: left out of fingerprints.
+VOLATILE_KEYS = frozenset(
+    "gpu_id use_gpu worker state data_path checkpoint_dir show_progress save_dataset dataset_save_path "
+    "save_dataloaders dataloaders_save_path log_wandb wandb_project device single_spec local_rank nproc world_size "
+    "ip port offset config_files resume student_path distill_cache distill_cache_dir eval_batch_size "
+    "verbose loss_decimal_place metric_decimal_place".split()
+)
+# What RecBole derives from the settings.
+DERIVED_KEYS = frozenset(
+    "MODEL_TYPE MODEL_INPUT_TYPE eval_type device single_spec local_rank valid_metric_bigger valid_neg_sample_args "
+    "test_neg_sample_args".split()
+)
+# Keys that a student's run and its teacher's run share: the data, the semantic IDs and how results are measured.
+_SHARED_SECTIONS = ("Dataset", "Evaluation", "General")
+_LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
+
+
+class Config(RecBoleConfig):
+    """RecBole's Config that knows our models and property files and refuses unknown keys.
+
+    Args: as RecBole's Config. `model` may be ours or RecBole's.
+
+    Raises:
+        InputError: for an unknown key (with the nearest known one), a missing file or an unknown model.
+    """
+
+    def __init__(
+        self,
+        model: str | type | None = None,
+        dataset: str | None = None,
+        config_file_list: Sequence[str] | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+    ) -> None:
+        for file in config_file_list or ():
+            if not Path(file).is_file():
+                raise InputError(f"The configuration file '{file}' does not exist.")
+        super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
+        self._check_keys()
+        self._check_values()
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return {}  # RecBole reads sys.argv here, so that pytest's and Ray's arguments leak in.
+
+    def _get_model_and_dataset(self, model: Any, dataset: Any) -> tuple[str, type, str]:
+        model = model or self.external_config_dict.get("model")
+        dataset = dataset or self.external_config_dict.get("dataset")
+        if model is None or dataset is None:
+            raise InputError("Name a model and a dataset, for example `--model=TIGER --dataset=ml-100k`.")
+        if isinstance(model, str):
+            return model, get_model(model), dataset
+        return model.__name__, model, dataset
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        super()._load_internal_config_dict(model, model_class, dataset)
+        for name in ("overall.yaml", "semantic_ids.yaml", f"model/{model}.yaml", f"dataset/{dataset}.yaml"):
+            if (PROPERTIES / name).is_file():
+                self._update_internal_config_dict(PROPERTIES / name)
+
+    def _init_device(self) -> None:
+        # RecBole 1.2.1 takes the GPU even when use_gpu is False.
+        if not self.final_config_dict["use_gpu"]:
+            self.final_config_dict["gpu_id"] = ""
+        super()._init_device()
+
+    def _check_keys(self) -> None:
+        known = set(self.internal_config_dict) | set(_LAUNCH_KEYS)
+        known.update(key for keys in self.parameters.values() for key in keys)
+        unknown = [key for key in self.external_config_dict if key not in known]
+        if unknown:  # only now pay for reading sources: RecBole's models read keys that no property file lists
+            known |= _keys_read_by(self.model_class)
+        for key in unknown:
+            if key not in known:
+                raise InputError(f"Unknown configuration key '{key}'{nearest(key, known)}.")
+
+    def _check_values(self) -> None:
+        if not self["single_spec"]:
+            raise InputError("recbole_sid trains in one process: leave out nproc, world_size and local_rank.")
+        if self["save_dataset"] or self["save_dataloaders"]:
+            raise InputError(
+                "recbole_sid rebuilds datasets instead of pickling them: leave out save_dataset/dataloaders."
+            )
+        largest, beam = max(self["topk"]), self["beam_size"]
+        if beam is not None and beam < largest:
+            raise InputError(f"beam_size={beam} is smaller than the largest topk={largest}: raise beam_size.")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as JSON types; a Config made of them is equal to this one."""
+        settings = {key: value for key, value in self.final_config_dict.items() if key not in DERIVED_KEYS}
+        settings["data_path"] = self._data_root()
+        if self["train_neg_sample_args"]["distribution"] == "none":
+            settings["train_neg_sample_args"] = None
+        return json.loads(json.dumps(settings, default=_as_plain, sort_keys=True))
+
+    def model_keys(self) -> list[str]:
+        """Return the keys of the model's own property file (ours)."""
+        file = PROPERTIES / "model" / f"{self.model}.yaml"
+        return list(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else []
+
+    def shared_with_teacher(self) -> dict[str, Any]:
+        """Return the settings that a student's run and its teacher's have in common (data, SIDs, evaluation)."""
+        keys = {key for section in _SHARED_SECTIONS for key in self.parameters[section]}
+        keys |= set(semantic_id_keys()) | {"use_gpu", "worker", "beam_size", "n_user_tokens"}
+        keys -= DERIVED_KEYS
+        shared = {key: value for key, value in self.final_config_dict.items() if key in keys}
+        return {**shared, "data_path": self._data_root()}
+
+    def _data_root(self) -> str:
+        """Return data_path as the user gave it: RecBole appends the dataset's name when it builds the configuration."""
+        return str(Path(self["data_path"]).parent)
+
+    def fingerprint(self) -> str:
+        """Return eight hex digits that name what this run computes, wherever and whenever it runs."""
+        settings = {key: value for key, value in self.plain().items() if key not in VOLATILE_KEYS}
+        if settings.get("teacher_path"):  # the name of a teacher's file holds its own fingerprint
+            settings["teacher_path"] = Path(settings["teacher_path"]).name
+        return fingerprint(settings)
+
+
+def semantic_id_keys() -> list[str]:
+    """Return the configuration keys that decide the semantic IDs (those of ``properties/semantic_ids.yaml``)."""
+    return list(yaml.safe_load((PROPERTIES / "semantic_ids.yaml").read_text(encoding="utf-8")))
+
+
+def fingerprint(settings: Any) -> str:
+    """Return eight hex digits of the SHA-256 of `settings` as canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_as_plain).encode()).hexdigest()[:8]
+
+
+def parse_value(text: str) -> Any:
+    """Read a command-line value as RecBole does: Python literals, true/false, else the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return getattr(value, "name", None) or str(value)
+
+
+def _keys_read_by(model_class: type) -> set[str]:
+    """Return the keys that the model's own modules and RecBole's data, trainer and evaluator code read."""
+    import recbole.data as data
+    import recbole.evaluator as evaluator
+    import recbole.trainer as trainer
+
+    files = [Path(inspect.getfile(base)) for base in model_class.__mro__ if base.__module__ not in ("builtins",)]
+    for package in (data, evaluator, trainer):
+        files += sorted(Path(package.__path__[0]).rglob("*.py"))
+    return set(_keys_in(files))
+
+
+def _keys_in(files: Iterable[Path]) -> Iterable[str]:
+    for file in files:
+        if file.suffix == ".py":
+            yield from re.findall(r"""config\[["'](\w+)["']\]""", file.read_text(encoding="utf-8"))

@@ -1,0 +1,186 @@
+"""Datasets: RecBole's, with histories gathered when a batch asks for them instead of stored per prefix.
+
+RecBole 1.2.1 stores every prefix of every sequence as a padded row (recbole-hazards: memory rows x length) and orders
+by a float32 timestamp. `HistoryDataset` keeps each sequence once and orders by the float64 timestamp of the file.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
+
+from recbole_sid.errors import InputError
+
+# Number of the prefix in the whole dataset; tells a batch's rows apart (distillation cache).
+ROW_FIELD = "row_index"
+
+
+class TimeOrderedDataset(Dataset):
+    """RecBole's Dataset, ordered by user and float64 time, ties in file order, before RecBole rounds time to float32.
+
+    General and sequential models so get the same order and the same split.
+    """
+
+    def _change_feat_format(self) -> None:
+        if self.time_field not in self.inter_feat:
+            raise InputError(
+                f"'{self.dataset_name}.inter' has no loaded field '{self.time_field}': name it in load_col, or name the "
+                "field that holds the time in TIME_FIELD."
+            )
+        self.inter_feat = self.inter_feat.sort_values([self.uid_field, self.time_field], kind="stable")
+        self.inter_feat = self.inter_feat.reset_index(drop=True)
+        super()._change_feat_format()
+
+    def build(self) -> list[Dataset]:
+        """Split as RecBole does.
+
+        Raises:
+            InputError: if a split that the evaluation setting asks for is empty.
+        """
+        splits = super().build()
+        left_empty = {"valid_only": "test", "test_only": "validation"}.get(self.config["eval_args"]["split"].get("LS"))
+        for name, split in zip(("training", "validation", "test"), splits, strict=True):
+            if len(split) == 0 and name != left_empty:
+                raise InputError(
+                    f"The {name} split of '{self.dataset_name}' is empty: leave-last-out needs users with at least "
+                    "4 interactions; check eval_args and the filters."
+                )
+        return splits
+
+
+class HistoryDataset(TimeOrderedDataset, SequentialDataset):
+    """RecBole's SequentialDataset with the same fields, built without a loop and linear in the interactions.
+
+    Attributes:
+        sequences: field -> tensor [n_interactions], ordered by user and time; shared by all splits.
+        history_start: int64 tensor [n_rows], where each row's history starts in `sequences`.
+        semantic_ids: set by `data_preparation` for models that need it.
+    """
+
+    semantic_ids: Any = None
+
+    def data_augmentation(self) -> None:
+        """Make one row per prefix: ``u, [i1 .. i_{t-1}] -> i_t`` with at most MAX_ITEM_LIST_LENGTH items of history."""
+        self._aug_presets()
+        self._check_field("uid_field", "time_field")
+        users = self.inter_feat[self.uid_field].numpy()
+        n = len(users)
+        position = np.arange(n)
+        first = np.concatenate([[True], users[1:] != users[:-1]]) if n else np.zeros(0, dtype=bool)
+        sequence_start = np.maximum.accumulate(np.where(first, position, 0)) if n else position
+        targets = position[~first]
+        starts = np.maximum(sequence_start[targets], targets - self.max_item_list_len)
+
+        self.sequences = dict(self.inter_feat.interaction)
+        self.history_start = torch.from_numpy(starts)
+        rows = self.inter_feat[targets]
+        rows.update(
+            Interaction(
+                {
+                    self.item_list_length_field: torch.from_numpy(targets - starts),
+                    ROW_FIELD: torch.arange(len(targets)),
+                }
+            )
+        )
+        self.inter_feat = rows
+
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        rows = self.inter_feat[index]
+        if ROW_FIELD in rows:
+            rows.update(self._histories(rows))
+        return self.join(rows) if join else rows
+
+    def _histories(self, rows: Interaction) -> Interaction:
+        """Return the list fields of `rows`, each [n_rows, MAX_ITEM_LIST_LENGTH, ...], zero where padded."""
+        start = self.history_start[rows[ROW_FIELD]].reshape(-1, 1)
+        length = rows[self.item_list_length_field].reshape(-1, 1)
+        step = torch.arange(self.max_item_list_len)
+        valid = step < length
+        index = torch.where(valid, start + step, 0)
+        lists = {}
+        for field, values in self.sequences.items():
+            if field != self.uid_field:
+                mask = valid.reshape(valid.shape + (1,) * (values.dim() - 1))
+                lists[getattr(self, f"{field}_list_field")] = values[index] * mask
+        return Interaction(lists)
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
+        """Return the sparse user x item matrix of this split's targets and of each first item it starts from."""
+        rows = self.inter_feat
+        opening = rows[self.item_list_length_field] == 1
+        first = self.history_start[rows[ROW_FIELD][opening]]
+        fields = {
+            field: torch.cat([rows[field], values[first]]) for field, values in self.sequences.items() if field in rows
+        }
+        return self._create_sparse_matrix(Interaction(fields), self.uid_field, self.iid_field, form, value_field)
+
+    def training_sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items of this split's sequences: items [n] and offsets [n_sequences + 1].
+
+        For the training split these are exactly the interactions a model may learn from: each row's target, and the
+        first item of each sequence (the target of no row).
+        """
+        rows = self.inter_feat
+        order = np.argsort(rows[ROW_FIELD].numpy(), kind="stable")
+        row, user = rows[ROW_FIELD].numpy()[order], rows[self.uid_field].numpy()[order]
+        opens = np.concatenate([[True], user[1:] != user[:-1]]) if len(user) else np.zeros(0, dtype=bool)
+        target = rows[self.iid_field].numpy()[order]
+        opening_item = self.sequences[self.iid_field].numpy()[self.history_start.numpy()[row[opens]]]
+        where = np.flatnonzero(opens)
+        items = np.insert(target, where, opening_item)
+        offsets = np.concatenate([where + np.arange(len(where)), [len(items)]])
+        return items, offsets
+
+    def item_tokens(self) -> np.ndarray:
+        """Return the item tokens by internal id, without padding: shape [n_items - 1]."""
+        return np.asarray(self.field2id_token[self.iid_field][1:], dtype=str)
+
+
+def create_dataset(config: Any) -> Dataset:
+    """Create the dataset for ``config['model']``: ours for sequential and general models, else RecBole's.
+
+    Raises:
+        InputError: if the dataset's file is missing or holds no interaction after filtering.
+    """
+    from recbole.data import create_dataset as recbole_create_dataset
+    from recbole.data import dataset as recbole_datasets
+    from recbole.utils import ModelType
+
+    _check_files(config)
+    special = hasattr(recbole_datasets, config["model"] + "Dataset") or config["benchmark_filename"]
+    ours = {
+        ModelType.SEQUENTIAL: HistoryDataset,
+        ModelType.GENERAL: TimeOrderedDataset,
+        ModelType.TRADITIONAL: TimeOrderedDataset,
+    }.get(config["MODEL_TYPE"])
+    dataset = recbole_create_dataset(config) if special or ours is None else ours(config)
+    if len(dataset.inter_feat) == 0:
+        raise InputError(f"Dataset '{config['dataset']}' has no interaction left after filtering: loosen the filters.")
+    return dataset
+
+
+def _check_files(config: Any) -> None:
+    folder, name = config["data_path"], config["dataset"]
+    if config["benchmark_filename"]:
+        return
+    file = os.path.join(folder, f"{name}.inter")
+    if os.path.isdir(folder) and not os.path.isfile(file):
+        raise InputError(f"'{folder}' has no file '{name}.inter': put the dataset's atomic files there.")
+    if not os.path.isdir(folder) and not _recbole_can_download(name):
+        raise InputError(
+            f"There is no dataset folder '{folder}': pass `--data_path=DIR` where DIR/{name}/{name}.inter lies."
+        )
+
+
+def _recbole_can_download(name: str) -> bool:
+    import recbole
+    import yaml
+
+    file = os.path.join(os.path.dirname(recbole.__file__), "properties", "dataset", "url.yaml")
+    with open(file, encoding="utf-8") as stream:
+        return name in yaml.safe_load(stream)

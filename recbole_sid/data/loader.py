@@ -1,0 +1,81 @@
+"""Splits a dataset into loaders, with training batches of similar history length and semantic IDs attached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from recbole.data import data_preparation as recbole_data_preparation
+from recbole.data.utils import get_dataloader
+from torch.utils.data import Sampler
+
+from recbole_sid.data.build import semantic_ids_for
+from recbole_sid.registry import MODELS
+
+# Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
+_BATCHES_PER_BUCKET = 50
+
+
+class LengthBucketSampler(Sampler[int]):
+    """Yields a fresh permutation in which every run of `batch_size` rows has similar lengths.
+
+    Rows are shuffled, cut into buckets of 50 batches, sorted by length within a bucket, and the batches shuffled
+    again. Every row comes once an epoch; the one short batch comes last.
+
+    Args:
+        lengths: [n_rows].
+        batch_size: rows a batch.
+        generator: decides the order, as in torch's RandomSampler.
+    """
+
+    def __init__(self, lengths: torch.Tensor, batch_size: int, generator: torch.Generator) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        n = len(self.lengths)
+        order = torch.randperm(n, generator=self.generator)
+        bucket = torch.arange(n) // (self.batch_size * _BATCHES_PER_BUCKET)
+        longest = int(self.lengths.max()) + 1 if n else 1
+        order = order[torch.argsort(bucket * longest + self.lengths[order], stable=True)]
+        full = n // self.batch_size
+        batches = order[: full * self.batch_size].reshape(full, self.batch_size)
+        batches = batches[torch.randperm(full, generator=self.generator)]
+        yield from batches.flatten().tolist()
+        yield from order[full * self.batch_size :].tolist()
+
+
+def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
+    """Split `dataset` and return the (train, valid, test) loaders, as RecBole's `data_preparation`.
+
+    For our models, training batches are bucketed by history length, and the semantic IDs, loaded or built from the
+    training part, are attached to the training dataset.
+
+    Raises:
+        InputError: if a split is empty, or the semantic IDs do not fit the dataset.
+    """
+    loaders = recbole_data_preparation(config, dataset)
+    if config["model"] in MODELS:
+        train = loaders[0]
+        train._dataset.semantic_ids = semantic_ids_for(config, train._dataset)
+        bucket_by_length(train)
+    return loaders
+
+
+def training_loader(config: Any, train_dataset: Any) -> Any:
+    """Return a loader over `train_dataset` with the batch size and seed of `config`, bucketed by history length."""
+    return bucket_by_length(get_dataloader(config, "train")(config, train_dataset, None, shuffle=config["shuffle"]))
+
+
+def bucket_by_length(loader: Any) -> Any:
+    """Make `loader`, a RecBole TrainDataLoader, yield batches of similar history length if it shuffles; return it."""
+    if loader.shuffle:
+        lengths = loader._dataset.inter_feat[loader._dataset.item_list_length_field]
+        # torch forbids replacing a loader's sampler, RecBole's constructor offers no place for one.
+        loader.batch_sampler.sampler = LengthBucketSampler(lengths, loader.step, loader.generator)
+    return loader

@@ -1,0 +1,126 @@
+"""The artefact: which codes each item has, over which codebooks, and how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from recbole_sid.catalogue import hash_tokens, match_rows
+from recbole_sid.errors import InputError
+from recbole_sid.files import replacing
+
+
+@dataclass(frozen=True)
+class SemanticIDs:
+    """Codes of every item of a catalogue (padding is no item).
+
+    Attributes:
+        codes: int64 [n_items, L], ``0 <= codes[:, t] < codebook_sizes[t]``; any L >= 1.
+        codebook_sizes: number of codes per level, length L; levels may differ.
+        item_tokens: str [n_items], the raw item ids the rows belong to, unique.
+        recipe: how the codes were made (dataset, features, tokenizer, parameters, hashes), JSON types only.
+
+    Raises:
+        InputError: if shapes disagree, a code is out of range, or an item occurs twice.
+    """
+
+    codes: np.ndarray
+    codebook_sizes: tuple[int, ...]
+    item_tokens: np.ndarray
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        codes = np.ascontiguousarray(self.codes, dtype=np.int64)
+        object.__setattr__(self, "codes", codes)
+        object.__setattr__(self, "codebook_sizes", tuple(int(size) for size in self.codebook_sizes))
+        object.__setattr__(self, "item_tokens", np.asarray(self.item_tokens, dtype=str))
+        if codes.ndim != 2 or codes.shape[1] != len(self.codebook_sizes) or codes.shape[1] == 0:
+            raise InputError(
+                f"Semantic IDs need codes [n_items, L] and L codebook sizes, L >= 1; got {codes.shape} "
+                f"and {len(self.codebook_sizes)} sizes."
+            )
+        if codes.shape[0] != len(self.item_tokens) or codes.shape[0] == 0:
+            raise InputError(f"Semantic IDs hold {codes.shape[0]} rows for {len(self.item_tokens)} item tokens.")
+        outside = (codes < 0) | (codes >= np.asarray(self.codebook_sizes))
+        if outside.any():
+            row, level = np.argwhere(outside)[0]
+            raise InputError(
+                f"Item '{self.item_tokens[row]}' has code {codes[row, level]} at level {level + 1}, outside "
+                f"0..{self.codebook_sizes[level] - 1}."
+            )
+        if len(np.unique(self.item_tokens)) != len(self.item_tokens):
+            raise InputError("Semantic IDs name an item twice: every item token must occur once.")
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels L."""
+        return self.codes.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits over codes, codebook sizes and item tokens: the identity that checkpoints record."""
+        digest = hashlib.sha256(self.codes.tobytes())
+        digest.update(json.dumps(self.codebook_sizes).encode())
+        digest.update(hash_tokens(self.item_tokens).encode())
+        return digest.hexdigest()[:8]
+
+    def table(self, item_tokens: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Return the codes in the order of `item_tokens`, with a row of zeros in front for padding.
+
+        Returns:
+            int64 [len(item_tokens) + 1, L], indexed by RecBole's internal item id.
+
+        Raises:
+            InputError: if an item of the dataset has no semantic ID; says how many and names one.
+        """
+        wanted = np.asarray(item_tokens, dtype=str)
+        row = match_rows(self.item_tokens, wanted)
+        missing = row < 0
+        if missing.any():
+            raise InputError(
+                f"{missing.sum()} of the dataset's {len(wanted)} items have no semantic ID "
+                f"(for example '{wanted[missing][0]}'): use semantic IDs made for this dataset."
+            )
+        return np.concatenate([np.zeros((1, self.n_levels), dtype=np.int64), self.codes[row]])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.npz`` file that loads without pickle."""
+        with replacing(path) as temporary, open(temporary, "wb") as stream:
+            np.savez_compressed(
+                stream,
+                codes=self.codes,
+                codebook_sizes=np.asarray(self.codebook_sizes, dtype=np.int64),
+                item_tokens=self.item_tokens,
+                recipe=np.asarray(json.dumps(dict(self.recipe))),
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SemanticIDs:
+        """Read a file written by `save`.
+
+        Raises:
+            InputError: if the file is missing or is not such a file.
+        """
+        if not os.path.isfile(path):
+            raise InputError(f"There is no semantic-ID file at '{path}': write one with `recbole-sid tokenize`.")
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return cls(
+                    codes=data["codes"],
+                    codebook_sizes=tuple(data["codebook_sizes"].tolist()),
+                    item_tokens=data["item_tokens"],
+                    recipe=json.loads(str(data["recipe"])),
+                )
+        except InputError:
+            raise
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"'{path}' is not a semantic-ID file written by `recbole-sid tokenize` ({error})."
+            ) from error

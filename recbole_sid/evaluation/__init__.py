@@ -1,0 +1,1 @@
+"""Evaluation: RecBole's evaluator with retrieved items only, comparison tables and figures."""

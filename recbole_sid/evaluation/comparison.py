@@ -1,0 +1,62 @@
+"""Comparison tables: flat rows, as Markdown and as a picture of accuracy against speed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_sid.files import replacing
+
+Row = Mapping[str, Any]
+
+_DECIMALS = {"users_per_s": 0, "wall_s": 0, "share_of_teacher": 3, "parameters": 0}
+_TITLES = {
+    "model": "Model",
+    "users_per_s": "Users/s",
+    "parameters": "Parameters",
+    "share_of_teacher": "Share of teacher's NDCG@10",
+    "wall_s": "Training s",
+}
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Return `rows` as a Markdown table; columns in the order of the first row's keys, empty where None."""
+    columns = list(rows[0])
+    lines = [
+        "| " + " | ".join(_title(column) for column in columns) + " |",
+        "|" + "|".join(" --- " if column == "model" else " ---: " for column in columns) + "|",
+    ]
+    lines += ["| " + " | ".join(_cell(column, row.get(column)) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def accuracy_speed_figure(rows: Sequence[Row], path: str | os.PathLike[str], metric: str = "ndcg@10") -> None:
+    """Draw `metric` against users per second (log scale), one labelled point a row, and write a PNG to `path`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for number, row in enumerate(rows):
+        axes.scatter(row["users_per_s"], row[metric], s=60, color=f"C{number}")
+        axes.annotate(
+            row["model"], (row["users_per_s"], row[metric]), textcoords="offset points", xytext=(7, 5), fontsize=9
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.15)
+    axes.set_xlabel("users per second of full evaluation (log scale)")
+    axes.set_ylabel(_title(metric))
+    axes.grid(alpha=0.3)
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))
+
+
+def _title(column: str) -> str:
+    return _TITLES.get(column) or column.replace("ndcg", "NDCG").replace("recall", "Recall")
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.{_DECIMALS.get(column, 4)}f}" if isinstance(value, (int, float)) else str(value)

@@ -1,0 +1,54 @@
+"""What a student learns from in one training batch, computed by the frozen teacher on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from recbole_sid.data.vocabulary import PAD
+
+
+class Supervision(NamedTuple):
+    """States of a frozen encoder and the teacher's level logits for one batch.
+
+    Attributes:
+        states: [B, S, d_model]; empty [B, S, 0] if the stage needs none.
+        mask: bool [B, S].
+        logits: per level [B, size]; empty if the stage needs none.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor
+    logits: list[torch.Tensor]
+
+
+class OnlineSupervision:
+    """Runs the frozen encoder and the teacher on each batch.
+
+    Args:
+        student: serialises histories.
+        encoder: frozen encoder whose states the stage needs, or None.
+        teacher: teacher whose level logits the stage needs, or None.
+    """
+
+    def __init__(self, student: Any, encoder: nn.Module | None, teacher: Any | None) -> None:
+        self.history_tokens: Callable[[Any], torch.Tensor] = student.history_tokens
+        self.target_codes: Callable[[Any], torch.Tensor] = student.target_codes
+        self.encoder = encoder
+        self.teacher = teacher
+
+    @torch.no_grad()
+    def __call__(self, interaction: Any) -> Supervision:
+        tokens = self.history_tokens(interaction)
+        mask = tokens != PAD
+        states = tokens.new_zeros(*tokens.shape, 0) if self.encoder is None else self.encoder(tokens, mask)
+        if self.teacher is None:
+            return Supervision(states, mask, [])
+        shared = self.encoder is self.teacher.history_encoder
+        teacher_states = states if shared else self.teacher.history_encoder(tokens, mask)
+        return Supervision(
+            states, mask, self.teacher.level_logits(teacher_states, mask, self.target_codes(interaction))
+        )

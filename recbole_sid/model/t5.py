@@ -1,0 +1,315 @@
+"""T5 encoder and decoder in plain torch, equal to transformers' T5ForConditionalGeneration with the same weights.
+
+C. Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", JMLR 2020.
+Pre-norm blocks, RMS norm without bias, no attention scaling, relative position bias of the first layer shared by all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class T5Sizes:
+    """Sizes of a T5; the defaults are TIGER's (sid-mlp section 2)."""
+
+    vocabulary: int
+    d_model: int = 128
+    d_ff: int = 1024
+    n_heads: int = 6
+    d_kv: int = 64
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    dropout: float = 0.1
+    n_buckets: int = 32
+    max_distance: int = 128
+
+
+class RMSNorm(nn.Module):
+    """Scale by the root mean square, without mean or bias."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (x * scale).to(self.weight.dtype)
+
+
+class RelativeBias(nn.Module):
+    """Learned bias per head and bucketed distance; distances beyond max_distance share the last bucket."""
+
+    def __init__(self, sizes: T5Sizes, bidirectional: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(sizes.n_buckets, sizes.n_heads)
+        self.bidirectional = bidirectional
+        self.max_distance = sizes.max_distance
+
+    def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Return the bias [1, heads, n_queries, n_keys] for positions queries [n_queries] and keys [n_keys]."""
+        bucket = self._bucket(keys.unsqueeze(0) - queries.unsqueeze(1))
+        return self.embedding(bucket).permute(2, 0, 1).unsqueeze(0)
+
+    def _bucket(self, distance: torch.Tensor) -> torch.Tensor:
+        n_buckets = self.embedding.num_embeddings
+        bucket = torch.zeros_like(distance)
+        if self.bidirectional:
+            n_buckets //= 2
+            bucket = (distance > 0).long() * n_buckets
+            distance = distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = n_buckets // 2
+        ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        far = exact + (ratio * (n_buckets - exact)).long()
+        return bucket + torch.where(distance < exact, distance, far.clamp(max=n_buckets - 1))
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases or scaling."""
+
+    def __init__(self, sizes: T5Sizes) -> None:
+        super().__init__()
+        inner = sizes.n_heads * sizes.d_kv
+        self.q = nn.Linear(sizes.d_model, inner, bias=False)
+        self.k = nn.Linear(sizes.d_model, inner, bias=False)
+        self.v = nn.Linear(sizes.d_model, inner, bias=False)
+        self.o = nn.Linear(inner, sizes.d_model, bias=False)
+        self.n_heads = sizes.n_heads
+        self.dropout = sizes.dropout
+
+    def split(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [..., n, inner] as [..., heads, n, d_kv]."""
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return the output projection of attention: q, k, v [..., heads, n, d_kv], bias broadcast over them."""
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=1.0)
+        return self.o(context.transpose(-2, -3).flatten(-2))
+
+    def forward(self, x: torch.Tensor, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Attend from x [B, n, d] to states [B, m, d] with bias [B or 1, heads or 1, n or 1, m]."""
+        return self.attend(self.split(self.q(x)), self.split(self.k(states)), self.split(self.v(states)), bias)
+
+
+class FeedForward(nn.Module):
+    """ReLU feed-forward without biases."""
+
+    def __init__(self, sizes: T5Sizes) -> None:
+        super().__init__()
+        self.wi = nn.Linear(sizes.d_model, sizes.d_ff, bias=False)
+        self.wo = nn.Linear(sizes.d_ff, sizes.d_model, bias=False)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.wo(self.dropout(F.relu(self.wi(x))))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention and feed-forward, each x + dropout(f(norm(x)))."""
+
+    def __init__(self, sizes: T5Sizes) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = RMSNorm(sizes.d_model), Attention(sizes)
+        self.feed_forward_norm, self.feed_forward = RMSNorm(sizes.d_model), FeedForward(sizes)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        normed = self.attention_norm(x)
+        x = x + self.dropout(self.attention(normed, normed, bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention, cross-attention and feed-forward."""
+
+    def __init__(self, sizes: T5Sizes) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = RMSNorm(sizes.d_model), Attention(sizes)
+        self.cross_norm, self.cross = RMSNorm(sizes.d_model), Attention(sizes)
+        self.feed_forward_norm, self.feed_forward = RMSNorm(sizes.d_model), FeedForward(sizes)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(
+        self, x: torch.Tensor, bias: torch.Tensor, states: torch.Tensor, cross_bias: torch.Tensor
+    ) -> torch.Tensor:
+        normed = self.attention_norm(x)
+        x = x + self.dropout(self.attention(normed, normed, bias))
+        x = x + self.dropout(self.cross(self.cross_norm(x), states, cross_bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class T5Encoder(nn.Module):
+    """Tokens to states. Holds the token embedding, which the decoder and the output layer share.
+
+    Args:
+        sizes: sizes of the model.
+    """
+
+    def __init__(self, sizes: T5Sizes) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(sizes.vocabulary, sizes.d_model)
+        self.relative_bias = RelativeBias(sizes, bidirectional=True)
+        self.blocks = nn.ModuleList(EncoderBlock(sizes) for _ in range(sizes.encoder_layers))
+        self.norm = RMSNorm(sizes.d_model)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return states [B, S, d] of tokens int64 [B, S]; positions where mask bool [B, S] is False are not seen."""
+        x = self.dropout(self.embedding(tokens))
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        bias = self.relative_bias(positions, positions) + mask_bias(mask)
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.dropout(self.norm(x))
+
+
+class T5Decoder(nn.Module):
+    """Embedded target tokens and encoder states to decoder states."""
+
+    def __init__(self, sizes: T5Sizes) -> None:
+        super().__init__()
+        self.relative_bias = RelativeBias(sizes, bidirectional=False)
+        self.blocks = nn.ModuleList(DecoderBlock(sizes) for _ in range(sizes.decoder_layers))
+        self.norm = RMSNorm(sizes.d_model)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, embedded: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return [B, n, d] for embedded targets [B, n, d], states [B, S, d] and their mask bool [B, S]."""
+        x = self.dropout(embedded)
+        positions = torch.arange(x.shape[1], device=x.device)
+        future = positions.unsqueeze(0) > positions.unsqueeze(1)
+        bias = self.relative_bias(positions, positions).masked_fill(future, -torch.inf)
+        cross_bias = mask_bias(mask)
+        for block in self.blocks:
+            x = block(x, bias, states, cross_bias)
+        return self.dropout(self.norm(x))
+
+
+class T5DecoderCache:
+    """Decodes beams one position at a time (no dropout: call in eval mode).
+
+    Cross-attention keys and values exist once per user and are shared by its beams; the self-attention cache holds
+    at most L positions and is reordered when beams are.
+
+    Args:
+        decoder: in eval mode.
+        states: [B, S, d].
+        mask: bool [B, S].
+    """
+
+    def __init__(self, decoder: T5Decoder, states: torch.Tensor, mask: torch.Tensor) -> None:
+        self.decoder = decoder
+        self.cross_bias = mask_bias(mask)
+        self.cross = [
+            (block.cross.split(block.cross.k(states)), block.cross.split(block.cross.v(states)))
+            for block in decoder.blocks
+        ]
+        self.past: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def step(self, embedded: torch.Tensor, parents: torch.Tensor | None = None) -> torch.Tensor:
+        """Return decoder states [B, K, d] of the next position.
+
+        Args:
+            embedded: [B, K, d], the embedded last token of each beam.
+            parents: int64 [B, K], which beam of the last step each beam continues; None at the first step.
+        """
+        x = embedded
+        past = self.past
+        if parents is not None:
+            index = parents[:, :, None, None, None]
+            past = [(k.take_along_dim(index, 1), v.take_along_dim(index, 1)) for k, v in past]
+        n_past = past[0][0].shape[-2] if past else 0
+        keys = torch.arange(n_past + 1, device=x.device)
+        bias = self.decoder.relative_bias(keys[-1:], keys)
+        self.past = []
+        for number, block in enumerate(self.decoder.blocks):
+            attention = block.attention
+            normed = block.attention_norm(x).unsqueeze(2)
+            q, k, v = (attention.split(project(normed)) for project in (attention.q, attention.k, attention.v))
+            if past:
+                k, v = (torch.cat(pair, dim=-2) for pair in zip(past[number], (k, v), strict=True))
+            self.past.append((k, v))
+            x = x + attention.attend(q, k, v, bias).squeeze(2)
+            q = block.cross.split(block.cross.q(block.cross_norm(x)))
+            x = x + block.cross.attend(q, *self.cross[number], self.cross_bias)
+            x = x + block.feed_forward(block.feed_forward_norm(x))
+        return self.decoder.norm(x)
+
+
+def mask_bias(mask: torch.Tensor) -> torch.Tensor:
+    """Return an additive attention bias: 0 where mask bool [B, S] is True, -inf elsewhere.
+
+    Shape [B, 1, 1, S], or [1, 1, 1, S] where nothing is masked: then no bias per row is formed.
+    """
+    if mask.all():
+        return torch.zeros(1, 1, 1, mask.shape[1], device=mask.device)
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None, :]
+
+
+def initialise(module: nn.Module, sizes: T5Sizes) -> None:
+    """Initialise weights as transformers does for T5 (factor 1): scaled normals."""
+    for child in module.modules():
+        if isinstance(child, T5Encoder):
+            nn.init.normal_(child.embedding.weight)
+        elif isinstance(child, RelativeBias):
+            nn.init.normal_(child.embedding.weight, std=sizes.d_model**-0.5)
+        elif isinstance(child, Attention):
+            nn.init.normal_(child.q.weight, std=(sizes.d_model * sizes.d_kv) ** -0.5)
+            nn.init.normal_(child.k.weight, std=sizes.d_model**-0.5)
+            nn.init.normal_(child.v.weight, std=sizes.d_model**-0.5)
+            nn.init.normal_(child.o.weight, std=(sizes.n_heads * sizes.d_kv) ** -0.5)
+        elif isinstance(child, FeedForward):
+            nn.init.normal_(child.wi.weight, std=sizes.d_model**-0.5)
+            nn.init.normal_(child.wo.weight, std=sizes.d_ff**-0.5)
+
+
+# Our name -> transformers' name, for parameters below ``encoder.`` and ``decoder.``.
+_TRANSFORMERS_NAMES = (
+    (r"^encoder\.embedding\.", "shared."),
+    (r"^(encoder|decoder)\.relative_bias\.embedding\.", r"\1.block.0.layer.0.SelfAttention.relative_attention_bias."),
+    (r"^(encoder|decoder)\.norm\.", r"\1.final_layer_norm."),
+    (r"^(encoder|decoder)\.blocks\.(\d+)\.attention_norm\.", r"\1.block.\2.layer.0.layer_norm."),
+    (r"^(encoder|decoder)\.blocks\.(\d+)\.attention\.", r"\1.block.\2.layer.0.SelfAttention."),
+    (r"^decoder\.blocks\.(\d+)\.cross_norm\.", r"decoder.block.\1.layer.1.layer_norm."),
+    (r"^decoder\.blocks\.(\d+)\.cross\.", r"decoder.block.\1.layer.1.EncDecAttention."),
+    (r"^encoder\.blocks\.(\d+)\.feed_forward_norm\.", r"encoder.block.\1.layer.1.layer_norm."),
+    (r"^encoder\.blocks\.(\d+)\.feed_forward\.", r"encoder.block.\1.layer.1.DenseReluDense."),
+    (r"^decoder\.blocks\.(\d+)\.feed_forward_norm\.", r"decoder.block.\1.layer.2.layer_norm."),
+    (r"^decoder\.blocks\.(\d+)\.feed_forward\.", r"decoder.block.\1.layer.2.DenseReluDense."),
+)
+
+
+def transformers_name(name: str) -> str:
+    """Return transformers' T5 name of our parameter `name` (``encoder...`` or ``decoder...``)."""
+    for pattern, replacement in _TRANSFORMERS_NAMES:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name)
+    raise KeyError(name)
+
+
+def to_transformers(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return `state` under transformers' names, with its copies of the tied embedding."""
+    renamed = {transformers_name(name): value for name, value in state.items()}
+    for tied in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"):
+        renamed[tied] = renamed["shared.weight"]
+    return renamed
+
+
+def from_transformers(state: Mapping[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
+    """Return transformers' `state` under our `names`.
+
+    Raises:
+        KeyError: if a weight is missing.
+    """
+    return {name: state[transformers_name(name)] for name in names}

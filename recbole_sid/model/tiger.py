@@ -1,0 +1,156 @@
+"""TIGER: a T5 that reads the codes of the history and writes the codes of the next item.
+
+S. Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023; sizes and protocol as in the SID-MLP
+paper (arXiv 2605.12617, section 2 of our description). The teacher of SIDMLP and SIDMLPPlusPlus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_sid.data.vocabulary import PAD, TokenVocabulary
+from recbole_sid.decoding.beam import LevelScorer, unconstrained_beam_search
+from recbole_sid.errors import InputError
+from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.t5 import (
+    T5Decoder,
+    T5DecoderCache,
+    T5Encoder,
+    T5Sizes,
+    from_transformers,
+    initialise,
+    to_transformers,
+)
+
+
+class TIGER(SIDRecommender):
+    """T5 encoder-decoder over semantic-ID tokens; offers the `Teacher` protocol.
+
+    Configuration: d_model, d_ff, n_heads, d_kv, encoder_layers, decoder_layers, dropout_prob, n_user_tokens,
+    beam_size, constrained (search valid semantic IDs only, or all code combinations as TIGER's authors do).
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.constrained = config["constrained"]
+        self.d_model = config["d_model"]
+        sizes = T5Sizes(
+            vocabulary=self.vocabulary.size,
+            d_model=config["d_model"],
+            d_ff=config["d_ff"],
+            n_heads=config["n_heads"],
+            d_kv=config["d_kv"],
+            encoder_layers=config["encoder_layers"],
+            decoder_layers=config["decoder_layers"],
+            dropout=config["dropout_prob"],
+        )
+        self.encoder = T5Encoder(sizes)
+        self.decoder = T5Decoder(sizes)
+        initialise(self, sizes)
+
+    @property
+    def history_encoder(self) -> T5Encoder:
+        """The encoder that students keep."""
+        return self.encoder
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The token table that students keep."""
+        return self.encoder.embedding
+
+    def vocabulary_logits(self, decoded: torch.Tensor) -> torch.Tensor:
+        """Return logits [..., vocabulary] of decoder states [..., d]: the tied embedding, scaled by d_model^-0.5."""
+        return F.linear(decoded * self.d_model**-0.5, self.token_embedding.weight)
+
+    def teacher_forced(self, states: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return logits [B, n, vocabulary] for target tokens int64 [B, n], each given the targets before it."""
+        inputs = F.pad(targets[:, :-1], (1, 0), value=PAD)
+        return self.vocabulary_logits(self.decoder(self.token_embedding(inputs), states, mask))
+
+    def level_logits(self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
+        """Return per level the logits [B, size] given the true codes int64 [B, L] before it."""
+        logits = self.teacher_forced(states, mask, self.vocabulary.code_tokens(codes))
+        return [self.vocabulary.cut(logits[:, level], level) for level in range(self.vocabulary.n_levels)]
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """Return the cross entropy over the target's L codes and end-of-sequence (section 2)."""
+        tokens = self.history_tokens(interaction)
+        mask = tokens != PAD
+        targets = F.pad(self.vocabulary.code_tokens(self.target_codes(interaction)), (0, 1), value=self.vocabulary.eos)
+        logits = self.teacher_forced(self.encoder(tokens, mask), mask, targets)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
+        mask = tokens != PAD
+        return self.level_logits(self.encoder(tokens, mask), mask, codes)
+
+    def scorer(self, tokens: torch.Tensor) -> LevelScorer:
+        return TIGERScorer(self, tokens)
+
+    def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.constrained:
+            return super().search(scorer)
+        return unconstrained_beam_search(scorer, self.trie, self.beam_size)
+
+    def log_prob(self, logits: list[torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
+        if self.constrained:
+            return super().log_prob(logits, codes)
+        levels = [level.float().log_softmax(-1) for level in logits]
+        return sum(level.gather(1, codes[:, t : t + 1]).squeeze(1) for t, level in enumerate(levels))
+
+    def transformers_state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the weights under the names of transformers' T5ForConditionalGeneration."""
+        return to_transformers(self._t5_state())
+
+    def load_transformers_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Load weights named as in transformers' T5ForConditionalGeneration.
+
+        Raises:
+            InputError: if a weight is missing or of another shape.
+        """
+        own = self._t5_state()
+        try:
+            weights = from_transformers(state, list(own))
+        except KeyError as error:
+            raise InputError(
+                f"The transformers checkpoint has no weight {error}: is it a T5 of these layers?"
+            ) from None
+        for name, value in own.items():
+            if weights[name].shape != value.shape:
+                raise InputError(
+                    f"'{name}' has shape {tuple(weights[name].shape)} in the checkpoint but {tuple(value.shape)} here: "
+                    "set the sizes of the model to the checkpoint's."
+                )
+        self.load_state_dict(weights)
+
+    def _t5_state(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.state_dict().items() if name.startswith(("encoder.", "decoder."))}
+
+
+class TIGERScorer:
+    """Grows TIGER's beams with cached attention (see `T5DecoderCache`)."""
+
+    def __init__(self, model: TIGER, tokens: torch.Tensor) -> None:
+        self.model = model
+        self.vocabulary: TokenVocabulary = model.vocabulary
+        mask = tokens != PAD
+        self.cache = T5DecoderCache(model.decoder, model.encoder(tokens, mask), mask)
+        self.batch, self.device = len(tokens), tokens.device
+        self.level = 0
+
+    def first(self) -> torch.Tensor:
+        start = torch.full((self.batch, 1), PAD, device=self.device)
+        return self._logits(self.cache.step(self.model.token_embedding(start)))
+
+    def next(self, parents: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        tokens = codes + self.vocabulary.level_offsets[self.level]
+        self.level += 1
+        return self._logits(self.cache.step(self.model.token_embedding(tokens), parents))
+
+    def _logits(self, decoded: torch.Tensor) -> torch.Tensor:
+        return self.vocabulary.cut(self.model.vocabulary_logits(decoded), self.level)

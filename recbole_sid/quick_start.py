@@ -1,0 +1,170 @@
+"""Running a model from its configuration: train, select, test; for our models and RecBole's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from logging import getLogger
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from recbole.utils import init_logger, init_seed
+
+from recbole_sid.checkpoint import check_lineage, is_checkpoint, lineage, load_checkpoint, load_weights
+from recbole_sid.compat import load_recbole_checkpoint
+from recbole_sid.config import Config
+from recbole_sid.data import create_dataset, data_preparation, training_loader
+from recbole_sid.errors import InputError
+from recbole_sid.model.teacher import teacher_config
+from recbole_sid.registry import get_model, get_trainer
+
+
+class Run(NamedTuple):
+    """A trained model with what is needed to evaluate it.
+
+    Attributes:
+        config, trainer: RecBole's or ours; ``trainer.model`` holds the best weights.
+        test_data: the loader of the test split.
+        best_valid_score, best_valid_result, test_result: as RecBole's.
+        train_s: seconds of training and validation.
+    """
+
+    config: Config
+    trainer: Any
+    test_data: Any
+    best_valid_score: float
+    best_valid_result: Any
+    test_result: Any
+    train_s: float
+
+
+def run_recbole_sid(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+) -> dict[str, Any]:
+    """Train and test `model` on `dataset`, as RecBole's `run_recbole`.
+
+    A student without ``teacher_path`` first trains its teacher, or reuses the finished one of the same configuration.
+
+    Returns:
+        RecBole's result: best_valid_score, valid_score_bigger, best_valid_result, test_result; and model_file,
+        teacher_file (students, else None), parameters, train_s (seconds of training and validation).
+
+    Raises:
+        InputError: for any input that the user can mend.
+    """
+    run = run_model(Config(model, dataset, config_file_list, config_dict), saved)
+    return {
+        "best_valid_score": run.best_valid_score,
+        "valid_score_bigger": run.config["valid_metric_bigger"],
+        "best_valid_result": run.best_valid_result,
+        "test_result": run.test_result,
+        "model_file": run.trainer.saved_model_file if saved else None,
+        "teacher_file": run.config["teacher_path"],
+        "parameters": count_parameters(run.trainer.model),
+        "train_s": run.train_s,
+    }
+
+
+def run_model(config: Config, saved: bool = True) -> Run:
+    """Prepare the data, train and test the configured model; students get their teacher first."""
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    log = getLogger()
+    log.info(config)
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    ensure_teacher(config, train_data, valid_data)
+    trainer = make_trainer(config, train_data)
+    started = perf_counter()
+    best_valid_score, best_valid_result = trainer.fit(
+        train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+    )
+    train_s = getattr(trainer, "train_s", perf_counter() - started)
+    test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
+    log.info(f"{config['model']} test result: {test_result}")
+    return Run(config, trainer, test_data, best_valid_score, best_valid_result, test_result, train_s)
+
+
+def make_trainer(config: Config, train_data: Any) -> Any:
+    """Build the configured model on its device, seeded, and its trainer."""
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+
+
+def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
+    """Give a student without ``teacher_path`` its teacher: the finished one that matches, else a new one.
+
+    Does nothing for other models.
+    """
+    if "teacher_model" not in config or config["teacher_path"]:
+        return
+    settings = teacher_config(config)
+    settings["resume"] = config["resume"]
+    trainer = make_trainer(settings, train_data)
+    log = getLogger()
+    if trainer.is_finished(train_data):
+        log.info(
+            f"{config['model']} has no teacher_path: reusing the {settings['model']} in {trainer.saved_model_file}"
+        )
+    else:
+        log.info(f"{config['model']} has no teacher_path: training its teacher {settings['model']} first")
+        loader = training_loader(settings, train_data._dataset)
+        trainer.fit(loader, valid_data, show_progress=settings["show_progress"])
+        log.info(f"Teacher written to {trainer.saved_model_file}")
+    config["teacher_path"] = trainer.saved_model_file
+
+
+def load_data_and_model(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """Load a checkpoint of our models or RecBole's with its data, as RecBole's `load_data_and_model`.
+
+    Returns:
+        config, model, dataset, train_data, valid_data, test_data.
+
+    Raises:
+        InputError: if the file is missing or damaged, or its data or semantic IDs are no longer the same.
+    """
+    if not os.path.isfile(model_file):
+        raise InputError(f"There is no checkpoint at '{model_file}'.")
+    return _load_ours(model_file) if is_checkpoint(model_file) else _load_recbole(model_file)
+
+
+def _load_ours(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, Any, Any]:
+    checkpoint = load_checkpoint(model_file)
+    settings = dict(checkpoint["config"])
+    if "teacher_path" in settings:
+        settings["teacher_path"] = None  # a student's checkpoint holds what it keeps of its teacher
+    config = Config(checkpoint["model"], settings["dataset"], config_dict=settings)
+    dataset, loaders = _load_data(config)
+    current = lineage(config, loaders[0]._dataset)
+    check_lineage(model_file, checkpoint["lineage"], current)
+    model = get_model(checkpoint["model"])(config, loaders[0]._dataset).to(config["device"])
+    load_weights(model, checkpoint["state_dict"], model_file)
+    return config, model.eval(), dataset, *loaders
+
+
+def _load_recbole(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, Any, Any]:
+    checkpoint = load_recbole_checkpoint(model_file, map_location="cpu")
+    config = checkpoint["config"]
+    config.compatibility_settings()
+    dataset, loaders = _load_data(config)
+    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    load_weights(model, checkpoint["state_dict"], model_file)
+    model.load_other_parameter(checkpoint.get("other_parameter"))
+    return config, model, dataset, *loaders
+
+
+def _load_data(config: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    dataset = create_dataset(config)
+    return dataset, data_preparation(config, dataset)
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Return the number of weights that `model` holds, frozen ones included, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,83 @@
+"""Where names in property files meet classes. To add a model, trainer, tokenizer or feature, add one line here.
+
+Values are ``"module:attribute"`` and are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_sid.errors import InputError, nearest
+
+MODELS = {
+    "TIGER": "recbole_sid.model.tiger:TIGER",
+    "SIDMLP": "recbole_sid.model.sid_mlp:SIDMLP",
+    "SIDMLPPlusPlus": "recbole_sid.model.sid_mlp_pp:SIDMLPPlusPlus",
+}
+
+TRAINERS = {
+    "TIGER": "recbole_sid.trainer.sid_trainer:SIDTrainer",
+    "SIDMLP": "recbole_sid.trainer.distillation:DistillationTrainer",
+    "SIDMLPPlusPlus": "recbole_sid.trainer.distillation:DistillationTrainer",
+}
+
+FEATURES = {
+    "collaborative": "recbole_sid.features.collaborative:collaborative_features",
+    "text": "recbole_sid.features.text:text_features",
+    "file": "recbole_sid.features.file:file_features",
+}
+
+TOKENIZERS = {
+    "rq_kmeans": "recbole_sid.tokenizer.rq_kmeans:ResidualKMeans",
+    "rq_vae": "recbole_sid.tokenizer.rq_vae:RQVAE",
+}
+
+COLLISIONS = {
+    "rank": "recbole_sid.tokenizer.collisions:append_rank",
+}
+
+
+def resolve(registry: Mapping[str, str], name: str, what: str) -> Any:
+    """Import what `registry` holds under `name`.
+
+    Raises:
+        InputError: if `name` is not registered; names the nearest known one.
+    """
+    if name not in registry:
+        raise InputError(f"Unknown {what} '{name}'{nearest(name, registry)}; known: {', '.join(sorted(registry))}.")
+    module, _, attribute = registry[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def get_model(name: str) -> type:
+    """Return the model class `name`: one of ours, else RecBole's (recbole/utils/utils.py `get_model`)."""
+    if name in MODELS:
+        return resolve(MODELS, name, "model")
+    from recbole.utils import get_model as recbole_get_model
+
+    try:
+        return recbole_get_model(name)
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"Unknown model '{name}'{nearest(name, [*MODELS, *_recbole_model_names()])}; "
+            f"ours are {', '.join(MODELS)}, and every RecBole model works by its class name."
+        ) from error
+
+
+def get_trainer(model_type: Any, name: str) -> type:
+    """Return the trainer class for model `name`: one of ours, else RecBole's."""
+    if name in TRAINERS:
+        return resolve(TRAINERS, name, "trainer")
+    from recbole.utils import get_trainer as recbole_get_trainer
+
+    return recbole_get_trainer(model_type, name)
+
+
+def _recbole_model_names() -> list[str]:
+    from pathlib import Path
+
+    import recbole
+
+    return [path.stem for path in (Path(recbole.__file__).parent / "properties" / "model").glob("*.yaml")]

@@ -1,0 +1,1 @@
+"""Trainers: true resume and best checkpoints for every SID model, and distillation from a frozen teacher."""

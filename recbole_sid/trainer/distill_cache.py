@@ -1,0 +1,118 @@
+"""Cached supervision: the frozen models run once over the training set, students read half-precision results.
+
+States are packed without padding, so the cache holds exactly the tokens there are (sid-mlp section 6f).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from recbole_sid.data.dataset import ROW_FIELD
+from recbole_sid.model.supervision import OnlineSupervision, Supervision
+
+
+class CachedSupervision:
+    """Supervision of every training row, in half precision, in memory or in memory-mapped files.
+
+    Args:
+        online: computes what is not on disk yet.
+        loader: the training loader.
+        device: where batches go.
+        folder: where files are kept and reused by later runs with the same weights and data; None: in memory.
+        show_progress: show a bar.
+    """
+
+    def __init__(
+        self, online: OnlineSupervision, loader: Any, device: torch.device, folder: Path | None, show_progress: bool
+    ) -> None:
+        dataset = loader._dataset
+        self.rows = dataset.inter_feat[ROW_FIELD]
+        self.lengths = dataset.inter_feat[dataset.item_list_length_field]
+        self.device = device
+        self.place = torch.full((int(self.rows.max()) + 1,), -1)
+        self.place[self.rows] = torch.arange(len(self.rows))
+        self.n_tokens = 2 + self.lengths * dataset.semantic_ids.n_levels
+        self.start = self.n_tokens.cumsum(0) - self.n_tokens
+        self.sizes = list(dataset.semantic_ids.codebook_sizes) if online.teacher is not None else []
+        if folder is None:
+            self._fill(online, loader, None, show_progress)
+            return
+        target = folder / self._key(online)
+        if target.is_dir():
+            getLogger().info(f"Distillation cache reused from {target}")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
+            try:
+                self._fill(online, loader, unfinished, show_progress)
+                del self.states, self.logits  # closes the files
+                unfinished.replace(target)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            getLogger().info(f"Distillation cache written to {target}")
+        self.states = torch.from_numpy(np.load(target / "states.npy", mmap_mode="r+"))
+        self.logits = torch.from_numpy(np.load(target / "logits.npy", mmap_mode="r+"))
+
+    def __call__(self, interaction: Any) -> Supervision:
+        row = self.place[interaction[ROW_FIELD].cpu()]
+        index, valid = self._packed(row)
+        states = self.states[index].masked_fill_(~valid.unsqueeze(-1), 0).to(self.device, torch.float32)
+        logits = self.logits[row].to(self.device, torch.float32) if self.sizes else None
+        return Supervision(
+            states, valid.to(self.device), [] if logits is None else list(logits.split(self.sizes, dim=1))
+        )
+
+    def _fill(self, online: OnlineSupervision, loader: Any, folder: Path | None, show_progress: bool) -> None:
+        self.logits = _allocate(folder, "logits", (len(self.rows), sum(self.sizes)))
+        order = torch.argsort(self.lengths, stable=True)  # neighbours of like length: little padding
+        batches = order.split(loader.step)
+        for number, batch in enumerate(
+            tqdm(batches, desc="Cache teacher", ncols=100, disable=not show_progress, unit="batch")
+        ):
+            given = online(loader._dataset[batch].to(self.device))
+            if number == 0:
+                self.states = _allocate(folder, "states", (int(self.n_tokens.sum()), given.states.shape[-1]))
+            index, valid = self._packed(batch)
+            self.states[index[valid]] = given.states.cpu()[valid].half()
+            if self.sizes:
+                self.logits[batch] = torch.cat(given.logits, dim=1).cpu().half()
+
+    def _packed(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return positions in the packed states [B, S], and bool [B, S] which of them are the rows' own."""
+        n_tokens = self.n_tokens[row].unsqueeze(1)
+        step = torch.arange(int(n_tokens.max()))
+        valid = step < n_tokens
+        return torch.where(valid, self.start[row].unsqueeze(1) + step, 0), valid
+
+    def _key(self, online: OnlineSupervision) -> str:
+        """Return a name for the weights and rows that the cache holds results of."""
+        digest = hashlib.sha256(self.rows.numpy().tobytes() + self.lengths.numpy().tobytes())
+        for module in (online.encoder, online.teacher):
+            digest.update(b"" if module is None else _hash_weights(module))
+        return digest.hexdigest()[:16]
+
+
+def _allocate(folder: Path | None, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a float16 tensor to fill, backed by ``folder/name.npy`` unless `folder` is None."""
+    if folder is None or 0 in shape:
+        if folder is not None:
+            np.save(folder / f"{name}.npy", np.zeros(shape, dtype=np.float16))
+        return torch.zeros(shape, dtype=torch.float16)
+    return torch.from_numpy(np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape))
+
+
+def _hash_weights(module: nn.Module) -> bytes:
+    digest = hashlib.sha256()
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.digest()

@@ -1,0 +1,110 @@
+"""Distillation: trains a student from a frozen teacher, stage by stage, online or from cached supervision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights
+from recbole_sid.data.vocabulary import PAD
+from recbole_sid.errors import InputError
+from recbole_sid.model.sid_mlp_pp import state_error
+from recbole_sid.model.supervision import OnlineSupervision
+from recbole_sid.trainer.distill_cache import CachedSupervision
+from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
+
+
+class DistillationTrainer(SIDTrainer):
+    """Trains SIDMLP and SIDMLPPlusPlus by the stages in ``distill_stages``.
+
+    Configuration beyond `SIDTrainer`'s: distill_stages; for a stage other than ``decoder`` its own ``<stage>_epochs``
+    and ``<stage>_learning_rate``; student_path (weights to start from, to run a later stage alone); distill_cache
+    (none, memory, disk) and distill_cache_dir.
+    """
+
+    def stages(self) -> list[Stage]:
+        """Return the stages of ``distill_stages``.
+
+        Raises:
+            InputError: for a stage that the model does not have, or none.
+        """
+        names = self.config["distill_stages"]
+        names = [names] if isinstance(names, str) else list(names or ())
+        wrong = [name for name in names if name not in self.model.stages]
+        if wrong or not names:
+            raise InputError(
+                f"distill_stages={names} is not possible for {self.config['model']}: choose from "
+                f"{', '.join(self.model.stages)}."
+            )
+        return [
+            Stage(
+                f"{self.config['model']} {name}",
+                self.config["epochs" if name == "decoder" else f"{name}_epochs"],
+                self.config["learning_rate" if name == "decoder" else f"{name}_learning_rate"],
+            )
+            for name in names
+        ]
+
+    def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> tuple[float, Any]:
+        """Train all stages; see `SIDTrainer.fit`.
+
+        Raises:
+            InputError: if the student has no teacher.
+        """
+        if self.model.teacher is None:
+            raise InputError(f"{self.config['model']} is distilled from a teacher: set teacher_path to its checkpoint.")
+        self._show_progress = bool(kwargs.get("show_progress", False))
+        if self.config["student_path"]:
+            self._load_student(self.config["student_path"], lineage(self.config, train_data._dataset))
+        return super().fit(train_data, valid_data, *args, **kwargs)
+
+    def start_stage(self, stage: Stage, train_data: Any) -> None:
+        """Freeze what the stage does not train and prepare its supervision."""
+        name = stage.name.split()[-1]
+        self.model.start_stage(name)
+        super().start_stage(stage, train_data)
+        encoder = {"encoder": self.model.teacher.history_encoder, "decoder": self.model.history_encoder}.get(name)
+        teacher = None if name == "encoder" else self.model.teacher
+        self.model.eval()
+        self.model.supervision = self._supervision(OnlineSupervision(self.model, encoder, teacher), train_data)
+
+    def validate(self, valid_data: Any) -> tuple[float, Any]:
+        """Return the validation metric; in the encoder stage the error of the states, its sign as bigger-is-better asks."""
+        if self.model.stage != "encoder":
+            return super().validate(valid_data)
+        error = self.state_error(valid_data)
+        return -error if self.valid_metric_bigger else error, {"state error": error}
+
+    @torch.no_grad()
+    def state_error(self, data: Any) -> float:
+        """Return the mean squared error of the student encoder's states to the teacher's, over tokens of `data`."""
+        self.model.eval()
+        online = OnlineSupervision(self.model, self.model.teacher.history_encoder, None)
+        total, count = 0.0, 0
+        for batch in data:
+            interaction = batch[0].to(self.device)
+            given = online(interaction)
+            tokens = self.model.history_tokens(interaction)
+            states = self.model.history_encoder(tokens, tokens != PAD)
+            n_tokens = int(given.mask.sum())
+            total += float(state_error(states, given.states, given.mask)) * n_tokens
+            count += n_tokens
+        return total / max(1, count)
+
+    def _supervision(self, online: OnlineSupervision, train_data: Any) -> Any:
+        where = self.config["distill_cache"] or "none"
+        if where == "none":
+            return online
+        if where not in ("memory", "disk"):
+            raise InputError(f"distill_cache='{where}' must be none, memory or disk.")
+        folder = Path(self.config["distill_cache_dir"] or Path(self.checkpoint_dir) / "distill_cache")
+        return CachedSupervision(
+            online, train_data, self.device, folder if where == "disk" else None, self._show_progress
+        )
+
+    def _load_student(self, path: str, current: dict[str, str]) -> None:
+        checkpoint = load_checkpoint(path, self.config["model"], self.device)
+        check_lineage(path, checkpoint["lineage"], current)
+        load_weights(self.model, checkpoint["state_dict"], path)

@@ -1,0 +1,308 @@
+"""The trainer of SID models: RecBole's, with schedules, `best` and `last` checkpoints, and true resume."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import calculate_valid_score, early_stopping
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights, save_checkpoint
+from recbole_sid.errors import InputError
+from recbole_sid.evaluation.collector import RetrievedItemsCollector
+from recbole_sid.trainer.schedule import learning_rate_schedule
+
+
+class Stage(NamedTuple):
+    """One training run over the data.
+
+    Attributes:
+        name: shown in progress and logs.
+        epochs: at most this many.
+        learning_rate: peak of the schedule.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+
+
+class SIDTrainer(Trainer):
+    """Trains a SID model by its `calculate_loss`, selects on validation, and can be interrupted and resumed.
+
+    The best weights are in ``saved_model_file``; beside it ``*.last.pth`` holds all that a resume needs and exists only
+    while training is unfinished. Both load without pickle.
+
+    Configuration beyond RecBole's: lr_scheduler, warmup_steps, resume.
+
+    Attributes:
+        train_s: seconds of training and validation so far, over all resumes.
+    """
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        name = f"{config['model']}-{config['dataset']}-{config.fingerprint()}.pth"
+        self.saved_model_file = os.path.join(self.checkpoint_dir, name)
+        self.eval_collector = RetrievedItemsCollector(config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        self.stage = self.stages()[0]
+        self.lineage: dict[str, str] = {}
+        self.best_epoch = -1
+        self.train_s = 0.0
+
+    @property
+    def last_file(self) -> Path:
+        """The file that an unfinished training continues from."""
+        return Path(self.saved_model_file).with_suffix(".last.pth")
+
+    def is_finished(self, train_data: Any) -> bool:
+        """Say whether a training of this configuration on this data ran to its end and its weights are there."""
+        if not os.path.isfile(self.saved_model_file) or self.last_file.is_file():
+            return False
+        checkpoint = load_checkpoint(self.saved_model_file, self.config["model"])
+        return checkpoint["finished"] and checkpoint["lineage"] == lineage(self.config, train_data._dataset)
+
+    def stages(self) -> list[Stage]:
+        """Return the training stages in order; a subclass may have several."""
+        return [Stage(self.config["model"], self.epochs, self.learning_rate)]
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, Any]:
+        """Train with early stopping, as RecBole's `fit`.
+
+        With ``resume: True`` an interrupted training of this configuration continues, and a finished one is reused.
+
+        Returns:
+            best validation score of the last stage, and the result it is of.
+        """
+        self.lineage = lineage(self.config, train_data._dataset)
+        self.eval_collector.data_collect(train_data)
+        if self.config["resume"] and self.is_finished(train_data):
+            self.logger.info(f"Reusing the finished training in {self.saved_model_file}")
+            self._read_best()
+            return self.best_valid_score, self.best_valid_result
+        stages = self.stages()
+        resumed = self._unfinished() if self.config["resume"] else None
+        for number in range(resumed["stage"] if resumed else 0, len(stages)):
+            started = perf_counter()
+            if resumed:
+                load_weights(self.model, resumed["state_dict"], self.last_file)
+            self.start_stage(stages[number], train_data)
+            if resumed:
+                self._restore(resumed, train_data)
+                resumed = None
+            for epoch in range(self.start_epoch, self.stage.epochs):
+                stop = self._run_epoch(epoch, train_data, valid_data, verbose, saved, show_progress, callback_fn)
+                self.train_s += perf_counter() - started
+                started = perf_counter()
+                if saved:
+                    self._save_last(number, epoch, train_data)
+                if stop:
+                    break
+            if saved:
+                self._read_best()
+        if saved:
+            self._save_checkpoint(self.best_epoch, finished=True)
+        self.last_file.unlink(missing_ok=True)
+        return self.best_valid_score, self.best_valid_result
+
+    def _read_best(self) -> None:
+        """Load the best weights so far, and what is known of them, from ``saved_model_file``."""
+        checkpoint = load_checkpoint(self.saved_model_file, self.config["model"], self.device)
+        load_weights(self.model, checkpoint["state_dict"], self.saved_model_file)
+        self.best_epoch, self.best_valid_score = checkpoint["epoch"], checkpoint["best_valid_score"]
+        self.best_valid_result = checkpoint["best_valid_result"] or None
+        self.train_s = max(self.train_s, checkpoint["train_s"])
+
+    def start_stage(self, stage: Stage, train_data: Any) -> None:
+        """Make a fresh optimizer and schedule for the parameters that require gradients."""
+        self.stage = stage
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = self._build_optimizer(params=parameters, learning_rate=stage.learning_rate)
+        self.scheduler = learning_rate_schedule(
+            self.optimizer, self.config["lr_scheduler"], self.config["warmup_steps"], stage.epochs * len(train_data)
+        )
+        self.start_epoch, self.cur_step, self.best_epoch = 0, 0, -1
+        self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
+        self.best_valid_result = None
+
+    def validate(self, valid_data: Any) -> tuple[float, Any]:
+        """Return the score that selects the best epoch (its sign as ``valid_metric_bigger`` says) and its details."""
+        result = self.evaluate(valid_data, load_best_model=False)
+        return calculate_valid_score(result, self.valid_metric), result
+
+    def _run_epoch(
+        self,
+        epoch: int,
+        train_data: Any,
+        valid_data: Any,
+        verbose: bool,
+        saved: bool,
+        show_progress: bool,
+        callback_fn: Callable[[int, float], None] | None,
+    ) -> bool:
+        """Train and validate once, write the best checkpoint if this is it; return whether to stop."""
+        started = perf_counter()
+        loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
+        self.train_loss_dict[epoch] = loss
+        self._add_train_loss_to_tensorboard(epoch, loss)
+        message = f"{self.stage.name} epoch {epoch + 1}: loss {loss:.4f}, {perf_counter() - started:.1f}s"
+        validates = bool(valid_data) and self.eval_step > 0
+        stop, improved = False, not validates
+        if validates and (epoch + 1) % self.eval_step == 0:
+            started = perf_counter()
+            score, result = self.validate(valid_data)
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in result.items())
+            message += f"; validation {shown}, {perf_counter() - started:.1f}s"
+            self.best_valid_score, self.cur_step, stop, improved = early_stopping(
+                score, self.best_valid_score, self.cur_step, self.stopping_step, self.valid_metric_bigger
+            )
+            if improved:
+                self.best_valid_result = result
+            if callback_fn:
+                callback_fn(epoch, score)
+        if verbose:
+            self.logger.info(message)
+        if improved:
+            self.best_epoch = epoch
+            if saved:
+                self._save_checkpoint(epoch)
+        return stop
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float:
+        """Train one epoch and return the mean loss per batch."""
+        self.model.train()
+        loss_func = loss_func or self.model.calculate_loss
+        total = torch.zeros((), device=self.device)
+        label = f"{self.stage.name} {epoch_idx + 1}/{self.stage.epochs}"
+        for batch in tqdm(train_data, desc=label, ncols=100, leave=False, disable=not show_progress, unit="batch"):
+            self.optimizer.zero_grad(set_to_none=True)
+            with self._autocast():
+                loss = loss_func(batch.to(self.device))
+            self.scaler.scale(loss).backward()
+            if self.clip_grad_norm:
+                self.scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.scheduler.step()
+            total += loss.detach()
+        if not torch.isfinite(total):
+            raise InputError(
+                f"The loss of {self.stage.name} is no longer finite: lower learning_rate or set clip_grad_norm."
+            )
+        return total.item() / max(1, len(train_data))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = torch.bfloat16 if self.device.type == "cpu" else None
+        return torch.autocast(self.device.type, dtype=dtype) if self.enable_amp else nullcontext()
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+    ) -> Any:
+        """Evaluate by RecBole's evaluator, after loading the best weights unless told otherwise."""
+        if eval_data and load_best_model:
+            file = model_file or self.saved_model_file
+            checkpoint = load_checkpoint(file, self.config["model"], self.device)
+            if self.lineage:
+                check_lineage(file, checkpoint["lineage"], self.lineage)
+            load_weights(self.model, checkpoint["state_dict"], file)
+        with self._autocast():
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Write the best weights; `finished` marks a training that ran to its end."""
+        content = {**self._content(epoch), "finished": kwargs.get("finished", False)}
+        save_checkpoint(kwargs.get("saved_model_file", self.saved_model_file), content)
+
+    def _content(self, epoch: int) -> dict[str, Any]:
+        from recbole_sid import __version__
+
+        return {
+            "package_version": __version__,
+            "model": self.config["model"],
+            "config": self.config.plain(),
+            "lineage": self.lineage,
+            "epoch": epoch,
+            "train_s": self.train_s,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": {name: float(value) for name, value in (self.best_valid_result or {}).items()},
+            "state_dict": self.model.state_dict(),
+        }
+
+    def _save_last(self, stage: int, epoch: int, train_data: Any) -> None:
+        """Write everything that continuing after `epoch` needs."""
+        version, words, gauss = random.getstate()
+        numpy_state = np.random.get_state()
+        save_checkpoint(
+            self.last_file,
+            {
+                **self._content(epoch),
+                "stage": stage,
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "cur_step": self.cur_step,
+                "best_epoch": self.best_epoch,
+                "python_rng": [version, list(words), gauss],
+                "numpy_rng": [numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]],
+                "torch_rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                "loader_rng": train_data.generator.get_state(),
+            },
+        )
+
+    def _unfinished(self) -> dict[str, Any] | None:
+        """Return the state of an interrupted training of this configuration, if there is one."""
+        if not self.last_file.is_file():
+            return None
+        state = load_checkpoint(self.last_file, self.config["model"])
+        check_lineage(self.last_file, state["lineage"], self.lineage)
+        self.logger.info(f"Resuming after epoch {state['epoch'] + 1} from {self.last_file}")
+        return state
+
+    def _restore(self, state: dict[str, Any], train_data: Any) -> None:
+        """Set optimizer, schedule, random states and the best so far to what they were."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.start_epoch, self.cur_step, self.train_s = state["epoch"] + 1, state["cur_step"], state["train_s"]
+        self.best_valid_score, self.best_epoch = state["best_valid_score"], state["best_epoch"]
+        self.best_valid_result = state["best_valid_result"] or None
+        version, words, gauss = state["python_rng"]
+        random.setstate((version, tuple(words), gauss))
+        np.random.set_state(tuple(state["numpy_rng"]))
+        torch.set_rng_state(state["torch_rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        train_data.generator.set_state(state["loader_rng"])
+
+    def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
+        """Make `fit` continue from `resume_file`, a ``*.last.pth`` of this configuration, as RecBole's method does.
+
+        Raises:
+            InputError: if it is the state of another configuration.
+        """
+        if Path(resume_file).resolve() != self.last_file.resolve():
+            raise InputError(f"This configuration resumes from '{self.last_file}', not from '{resume_file}'.")
+        self.config["resume"] = True

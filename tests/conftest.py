@@ -1,0 +1,113 @@
+"""Shared fixtures: a tiny generated dataset, a working directory of its own for every test, prepared data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recbole_sid.config import Config
+from recbole_sid.data import create_dataset, data_preparation
+
+N_USERS, N_ITEMS = 40, 30
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs write log/, log_tensorboard/ and saved/ here."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_dataset(folder: Path, sequences: list[list[int]], name: str = "tiny") -> Path:
+    """Write ``folder/name/name.inter`` and ``.item`` for sequences of item numbers; return `folder`."""
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user, items in enumerate(sequences):
+        lines += [f"u{user}\ti{item}\t{1_600_000_000 + time}" for time, item in enumerate(items)]
+    (target / f"{name}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = ["red", "green", "blue", "round", "square", "tiny", "large"]
+    lines = ["item_id:token\ttitle:token_seq\tkind:token"]
+    n_items = max(max(items) for items in sequences) + 1
+    lines += [f"i{i}\t{words[i % 7]} {words[i % 5]} thing\tkind{i % 3}" for i in range(n_items)]
+    (target / f"{name}.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def random_sequences(seed: int = 0, n_users: int = N_USERS, n_items: int = N_ITEMS) -> list[list[int]]:
+    """Return sequences of 4 to 12 items that tend to go up by one, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    sequences = []
+    for _ in range(n_users):
+        items = [int(rng.integers(n_items))]
+        for _ in range(int(rng.integers(3, 12))):
+            follows = (items[-1] + 1) % n_items
+            items.append(follows if rng.random() < 0.7 else int(rng.integers(n_items)))
+        sequences.append(items)
+    sequences[0] = [*range(n_items)]  # every item occurs
+    return sequences
+
+
+@pytest.fixture
+def data_path(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data", random_sequences())
+
+
+# Small enough for a test, with levels of different sizes.
+SMALL = {
+    "show_progress": False,
+    "state": "WARNING",
+    "codebook_sizes": [5, 3],
+    "collaborative_dim": 8,
+    "beam_size": 10,
+    "MAX_ITEM_LIST_LENGTH": 6,
+    "train_batch_size": 32,
+    "epochs": 2,
+}
+SMALL_TIGER = {
+    "d_model": 16,
+    "d_ff": 32,
+    "n_heads": 2,
+    "d_kv": 8,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "warmup_steps": 10,
+}
+SMALL_STUDENT = {
+    "teacher_config": {**SMALL_TIGER, "epochs": 2, "train_batch_size": 32},
+    "attention_heads": 2,
+    "attention_dim": 16,
+    "ffn_size": 32,
+    "head_hidden": 16,
+}
+SMALL_ENCODER = {"encoder_layers": 1, "encoder_ffn_size": 16, "encoder_epochs": 2, "joint_epochs": 1}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "TIGER": {**SMALL, **SMALL_TIGER},
+    "SIDMLP": {**SMALL, **SMALL_STUDENT},
+    "SIDMLPPlusPlus": {**SMALL, **SMALL_STUDENT, **SMALL_ENCODER},
+}
+
+
+@pytest.fixture
+def settings(data_path: Path) -> Callable[..., dict[str, Any]]:
+    """Return ``settings(model, **changes)``: small settings of one of our models on the tiny dataset."""
+
+    def make(model: str, **changes: Any) -> dict[str, Any]:
+        return {**SETTINGS[model], "data_path": str(data_path), **changes}
+
+    return make
+
+
+@pytest.fixture
+def prepare(settings: Callable[..., dict[str, Any]]) -> Callable[..., tuple[Config, Any, Any, Any]]:
+    """Return ``prepare(model, **changes) -> config, train, valid, test`` loaders on the tiny dataset."""
+
+    def make(model: str, **changes: Any) -> tuple[Config, Any, Any, Any]:
+        config = Config(model, "tiny", config_dict=settings(model, **changes))
+        return config, *data_preparation(config, create_dataset(config))
+
+    return make
