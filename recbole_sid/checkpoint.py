@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> No
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Say whether `path` holds one of our checkpoints (and not, for example, one of RecBole's)."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("format") == FORMAT
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of the pickle protocol of RecBole's files
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("format") == FORMAT
     except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError):
         return False
 

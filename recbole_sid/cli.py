@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -101,7 +100,7 @@ def quick_start(call: Call) -> None:
     folder = Path(call.options.get("output", Path(config["checkpoint_dir"]) / "quick_start"))
     write_text(folder / "table.md", table + "\n")
     accuracy_speed_figure(rows, folder / "accuracy_speed.png")
-    _write_json(call, config, rows, folder / "result.json")
+    _write_json(call, config, rows)
     print(f"\n{table}\n\nDone in {perf_counter() - started:.0f} s. Written: {folder}/table.md, accuracy_speed.png")
 
 
@@ -137,7 +136,7 @@ def tokenize(call: Call) -> None:
     path = call.options.get("output") or semantic_ids_file(config, semantic_id_recipe(config, train_dataset))
     semantic_ids.save(path)
     rows, collided = level_rows(semantic_ids), collisions(semantic_ids)
-    _write_json(call, config, rows, **collided, path=str(path), fingerprint=semantic_ids.fingerprint)
+    _write_json(call, config, rows, {**collided, "path": str(path), "fingerprint": semantic_ids.fingerprint})
     print(
         f"{markdown_table(rows)}\n\n{len(semantic_ids.codes)} items; before the collision rule "
         f"{collided['collided_items']} items share their codes in {collided['groups']} groups, the largest of "
@@ -152,16 +151,15 @@ def _files(call: Call) -> list[str]:
     return call.options.get("config_files", "").split()
 
 
-def _write_json(call: Call, config: Config, rows: Sequence[Any], default: Path | None = None, **details: Any) -> None:
-    """Write the JSON object that every command shares to ``--json`` (or `default`), if either is given."""
-    path = call.options.get("json") or default
-    if path is not None:
+def _write_json(call: Call, config: Config, rows: Sequence[Any], details: Mapping[str, Any] | None = None) -> None:
+    """Write to ``--json``, if given, the object that every command writes, with `details` beside its rows."""
+    if "json" in call.options:
         result = {
             "command": call.command,
             "version": __version__,
             "seed": config["seed"],
-            "device": f"{config['device']} ({platform.machine()})",
-            **details,
+            "device": str(config["device"]),
+            **(details or {}),
             "rows": list(rows),
         }
-        write_json(path, result)
+        write_json(call.options["json"], result)

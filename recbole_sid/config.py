@@ -29,7 +29,7 @@ PROPERTIES = _HERE / "properties" if (_HERE / "properties").is_dir() else _HERE.
 VOLATILE_KEYS = frozenset(
     "gpu_id use_gpu worker state data_path checkpoint_dir show_progress save_dataset dataset_save_path "
     "save_dataloaders dataloaders_save_path log_wandb wandb_project device single_spec local_rank nproc world_size "
-    "ip port offset config_files resume student_path distill_cache distill_cache_dir eval_batch_size "
+    "ip port offset config_files resume distill_cache distill_cache_dir eval_batch_size "
     "verbose loss_decimal_place metric_decimal_place".split()
 )
 # What RecBole derives from the settings.
@@ -138,8 +138,9 @@ class Config(RecBoleConfig):
     def fingerprint(self) -> str:
         """Return eight hex digits that name what this run computes, wherever and whenever it runs."""
         settings = {key: value for key, value in self.plain().items() if key not in VOLATILE_KEYS}
-        if settings.get("teacher_path"):  # the name of a teacher's file holds its own fingerprint
-            settings["teacher_path"] = Path(settings["teacher_path"]).name
+        for key in ("teacher_path", "student_path"):
+            if settings.get(key):  # a checkpoint's name holds its own fingerprint
+                settings[key] = Path(settings[key]).name
         return fingerprint(settings)
 
 

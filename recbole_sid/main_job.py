@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.throughput import users_per_second
 from recbole_sid.quick_start import Run, count_parameters, run_model
-from recbole_sid.registry import MODELS
 
 QUICK_START = PROPERTIES / "quick_start" / "ml-100k.yaml"
 _METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")

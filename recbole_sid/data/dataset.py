@@ -26,11 +26,13 @@ class TimeOrderedDataset(Dataset):
     General and sequential models so get the same order and the same split.
     """
 
+    inter_feat: Any  # a DataFrame while RecBole reads and filters, an Interaction afterwards
+
     def _change_feat_format(self) -> None:
         if self.time_field not in self.inter_feat:
             raise InputError(
-                f"'{self.dataset_name}.inter' has no loaded field '{self.time_field}': name it in load_col, or name the "
-                "field that holds the time in TIME_FIELD."
+                f"'{self.dataset_name}.inter' has no loaded field '{self.time_field}': name it in load_col, or name "
+                "the field that holds the time in TIME_FIELD."
             )
         self.inter_feat = self.inter_feat.sort_values([self.uid_field, self.time_field], kind="stable")
         self.inter_feat = self.inter_feat.reset_index(drop=True)

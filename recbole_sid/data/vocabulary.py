@@ -45,7 +45,7 @@ class TokenVocabulary:
 
     def code_tokens(self, codes: torch.Tensor) -> torch.Tensor:
         """Return token ids of the codes of the first levels: int64 [..., t] -> [..., t], t <= L."""
-        return codes + torch.tensor(self.level_offsets[: codes.shape[-1]], device=codes.device)
+        return codes + torch.tensor(self.level_offsets[: codes.shape[-1]], dtype=torch.int64, device=codes.device)
 
     def cut(self, logits: torch.Tensor, level: int) -> torch.Tensor:
         """Return the part of logits [..., size] over the codes of `level` (from 0)."""

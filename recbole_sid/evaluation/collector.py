@@ -22,7 +22,7 @@ class RetrievedItemsCollector(Collector):
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
         if not (self.register.need("rec.topk") or self.register.need("rec.items")):
             return
-        scores, items = scores_tensor.topk(max(self.topk), dim=-1)
+        scores = scores_tensor.topk(max(self.topk), dim=-1).values
         missing = torch.isneginf(scores)
         if missing.any():
             self._mend("rec.topk", missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
@@ -44,7 +45,7 @@ class SIDRecommender(SequentialRecommender):
         table = self.semantic_ids.table(dataset.item_tokens())
         self.vocabulary = TokenVocabulary(sizes, config["n_user_tokens"])
         self.beam_size = config["beam_size"]
-        self.trie = Trie(table[1:], sizes, items=range(1, len(table)))
+        self.trie = Trie(table[1:], sizes, items=np.arange(1, len(table)))
         item_codes = torch.from_numpy(table)
         item_tokens = self.vocabulary.code_tokens(item_codes)
         item_tokens[0] = PAD

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -176,7 +177,7 @@ class MLPEncoder(nn.Module):
 
         x = (self.embedding(tokens) + self.position(position)).flatten(0, 1)[valid]
         n_tokens = mask.sum(1, keepdim=True)
-        for layer in self.layers:
+        for layer in cast("list[nn.ModuleList]", list(self.layers)):
             mean = x.new_zeros(len(tokens), x.shape[1]).index_add(0, user, x) / n_tokens
             parts = torch.cat([x, mean[user]], dim=1).split(counts)
             x = x + torch.cat([mlp(part) for mlp, part in zip(layer, parts, strict=True)])

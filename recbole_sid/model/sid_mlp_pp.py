@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -41,8 +41,14 @@ class SIDMLPPlusPlus(SIDMLP):
         )
 
     def trained_in(self, stage: str) -> Sequence[nn.Module]:
-        encoder = [self.history_encoder.position, self.history_encoder.layers, self.history_encoder.norm]
-        return {"encoder": encoder, "decoder": [self.decoder], "joint": [*encoder, self.decoder]}[stage]
+        encoder = cast(MLPEncoder, self.history_encoder)
+        learnt: list[nn.Module] = [encoder.position, encoder.layers, encoder.norm]
+        trained: dict[str, list[nn.Module]] = {
+            "encoder": learnt,
+            "decoder": [self.decoder],
+            "joint": [*learnt, self.decoder],
+        }
+        return trained[stage]
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Return the loss of the current stage."""

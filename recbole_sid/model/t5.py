@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,11 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Attend from x [B, n, d] to states [B, m, d] with bias [B or 1, heads or 1, n or 1, m]."""
-        return self.attend(self.split(self.q(x)), self.split(self.k(states)), self.split(self.v(states)), bias)
+        return self.attend(self.split(self.q(x)), *self.keys_values(states), bias)
+
+    def keys_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [..., heads, m, d_kv] of states [..., m, d]."""
+        return self.split(self.k(states)), self.split(self.v(states))
 
 
 class FeedForward(nn.Module):
@@ -184,6 +189,11 @@ class T5Decoder(nn.Module):
         self.norm = RMSNorm(sizes.d_model)
         self.dropout = nn.Dropout(sizes.dropout)
 
+    @property
+    def typed_blocks(self) -> list[DecoderBlock]:
+        """The blocks, under their own type."""
+        return cast("list[DecoderBlock]", list(self.blocks))
+
     def forward(self, embedded: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return [B, n, d] for embedded targets [B, n, d], states [B, S, d] and their mask bool [B, S]."""
         x = self.dropout(embedded)
@@ -211,10 +221,7 @@ class T5DecoderCache:
     def __init__(self, decoder: T5Decoder, states: torch.Tensor, mask: torch.Tensor) -> None:
         self.decoder = decoder
         self.cross_bias = mask_bias(mask)
-        self.cross = [
-            (block.cross.split(block.cross.k(states)), block.cross.split(block.cross.v(states)))
-            for block in decoder.blocks
-        ]
+        self.cross = [block.cross.keys_values(states) for block in decoder.typed_blocks]
         self.past: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def step(self, embedded: torch.Tensor, parents: torch.Tensor | None = None) -> torch.Tensor:
@@ -233,14 +240,14 @@ class T5DecoderCache:
         keys = torch.arange(n_past + 1, device=x.device)
         bias = self.decoder.relative_bias(keys[-1:], keys)
         self.past = []
-        for number, block in enumerate(self.decoder.blocks):
+        for number, block in enumerate(self.decoder.typed_blocks):
             attention = block.attention
             normed = block.attention_norm(x).unsqueeze(2)
-            q, k, v = (attention.split(project(normed)) for project in (attention.q, attention.k, attention.v))
+            k, v = attention.keys_values(normed)
             if past:
-                k, v = (torch.cat(pair, dim=-2) for pair in zip(past[number], (k, v), strict=True))
+                k, v = torch.cat([past[number][0], k], dim=-2), torch.cat([past[number][1], v], dim=-2)
             self.past.append((k, v))
-            x = x + attention.attend(q, k, v, bias).squeeze(2)
+            x = x + attention.attend(attention.split(attention.q(normed)), k, v, bias).squeeze(2)
             q = block.cross.split(block.cross.q(block.cross_norm(x)))
             x = x + block.cross.attend(q, *self.cross[number], self.cross_bias)
             x = x + block.feed_forward(block.feed_forward_norm(x))

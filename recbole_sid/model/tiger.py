@@ -100,8 +100,11 @@ class TIGER(SIDRecommender):
     def log_prob(self, logits: list[torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
         if self.constrained:
             return super().log_prob(logits, codes)
-        levels = [level.float().log_softmax(-1) for level in logits]
-        return sum(level.gather(1, codes[:, t : t + 1]).squeeze(1) for t, level in enumerate(levels))
+        total = torch.zeros(len(codes), device=codes.device)
+        for level, level_logits in enumerate(logits):
+            log_probs = level_logits.float().log_softmax(-1)
+            total = total + log_probs.gather(1, codes[:, level : level + 1]).squeeze(1)
+        return total
 
     def transformers_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the weights under the names of transformers' T5ForConditionalGeneration."""

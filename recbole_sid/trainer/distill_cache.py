@@ -44,6 +44,7 @@ class CachedSupervision:
         self.n_tokens = 2 + self.lengths * dataset.semantic_ids.n_levels
         self.start = self.n_tokens.cumsum(0) - self.n_tokens
         self.sizes = list(dataset.semantic_ids.codebook_sizes) if online.teacher is not None else []
+        self.states = self.logits = torch.empty(0)
         if folder is None:
             self._fill(online, loader, None, show_progress)
             return
@@ -55,7 +56,7 @@ class CachedSupervision:
             unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
             try:
                 self._fill(online, loader, unfinished, show_progress)
-                del self.states, self.logits  # closes the files
+                self.states = self.logits = torch.empty(0)  # closes the files
                 unfinished.replace(target)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)

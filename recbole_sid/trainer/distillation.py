@@ -71,7 +71,7 @@ class DistillationTrainer(SIDTrainer):
         self.model.supervision = self._supervision(OnlineSupervision(self.model, encoder, teacher), train_data)
 
     def validate(self, valid_data: Any) -> tuple[float, Any]:
-        """Return the validation metric; in the encoder stage the error of the states, its sign as bigger-is-better asks."""
+        """Return the validation metric; in the encoder stage the error of the states, signed so that it selects."""
         if self.model.stage != "encoder":
             return super().validate(valid_data)
         error = self.state_error(valid_data)

@@ -113,7 +113,7 @@ class SIDTrainer(Trainer):
                 self.train_s += perf_counter() - started
                 started = perf_counter()
                 if saved:
-                    self._save_last(number, epoch, train_data)
+                    self._save_last(number, epoch, stop, train_data)
                 if stop:
                     break
             if saved:
@@ -250,22 +250,23 @@ class SIDTrainer(Trainer):
             "state_dict": self.model.state_dict(),
         }
 
-    def _save_last(self, stage: int, epoch: int, train_data: Any) -> None:
-        """Write everything that continuing after `epoch` needs."""
+    def _save_last(self, stage: int, epoch: int, stopped: bool, train_data: Any) -> None:
+        """Write everything that continuing after `epoch` of the stage with this number needs."""
         version, words, gauss = random.getstate()
-        numpy_state = np.random.get_state()
+        numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002 (RecBole samples from the global state)
         save_checkpoint(
             self.last_file,
             {
                 **self._content(epoch),
                 "stage": stage,
+                "stopped": stopped,
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "cur_step": self.cur_step,
                 "best_epoch": self.best_epoch,
                 "python_rng": [version, list(words), gauss],
-                "numpy_rng": [numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]],
+                "numpy_rng": [part.tolist() if isinstance(part, np.ndarray) else part for part in numpy_state],
                 "torch_rng": torch.get_rng_state(),
                 "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
                 "loader_rng": train_data.generator.get_state(),
@@ -286,12 +287,13 @@ class SIDTrainer(Trainer):
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        self.start_epoch, self.cur_step, self.train_s = state["epoch"] + 1, state["cur_step"], state["train_s"]
+        self.start_epoch = self.stage.epochs if state["stopped"] else state["epoch"] + 1
+        self.cur_step, self.train_s = state["cur_step"], state["train_s"]
         self.best_valid_score, self.best_epoch = state["best_valid_score"], state["best_epoch"]
         self.best_valid_result = state["best_valid_result"] or None
         version, words, gauss = state["python_rng"]
         random.setstate((version, tuple(words), gauss))
-        np.random.set_state(tuple(state["numpy_rng"]))
+        np.random.set_state(tuple(state["numpy_rng"]))  # noqa: NPY002
         torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
