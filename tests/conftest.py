@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 
 N_USERS, N_ITEMS = 40, 30
+
+torch.set_num_threads(1)  # on tiny tensors, threads only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
+from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 
 # Number of the prefix in the whole dataset; tells a batch's rows apart (distillation cache).
@@ -27,6 +28,13 @@ class TimeOrderedDataset(Dataset):
     """
 
     inter_feat: Any  # a DataFrame while RecBole reads and filters, an Interaction afterwards
+
+    def _reset_index(self) -> None:
+        if self.inter_feat.empty:
+            raise InputError(
+                f"Dataset '{self.dataset_name}' has no interaction left after filtering: loosen the filters."
+            )
+        super()._reset_index()
 
     def _change_feat_format(self) -> None:
         if self.time_field not in self.inter_feat:
@@ -144,7 +152,8 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
 
 
 def create_dataset(config: Any) -> Dataset:
-    """Create the dataset for ``config['model']``: ours for sequential and general models, else RecBole's.
+    """Create the dataset for ``config['model']``: ours for sequential models and general ones ordered by time, else
+    RecBole's; always RecBole's for a configuration of RecBole's own (from a checkpoint that RecBole wrote).
 
     Raises:
         InputError: if the dataset's file is missing or holds no interaction after filtering.
@@ -155,15 +164,12 @@ def create_dataset(config: Any) -> Dataset:
 
     _check_files(config)
     special = hasattr(recbole_datasets, config["model"] + "Dataset") or config["benchmark_filename"]
-    ours = {
-        ModelType.SEQUENTIAL: HistoryDataset,
-        ModelType.GENERAL: TimeOrderedDataset,
-        ModelType.TRADITIONAL: TimeOrderedDataset,
-    }.get(config["MODEL_TYPE"])
-    dataset = recbole_create_dataset(config) if special or ours is None else ours(config)
-    if len(dataset.inter_feat) == 0:
-        raise InputError(f"Dataset '{config['dataset']}' has no interaction left after filtering: loosen the filters.")
-    return dataset
+    ours = {ModelType.SEQUENTIAL: HistoryDataset}
+    if config["eval_args"]["order"] == "TO":
+        ours |= {ModelType.GENERAL: TimeOrderedDataset, ModelType.TRADITIONAL: TimeOrderedDataset}
+    if special or config["MODEL_TYPE"] not in ours or not isinstance(config, Config):
+        return recbole_create_dataset(config)
+    return ours[config["MODEL_TYPE"]](config)
 
 
 def _check_files(config: Any) -> None:

@@ -227,8 +227,7 @@ class SIDTrainer(Trainer):
             if self.lineage:
                 check_lineage(file, checkpoint["lineage"], self.lineage)
             load_weights(self.model, checkpoint["state_dict"], file)
-        with self._autocast():
-            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write the best weights; `finished` marks a training that ran to its end."""

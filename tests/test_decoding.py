@@ -1,0 +1,301 @@
+"""The trie against sets and dictionaries; beam search against enumeration of every semantic ID."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from recbole_sid.data import SemanticIDs
+from recbole_sid.decoding.beam import constrained_beam_search, unconstrained_beam_search
+from recbole_sid.decoding.trie import Trie
+from recbole_sid.registry import get_model
+
+Prefix = tuple[int, ...]
+
+
+@st.composite
+def catalogues(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
+    """Draw codes with duplicates, codebook sizes that differ, and item ids."""
+    sizes = tuple(draw(st.integers(1, 4)) for _ in range(draw(st.sampled_from([1, 2, 5]))))
+    row = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+    codes = np.array(draw(st.lists(row, min_size=1, max_size=25)))
+    items = np.array(draw(st.permutations(range(1, len(codes) + 1))))
+    return codes, sizes, items
+
+
+def known_prefixes(codes: np.ndarray, depth: int) -> list[Prefix]:
+    """Return the distinct prefixes of `depth` codes in lexicographic order: a node's number is its place here."""
+    return sorted({tuple(row[:depth]) for row in codes.tolist()})
+
+
+def all_prefixes(sizes: tuple[int, ...], depth: int) -> Iterator[Prefix]:
+    return itertools.product(*(range(size) for size in sizes[:depth]))
+
+
+@given(catalogues())
+@settings(deadline=None, max_examples=60)
+def test_trie_counts_and_children(catalogue: tuple[np.ndarray, tuple[int, ...], np.ndarray]) -> None:
+    codes, sizes, _ = catalogue
+    trie = Trie(codes, sizes)
+    assert trie.n_levels == len(sizes)
+    for level, size in enumerate(sizes):
+        prefixes, extended = known_prefixes(codes, level), known_prefixes(codes, level + 1)
+        assert trie.n_nodes(level) == len(prefixes)
+        assert trie.n_nodes(level + 1) == len(extended)
+        children = [
+            [extended.index((*prefix, code)) if (*prefix, code) in extended else -1 for code in range(size)]
+            for prefix in prefixes
+        ]
+        children.append([-1] * size)  # of the dead prefix
+        nodes = torch.tensor([*range(len(prefixes)), -1])
+        every_code = torch.arange(size).expand(len(nodes), -1)
+        assert trie.child(level, nodes[:, None].expand(-1, size), every_code).tolist() == children
+        assert trie.child_mask(level, nodes[:, None]).tolist() == [[[c >= 0 for c in row]] for row in children]
+
+
+@given(catalogues())
+@settings(deadline=None, max_examples=60)
+def test_trie_finds_leaves_and_their_paths(catalogue: tuple[np.ndarray, tuple[int, ...], np.ndarray]) -> None:
+    codes, sizes, _ = catalogue
+    trie = Trie(codes, sizes)
+    leaves = known_prefixes(codes, len(sizes))
+    every = list(all_prefixes(sizes, len(sizes)))
+    expected = [leaves.index(row) if row in leaves else -1 for row in every]
+    assert trie.find(torch.tensor(every).unsqueeze(0)).tolist() == [expected]
+    path = trie.path(torch.arange(len(leaves)))
+    assert len(path) == len(sizes)
+    for depth, nodes in enumerate(path):
+        above = known_prefixes(codes, depth)
+        assert nodes.tolist() == [above.index(leaf[:depth]) for leaf in leaves]
+
+
+@given(catalogues(), st.data())
+@settings(deadline=None, max_examples=60)
+def test_leaves_expand_to_their_items(
+    catalogue: tuple[np.ndarray, tuple[int, ...], np.ndarray], data: st.DataObject
+) -> None:
+    codes, sizes, items = catalogue
+    trie = Trie(codes, sizes, items)
+    leaves = known_prefixes(codes, len(sizes))
+    wanted = data.draw(
+        st.lists(st.integers(-1, len(leaves) - 1), min_size=2, max_size=8).filter(lambda x: not len(x) % 2)
+    )
+    position, found = trie.expand_leaves(torch.tensor(wanted).reshape(2, -1))
+    expected = [
+        (place, item)
+        for place, leaf in enumerate(wanted)
+        for row, item in zip(codes.tolist(), items.tolist(), strict=True)
+        if leaf >= 0 and tuple(row) == leaves[leaf]
+    ]
+    assert list(zip(position.tolist(), found.tolist(), strict=True)) == expected
+
+
+class TableScorer:
+    """A scorer whose logits are a table of random numbers, a row for each user and prefix."""
+
+    def __init__(self, n_users: int, sizes: tuple[int, ...], seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.sizes = sizes
+        self.table = [
+            {
+                prefix: rng.normal(0, 2, size).tolist()
+                for level, size in enumerate(sizes)
+                for prefix in all_prefixes(sizes, level)
+            }
+            for _ in range(n_users)
+        ]
+        self.beams: list[list[Prefix]] = [[()] for _ in range(n_users)]
+
+    def first(self) -> torch.Tensor:
+        return torch.tensor(
+            [[rows[prefix] for prefix in beam] for rows, beam in zip(self.table, self.beams, strict=True)]
+        )
+
+    def next(self, parents: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        self.beams = [
+            [(*beam[parent], code) for parent, code in zip(*pairs, strict=True)]
+            for beam, *pairs in zip(self.beams, parents.tolist(), codes.tolist(), strict=True)
+        ]
+        return self.first()
+
+
+def brute_force_beam(
+    table: dict[Prefix, list[float]], sizes: tuple[int, ...], valid: list[Prefix] | None, width: float
+) -> list[tuple[float, Prefix]]:
+    """Return (log-probability, semantic ID) of the `width` best, by falling score; infinite width: of all.
+
+    With `valid`, only these semantic IDs exist and probability is shared among a prefix's valid children.
+    """
+    beams: list[tuple[float, Prefix]] = [(0.0, ())]
+    for size in sizes:
+        extended = []
+        for score, prefix in beams:
+            children = [
+                code
+                for code in range(size)
+                if valid is None or any(row[: len(prefix) + 1] == (*prefix, code) for row in valid)
+            ]
+            total = math.log(sum(math.exp(table[prefix][code]) for code in children))
+            extended += [(score + table[prefix][code] - total, (*prefix, code)) for code in children]
+        beams = sorted(extended, reverse=True)[: None if math.isinf(width) else int(width)]
+    return beams
+
+
+def random_codes(sizes: tuple[int, ...], n_items: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, sizes, (n_items, len(sizes)))
+
+
+SHAPES = [((7,), 5), ((4, 3), 9), ((3, 2, 4, 1, 3), 20)]
+N_USERS = 4
+
+
+@pytest.mark.parametrize(("sizes", "n_items"), SHAPES)
+@pytest.mark.parametrize("width", [1, 2, 3, math.inf])
+def test_constrained_search_equals_brute_force(sizes: tuple[int, ...], n_items: int, width: float) -> None:
+    codes = random_codes(sizes, n_items)
+    leaves = known_prefixes(codes, len(sizes))
+    beam_size = len(leaves) if math.isinf(width) else int(width)
+    scorer = TableScorer(N_USERS, sizes)
+    found, scores = constrained_beam_search(scorer, Trie(codes, sizes), beam_size)
+    for user in range(N_USERS):
+        expected = brute_force_beam(scorer.table[user], sizes, leaves, width)
+        assert [leaves[leaf] for leaf in found[user].tolist()] == [prefix for _, prefix in expected]
+        assert_close(scores[user], torch.tensor([score for score, _ in expected]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("sizes", "n_items"), SHAPES)
+def test_a_full_beam_holds_every_item_and_all_probability(sizes: tuple[int, ...], n_items: int) -> None:
+    codes = random_codes(sizes, n_items)
+    trie = Trie(codes, sizes)
+    leaves, scores = constrained_beam_search(TableScorer(N_USERS, sizes), trie, trie.n_nodes(len(sizes)))
+    assert_close(scores.exp().sum(1), torch.ones(N_USERS), atol=1e-5, rtol=0)
+    for user in range(N_USERS):
+        assert sorted(trie.expand_leaves(leaves[user])[1].tolist()) == list(range(n_items))
+
+
+@pytest.mark.parametrize(("sizes", "n_items"), SHAPES[1:])
+@pytest.mark.parametrize("beam_size", [1, 2, 4])
+def test_a_narrow_beam_gives_living_leaves_with_their_true_scores(
+    sizes: tuple[int, ...], n_items: int, beam_size: int
+) -> None:
+    codes = random_codes(sizes, n_items)
+    leaves = known_prefixes(codes, len(sizes))
+    scorer = TableScorer(N_USERS, sizes)
+    found, scores = constrained_beam_search(scorer, Trie(codes, sizes), beam_size)
+    assert found.shape == (N_USERS, beam_size)
+    assert (found >= 0).all()
+    for user in range(N_USERS):
+        truth = {prefix: score for score, prefix in brute_force_beam(scorer.table[user], sizes, leaves, math.inf)}
+        expected = torch.tensor([truth[leaves[leaf]] for leaf in found[user].tolist()])
+        assert_close(scores[user], expected, atol=1e-5, rtol=0)
+        assert len(set(found[user].tolist())) == beam_size
+
+
+def test_an_only_child_costs_nothing() -> None:
+    scorer = TableScorer(1, (2, 3, 3))
+    codes = np.array([[0, 1, 2], [1, 2, 0]])
+    leaves, scores = constrained_beam_search(scorer, Trie(codes, (2, 3, 3)), 2)
+    first = torch.tensor(scorer.table[0][()]).log_softmax(0)
+    assert_close(scores[0], first[leaves[0]])
+
+
+@pytest.mark.parametrize("search", [constrained_beam_search, unconstrained_beam_search])
+def test_places_without_a_reachable_item_are_marked(search: Callable[..., Any]) -> None:
+    sizes = (3, 4)
+    codes = np.array([[0, 1], [2, 0], [2, 3], [2, 3]])
+    leaves, scores = search(TableScorer(N_USERS, sizes), Trie(codes, sizes), 12)
+    assert leaves.shape == scores.shape == (N_USERS, 12)
+    assert torch.equal(leaves < 0, scores == -torch.inf)
+    for user in range(N_USERS):
+        assert sorted(leaves[user].tolist()) == [-1] * 9 + [0, 1, 2]
+    if search is constrained_beam_search:
+        assert (leaves[:, 3:] == -1).all()
+
+
+@pytest.mark.parametrize(("sizes", "n_items"), SHAPES)
+@pytest.mark.parametrize("width", [1, 3, 10, math.inf])
+def test_unconstrained_search_equals_brute_force(sizes: tuple[int, ...], n_items: int, width: float) -> None:
+    codes = random_codes(sizes, n_items)
+    leaves = known_prefixes(codes, len(sizes))
+    n_codes = math.prod(sizes)
+    scorer = TableScorer(N_USERS, sizes)
+    found, scores = unconstrained_beam_search(scorer, Trie(codes, sizes), int(min(width, n_codes)))
+    for user in range(N_USERS):
+        expected = brute_force_beam(scorer.table[user], sizes, None, width)
+        assert found[user].tolist() == [leaves.index(prefix) if prefix in leaves else -1 for _, prefix in expected]
+        own = torch.tensor([score if prefix in leaves else -math.inf for score, prefix in expected])
+        assert_close(scores[user], own, atol=1e-5, rtol=0)
+
+
+def predictions(model: Any, rows: Any) -> torch.Tensor:
+    """Return `predict` of every item for every row, -inf for padding: [B, n_items]."""
+    columns = []
+    for item in range(1, model.n_items):
+        rows["item_id"] = torch.full((len(rows),), item)
+        columns.append(model.predict(rows))
+    padding = torch.full((len(rows), 1), -torch.inf)
+    return torch.cat([padding, torch.stack(columns, dim=1)], dim=1)
+
+
+MODELS = [("TIGER", True), ("TIGER", False), ("SIDMLP", None), ("SIDMLPPlusPlus", None)]
+
+
+def tiny_model(prepare: Callable[..., Any], name: str, constrained: bool | None, **changes: Any) -> tuple[Any, Any]:
+    """Return an untrained model and the test rows."""
+    own = {} if constrained is None else {"constrained": constrained}
+    config, train, _, test = prepare(name, **own, **changes)
+    torch.manual_seed(0)
+    model = get_model(name)(config, train._dataset).eval()
+    return model, next(iter(test))[0]
+
+
+@pytest.mark.parametrize(("name", "constrained"), MODELS)
+@torch.no_grad()
+def test_a_full_beam_ranks_every_item_as_predict_does(
+    prepare: Callable[..., Any], name: str, constrained: bool | None
+) -> None:
+    model, rows = tiny_model(prepare, name, constrained, beam_size=500)
+    ranked = model.full_sort_predict(rows).view(len(rows), -1)
+    assert (ranked > -torch.inf).sum(1).tolist() == [model.n_items - 1] * len(rows)
+    assert_close(ranked, predictions(model, rows), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "constrained"), MODELS)
+@torch.no_grad()
+def test_retrieved_items_score_as_predict_says(
+    prepare: Callable[..., Any], name: str, constrained: bool | None
+) -> None:
+    model, rows = tiny_model(prepare, name, constrained, beam_size=10)
+    ranked = model.full_sort_predict(rows).view(len(rows), -1)
+    found = ranked > -torch.inf
+    assert found.any()
+    assert found.sum(1).max() <= 10
+    assert_close(ranked[found], predictions(model, rows)[found], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(17,), (5, 4), (2, 3, 1, 3, 2)])
+@pytest.mark.parametrize(("name", "constrained"), MODELS)
+@torch.no_grad()
+def test_items_that_share_a_semantic_id_share_its_score(
+    prepare: Callable[..., Any], tmp_path: Path, name: str, constrained: bool | None, sizes: tuple[int, ...]
+) -> None:
+    _, train, _, _ = prepare("TIGER")
+    codes = random_codes(sizes, 30)
+    assert len(np.unique(codes, axis=0)) < 30
+    SemanticIDs(codes, sizes, train._dataset.item_tokens()).save(tmp_path / "shared.npz")
+    model, rows = tiny_model(prepare, name, constrained, beam_size=500, semantic_ids_path=str(tmp_path / "shared.npz"))
+    ranked = model.full_sort_predict(rows).view(len(rows), -1)
+    assert_close(ranked, predictions(model, rows), atol=1e-5, rtol=1e-5)
+    for first, second in itertools.combinations(range(30), 2):
+        if (codes[first] == codes[second]).all():
+            assert torch.equal(ranked[:, first + 1], ranked[:, second + 1])
