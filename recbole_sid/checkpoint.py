@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 import warnings
 from typing import Any
 
 import torch
 
 from recbole_sid.catalogue import hash_tokens
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, first_line
 from recbole_sid.files import replacing
 
 FORMAT = "recbole_sid-checkpoint-1"
@@ -25,10 +24,8 @@ def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> No
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Say whether `path` holds one of our checkpoints (and not, for example, one of RecBole's)."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of the pickle protocol of RecBole's files
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("format") == FORMAT
-    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError):
+        return _read(path, map_location="cpu", mmap=True).get("format") == FORMAT
+    except Exception:  # a damaged pickle raises anything
         return False
 
 
@@ -48,16 +45,20 @@ def load_checkpoint(
     if not os.path.isfile(path):
         raise InputError(f"There is no checkpoint at '{path}'.")
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"'{path}' is damaged or no checkpoint of recbole_sid ({str(error).splitlines()[0]})."
-        ) from error
+        content = _read(path, map_location=map_location)
+    except Exception as error:  # a damaged pickle raises anything
+        raise InputError(f"'{path}' is damaged or no checkpoint of recbole_sid ({first_line(error)}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"'{path}' is no checkpoint of recbole_sid.")
     if model is not None and content["model"] != model:
         raise InputError(f"'{path}' holds a {content['model']}, not a {model}: give a checkpoint of {model}.")
     return content
+
+
+def _read(path: str | os.PathLike[str], **options: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the pickle protocol of RecBole's files
+        return torch.load(path, weights_only=True, **options)
 
 
 def lineage(config: Any, dataset: Any) -> dict[str, str]:

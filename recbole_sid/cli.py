@@ -114,7 +114,7 @@ def run(call: Call) -> None:
     result = run_model(config)
     row = {
         "model": config["model"],
-        **{name: float(value) for name, value in result.test_result.items()},
+        **{name: float(value) for name, value in (result.test_result or {}).items()},
         "users_per_s": users_per_second(result.trainer, result.test_data),
         "parameters": count_parameters(result.trainer.model),
         "wall_s": result.train_s,

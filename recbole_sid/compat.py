@@ -5,18 +5,21 @@ Every patch names the RecBole line it mends, and does nothing where RecBole work
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import functools
 import importlib.metadata
 import os
 import pickle
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import torch
 
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, first_line
 
 RECBOLE_VERSION = "1.2.1"
 INSTALL_COMMAND = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
@@ -99,34 +102,65 @@ def _silence_future_warnings() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
 
 
-# What a RecBole checkpoint holds beside tensors: its pickled Config, with enums, classes and the yaml loader.
-_ALLOWED_MODULES = ("recbole.", "recbole_sid.")
+@contextlib.contextmanager
+def keeping_anomaly_mode() -> Iterator[None]:
+    """recbole/model/sequential_recommender/sine.py: importing any sequential model of RecBole turns on torch's anomaly
+    detection for the whole process, which slows down all training from then on. Importing them in here does not.
+    """
+    enabled = torch.is_anomaly_enabled()
+    try:
+        yield
+    finally:
+        torch.autograd.set_detect_anomaly(enabled)
+
+
+# What RecBole writes into a checkpoint beside plain types and its own classes.
 _ALLOWED_NAMES = frozenset(
-    "collections.OrderedDict collections.defaultdict builtins.set builtins.object copyreg._reconstructor "
-    "yaml.loader.FullLoader torch.device torch.Size torch._utils._rebuild_tensor_v2 torch._utils._rebuild_parameter "
-    "torch.serialization._get_layout numpy.dtype numpy.ndarray numpy.core.multiarray.scalar "
-    "numpy._core.multiarray.scalar numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct".split()
+    "collections.OrderedDict builtins.set torch.device torch.Size torch._utils._rebuild_tensor_v2 "
+    "torch._utils._rebuild_parameter numpy.dtype numpy.core.multiarray.scalar numpy._core.multiarray.scalar".split()
 )
+_INERT_MODULES = ("recbole.", "recbole_sid.", "yaml.")
+
+
+class RecordedConfig:
+    """What a RecBole checkpoint records of its Config: the settings, without the code of the class."""
+
+    final_config_dict: dict[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.final_config_dict.get(key)
 
 
 class _RecBoleUnpickler(pickle.Unpickler):
+    """Reads tensors, plain types and RecBole's enums; every other class of RecBole becomes a `RecordedConfig`."""
+
     def find_class(self, module: str, name: str) -> Any:
         whole = f"{module}.{name}"
         is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-        if module.startswith(_ALLOWED_MODULES) or whole in _ALLOWED_NAMES or is_storage:
+        if whole in _ALLOWED_NAMES or is_storage:
             return super().find_class(module, name)
+        if module == "recbole.utils.enum_type" and "." not in name:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and issubclass(found, enum.Enum):
+                return found
+        if module.startswith(_INERT_MODULES):
+            return RecordedConfig
         raise pickle.UnpicklingError(f"it holds '{whole}', which RecBole never writes")
 
 
 # torch.load takes a module that offers Unpickler and load.
 _recbole_pickle = types.SimpleNamespace(
-    Unpickler=_RecBoleUnpickler, load=lambda file: _RecBoleUnpickler(file).load(), __name__="recbole_pickle"
+    Unpickler=_RecBoleUnpickler,
+    load=lambda file, **options: _RecBoleUnpickler(file, **options).load(),
+    __name__="recbole_pickle",
 )
 _torch_load = torch.load
 
 
 def load_recbole_checkpoint(file: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
     """Read a checkpoint that RecBole wrote (a pickle), refusing anything that RecBole does not write into one.
+
+    Its ``config`` comes back as a `RecordedConfig`.
 
     Raises:
         InputError: if the file is missing, damaged, or holds something else.
@@ -136,6 +170,9 @@ def load_recbole_checkpoint(file: str | os.PathLike[str], map_location: Any = No
     try:
         with open(file, "rb") as stream, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return _torch_load(stream, map_location=map_location, weights_only=False, pickle_module=_recbole_pickle)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ImportError) as error:
-        raise InputError(f"'{file}' is not a readable checkpoint of RecBole: {str(error).splitlines()[0]}.") from error
+            content = _torch_load(stream, map_location=map_location, weights_only=False, pickle_module=_recbole_pickle)
+    except Exception as error:  # a damaged pickle raises anything
+        raise InputError(f"'{file}' is not a readable checkpoint of RecBole ({first_line(error)}).") from error
+    if not isinstance(content, dict) or not hasattr(content.get("config"), "final_config_dict"):
+        raise InputError(f"'{file}' is not a readable checkpoint of RecBole (it holds no configuration).")
+    return content

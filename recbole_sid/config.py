@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from recbole.config import Config as RecBoleConfig
 
-from recbole_sid.errors import InputError, nearest
+from recbole_sid.errors import InputError, first_line, nearest
 from recbole_sid.registry import get_model
 
 _HERE = Path(__file__).resolve().parent
@@ -48,7 +48,8 @@ class Config(RecBoleConfig):
     Args: as RecBole's Config. `model` may be ours or RecBole's.
 
     Raises:
-        InputError: for an unknown key (with the nearest known one), a missing file or an unknown model.
+        InputError: for an unknown key (with the nearest known one), a missing file, an unknown model, or a value that
+            RecBole refuses.
     """
 
     def __init__(
@@ -61,9 +62,23 @@ class Config(RecBoleConfig):
         for file in config_file_list or ():
             if not Path(file).is_file():
                 raise InputError(f"The configuration file '{file}' does not exist.")
-        super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
+        try:
+            super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
+        except InputError:
+            raise
+        except (ValueError, TypeError, NotImplementedError, RuntimeError, yaml.YAMLError) as error:
+            raise InputError(f"RecBole cannot use the configuration ({first_line(error)}).") from error
         self._check_keys()
         self._check_values()
+
+    def _load_config_files(self, file_list: Sequence[str]) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        for file in file_list:
+            content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self.yaml_loader) or {}
+            if not isinstance(content, dict):
+                raise InputError(f"The configuration file '{file}' must hold lines of `key: value`.")
+            settings.update(content)
+        return settings
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return {}  # RecBole reads sys.argv here, so that pytest's and Ray's arguments leak in.
@@ -112,11 +127,7 @@ class Config(RecBoleConfig):
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON types; a Config made of them is equal to this one."""
-        settings = {key: value for key, value in self.final_config_dict.items() if key not in DERIVED_KEYS}
-        settings["data_path"] = self._data_root()
-        if self["train_neg_sample_args"]["distribution"] == "none":
-            settings["train_neg_sample_args"] = None
-        return json.loads(json.dumps(settings, default=_as_plain, sort_keys=True))
+        return plain_settings(self.final_config_dict)
 
     def model_keys(self) -> list[str]:
         """Return the keys of the model's own property file (ours)."""
@@ -129,19 +140,29 @@ class Config(RecBoleConfig):
         keys |= set(semantic_id_keys()) | {"use_gpu", "worker", "beam_size", "n_user_tokens"}
         keys -= DERIVED_KEYS
         shared = {key: value for key, value in self.final_config_dict.items() if key in keys}
-        return {**shared, "data_path": self._data_root()}
-
-    def _data_root(self) -> str:
-        """Return data_path as the user gave it: RecBole appends the dataset's name when it builds the configuration."""
-        return str(Path(self["data_path"]).parent)
+        return {**shared, "data_path": _data_root(self.final_config_dict)}
 
     def fingerprint(self) -> str:
         """Return eight hex digits that name what this run computes, wherever and whenever it runs."""
         settings = {key: value for key, value in self.plain().items() if key not in VOLATILE_KEYS}
-        for key in ("teacher_path", "student_path"):
-            if settings.get(key):  # a checkpoint's name holds its own fingerprint
+        for key in ("teacher_path", "student_path", "semantic_ids_path", "feature_file", "feature_tokens"):
+            if settings.get(key):  # the name of a file, not where it lies (ours hold a fingerprint)
                 settings[key] = Path(settings[key]).name
         return fingerprint(settings)
+
+
+def plain_settings(final_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Config's ``final_config_dict`` as JSON types that make an equal Config."""
+    settings = {key: value for key, value in final_config.items() if key not in DERIVED_KEYS}
+    settings["data_path"] = _data_root(final_config)
+    if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        settings["train_neg_sample_args"] = None
+    return json.loads(json.dumps(settings, default=_as_plain, sort_keys=True))
+
+
+def _data_root(final_config: Mapping[str, Any]) -> str:
+    """Return data_path as the user gave it: RecBole appends the dataset's name when it builds the configuration."""
+    return str(Path(final_config["data_path"]).parent)
 
 
 def semantic_id_keys() -> list[str]:

@@ -14,3 +14,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest of `known`, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def first_line(error: Exception) -> str:
+    """Return the class and the first line of an exception, to quote in a message."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

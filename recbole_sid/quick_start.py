@@ -13,7 +13,7 @@ from recbole.utils import init_logger, init_seed
 
 from recbole_sid.checkpoint import check_lineage, is_checkpoint, lineage, load_checkpoint, load_weights
 from recbole_sid.compat import load_recbole_checkpoint
-from recbole_sid.config import Config
+from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.errors import InputError
 from recbole_sid.model.teacher import teacher_config
@@ -149,8 +149,8 @@ def _load_ours(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, 
 
 def _load_recbole(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, Any, Any]:
     checkpoint = load_recbole_checkpoint(model_file, map_location="cpu")
-    config = checkpoint["config"]
-    config.compatibility_settings()
+    recorded = checkpoint["config"].final_config_dict
+    config = Config(recorded["model"], recorded["dataset"], config_dict=plain_settings(recorded))
     dataset, loaders = _load_data(config)
     model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
     load_weights(model, checkpoint["state_dict"], model_file)

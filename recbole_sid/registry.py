@@ -9,7 +9,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_sid.errors import InputError, nearest
+from recbole_sid.compat import keeping_anomaly_mode
+from recbole_sid.errors import InputError, first_line, nearest
 
 MODELS = {
     "TIGER": "recbole_sid.model.tiger:TIGER",
@@ -58,8 +59,12 @@ def get_model(name: str) -> type:
     from recbole.utils import get_model as recbole_get_model
 
     try:
-        return recbole_get_model(name)
-    except (ValueError, AttributeError) as error:
+        with keeping_anomaly_mode():
+            return recbole_get_model(name)
+    except (ValueError, AttributeError, ImportError) as error:
+        known = {known.lower() for known in _recbole_model_names()}
+        if isinstance(error, ImportError) and name.lower() in known:  # LightGBM needs a package RecBole does not
+            raise InputError(f"RecBole's {name} cannot be imported ({first_line(error)}).") from error
         raise InputError(
             f"Unknown model '{name}'{nearest(name, [*MODELS, *_recbole_model_names()])}; "
             f"ours are {', '.join(MODELS)}, and every RecBole model works by its class name."

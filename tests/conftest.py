@@ -62,6 +62,7 @@ def data_path(tmp_path: Path) -> Path:
 
 # Small enough for a test, with levels of different sizes.
 SMALL = {
+    "use_gpu": False,
     "show_progress": False,
     "state": "WARNING",
     "codebook_sizes": [5, 3],

@@ -78,7 +78,11 @@ def test_model_and_dataset_are_needed(model: str | None, dataset: str | None) ->
 
 @pytest.mark.parametrize(
     ("model", "key", "near"),
-    [("TIGER", "learning_rat", "learning_rate"), ("SIDMLP", "alhpa", "alpha"), ("BPR", "embeding_size", "embedding_size")],
+    [
+        ("TIGER", "learning_rat", "learning_rate"),
+        ("SIDMLP", "alhpa", "alpha"),
+        ("BPR", "embeding_size", "embedding_size"),
+    ],
 )
 def test_unknown_key_names_the_nearest(model: str, key: str, near: str) -> None:
     with pytest.raises(InputError, match=f"Unknown configuration key '{key}' .did you mean '{near}'"):
@@ -94,6 +98,12 @@ def test_unknown_key_in_a_file_is_refused() -> None:
 def test_key_that_only_recboles_source_names_is_accepted(model: str, key: str) -> None:
     """No property file of RecBole lists these; its models, evaluator and datasets read them."""
     assert Config(model, "tiny", config_dict={key: 3})[key] == 3
+
+
+def test_model_of_a_package_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(InputError, match=r"RecBole's LightGBM cannot be imported .*lightgbm"):
+        Config("LightGBM", "tiny")
 
 
 def test_key_of_another_model_is_refused() -> None:
@@ -116,6 +126,31 @@ def test_every_key_our_code_reads_has_a_default() -> None:
 def test_missing_configuration_file_is_refused() -> None:
     with pytest.raises(InputError, match=r"configuration file 'none\.yaml' does not exist"):
         Config("TIGER", "tiny", ["none.yaml"])
+
+
+def test_configuration_file_may_be_empty() -> None:
+    assert Config("TIGER", "tiny", [write_yaml("empty.yaml", "# nothing yet")])["epochs"] == 150
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "word"])
+def test_malformed_configuration_file_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"must hold lines of `key: value`|cannot use the configuration"):
+        Config("TIGER", "tiny", [write_yaml("bad.yaml", text)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"topk": 0}, "topk must be a positive integer"),
+        ({"topk": "ten"}, "must be a integer"),
+        ({"metrics": ["Foo"]}, "no metric named 'Foo'"),
+        ({"metrics": ["AUC", "NDCG"]}, "can not be used at the same time"),
+        ({"repeatable": False}, "set `repeatable` as `True`"),
+    ],
+)
+def test_value_that_recbole_refuses_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=f"RecBole cannot use the configuration .*{reason}"):
+        Config("TIGER", "tiny", config_dict=changes)
 
 
 @pytest.mark.parametrize(("name", "near"), [("TIGR", "TIGER"), ("SIDMLPPlus", "SIDMLPPlusPlus"), ("SASRecs", "SASRec")])
@@ -230,14 +265,28 @@ def test_command_line_values(text: str, value: Any) -> None:
 
 def test_numpy_aliases_exist_after_a_configuration() -> None:
     Config("TIGER", "tiny")
-    assert (np.float, np.int, np.bool) == (np.float64, np.int_, np.bool_)
-    assert (np.object, np.str) == (np.object_, np.str_)
+    expected = {"bool": np.bool_, "int": np.int_, "float": np.float64, "complex": np.complex128, "object": np.object_}
+    expected |= {"str": np.str_, "unicode": np.str_, "long": np.int_}
+    assert {name: getattr(np, name) for name in expected} == expected
 
 
 def test_applying_the_patches_again_changes_nothing() -> None:
-    before = (RecBoleConfig.compatibility_settings, Trainer.evaluate, Trainer.resume_checkpoint, torch.load)
+    before = (Trainer.evaluate, Trainer.resume_checkpoint, torch.load)
     compat.apply()
-    assert (RecBoleConfig.compatibility_settings, Trainer.evaluate, Trainer.resume_checkpoint, torch.load) == before
+    assert (Trainer.evaluate, Trainer.resume_checkpoint, torch.load) == before
+    assert Config("TIGER", "tiny")["learning_rate"] == 0.003
+
+
+def test_looking_up_a_recbole_model_leaves_anomaly_detection_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RecBole turns it on for the whole process when its sequential models are first imported."""
+    package = "recbole.model.sequential_recommender"
+    for enabled in (False, True):
+        for name in [name for name in sys.modules if name.startswith(package)]:
+            monkeypatch.delitem(sys.modules, name)
+        with torch.autograd.set_detect_anomaly(enabled):
+            Config("SASRec", "tiny")
+            assert torch.is_anomaly_enabled() is enabled
+        assert f"{package}.sine" in sys.modules
 
 
 def test_require_recbole_accepts_what_is_installed() -> None:
@@ -247,7 +296,9 @@ def test_require_recbole_accepts_what_is_installed() -> None:
 
 def test_another_recbole_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.1.1")
-    with pytest.raises(ImportError, match=r"needs RecBole 1\.2\.1 but found 1\.1\.1: run `pip install --no-deps recbole"):
+    with pytest.raises(
+        ImportError, match=r"needs RecBole 1\.2\.1 but found 1\.1\.1: run `pip install --no-deps recbole"
+    ):
         compat.require_recbole()
 
 
@@ -265,7 +316,12 @@ def recboles_trainer(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
     """RecBole's own trainer with a BPR that it trained, and test data, all by RecBole's own code."""
     monkeypatch.setattr(sys, "argv", ["program"])
     settings = {"data_path": str(data_path), "epochs": 1, "state": "ERROR", "show_progress": False, "topk": [5]}
-    settings |= {"valid_metric": "Recall@5", "load_col": {"inter": ["user_id", "item_id"]}}
+    settings |= {
+        "gpu_id": "",
+        "valid_metric": "Recall@5",
+        "repeatable": True,
+        "load_col": {"inter": ["user_id", "item_id"]},
+    }
     config = RecBoleConfig("BPR", "tiny", config_dict=settings)
     init_seed(config["seed"], config["reproducibility"])
     train, valid, test = recbole_data_preparation(config, recbole_create_dataset(config))
@@ -292,12 +348,13 @@ def test_recboles_trainer_resumes_from_its_checkpoint(recboles_trainer: tuple[An
     assert again.start_epoch == 1
 
 
-def test_recboles_checkpoint_keeps_its_configuration(recboles_trainer: tuple[Any, Any]) -> None:
+def test_recboles_checkpoint_keeps_its_settings(recboles_trainer: tuple[Any, Any]) -> None:
     trainer, _ = recboles_trainer
-    config = compat.load_recbole_checkpoint(trainer.saved_model_file)["config"]
-    assert type(config) is RecBoleConfig
-    assert config.final_config_dict == trainer.config.final_config_dict
-    assert pickle.loads(pickle.dumps(config)).final_config_dict == config.final_config_dict
+    checkpoint = compat.load_recbole_checkpoint(trainer.saved_model_file)
+    assert checkpoint["config"].final_config_dict == trainer.config.final_config_dict
+    assert checkpoint["config"]["model"] == "BPR"
+    assert checkpoint["config"]["no such key"] is None
+    assert all(torch.equal(value, checkpoint["state_dict"][name]) for name, value in trainer.model.state_dict().items())
 
 
 class Calls:
@@ -349,7 +406,9 @@ def test_checkpoint_that_calls_something_is_refused(tmp_path: Path, call: Calls)
     assert not Path("called").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"text, no checkpoint", pickle.dumps([1, 2]), b"PK\x03\x04 cut short"], ids=repr)
+@pytest.mark.parametrize(
+    "content", [b"", b"text, no checkpoint", pickle.dumps([1, 2]), b"PK\x03\x04 cut short"], ids=repr
+)
 def test_damaged_recbole_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.pth").write_bytes(content)
     with pytest.raises(InputError, match=r"bad\.pth' is not a readable checkpoint of RecBole"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +113,9 @@ def test_rows_are_the_prefixes_of_each_user_in_time_order(tmp_path: Path, seed: 
         }
         assert found == {row[:3] for row in expected[name]}
         assert len(split) == len(expected[name])
-        assert not any(history[length:].any() for history, length in zip(rows["item_id_list"], rows["item_length"]))
+        assert not any(
+            history[length:].any() for history, length in zip(rows["item_id_list"], rows["item_length"], strict=True)
+        )
 
 
 @pytest.mark.parametrize("longest", [3, 20])
@@ -222,7 +225,7 @@ def test_training_sequences_leave_the_last_two_out(tmp_path: Path, seed: int) ->
     train = create_dataset(make_config("SASRec", write_dataset(tmp_path / "data", sequences))).build()[0]
     items, offsets = train.training_sequences()
     tokens = train.item_tokens()[items - 1]
-    found = [tokens[start:end].tolist() for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    found = [tokens[start:end].tolist() for start, end in pairwise(offsets)]
     assert sorted(found) == sorted([f"i{item}" for item in sequence[:-2]] for sequence in sequences)
 
 
@@ -240,7 +243,8 @@ def test_general_and_sequential_models_get_the_same_targets(tmp_path: Path) -> N
     general, sequential = (create_dataset(make_config(model, data)).build() for model in ("Pop", "SASRec"))
     assert isinstance(general[0], TimeOrderedDataset)
     for a, b in zip(general[1:], sequential[1:], strict=True):
-        pairs = [set(zip(*(split.inter_feat[key].tolist() for key in ("user_id", "item_id")))) for split in (a, b)]
+        feats = [split.inter_feat for split in (a, b)]
+        pairs = [set(zip(feat["user_id"].tolist(), feat["item_id"].tolist(), strict=True)) for feat in feats]
         assert pairs[0] == pairs[1]
         assert len(pairs[0]) == len(a)
 

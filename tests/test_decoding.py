@@ -222,6 +222,14 @@ def test_places_without_a_reachable_item_are_marked(search: Callable[..., Any]) 
         assert (leaves[:, 3:] == -1).all()
 
 
+def test_an_item_of_probability_zero_is_not_retrieved() -> None:
+    scorer = TableScorer(1, (2, 2))
+    scorer.table[0][(1,)][0] = -math.inf
+    leaves, scores = constrained_beam_search(scorer, Trie(np.array([[0, 1], [1, 0], [1, 1]]), (2, 2)), 3)
+    assert sorted(leaves[0].tolist()) == [-1, 0, 2]
+    assert scores[0, 2] == -math.inf
+
+
 @pytest.mark.parametrize(("sizes", "n_items"), SHAPES)
 @pytest.mark.parametrize("width", [1, 3, 10, math.inf])
 def test_unconstrained_search_equals_brute_force(sizes: tuple[int, ...], n_items: int, width: float) -> None:

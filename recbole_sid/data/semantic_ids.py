@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +27,7 @@ class SemanticIDs:
         recipe: how the codes were made (dataset, features, tokenizer, parameters, hashes), JSON types only.
 
     Raises:
-        InputError: if shapes disagree, a code is out of range, or an item occurs twice.
+        InputError: if shapes disagree, a code is no integer or out of range, or an item occurs twice.
     """
 
     codes: np.ndarray
@@ -37,6 +36,8 @@ class SemanticIDs:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not np.issubdtype(np.asarray(self.codes).dtype, np.integer):
+            raise InputError("Semantic IDs are integers: the codes given are not.")
         codes = np.ascontiguousarray(self.codes, dtype=np.int64)
         object.__setattr__(self, "codes", codes)
         object.__setattr__(self, "codebook_sizes", tuple(int(size) for size in self.codebook_sizes))
@@ -120,7 +121,7 @@ class SemanticIDs:
                 )
         except InputError:
             raise
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged file fails in zipfile, zlib, numpy or json, each with its own
             raise InputError(
                 f"'{path}' is not a semantic-ID file written by `recbole-sid tokenize` ({error})."
             ) from error

@@ -39,7 +39,7 @@ def _load(path: str) -> np.ndarray:
         raise InputError(f"There is no feature file at '{path}'.")
     try:
         matrix = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # damaged files make numpy raise many kinds
         raise InputError(f"'{path}' is not a .npy array ({error}).") from error
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.number):
         raise InputError(f"'{path}' must hold numbers of shape [n_items, d].")
@@ -51,5 +51,8 @@ def _tokens(path: str | None, n_rows: int) -> np.ndarray | list[str]:
         return np.arange(n_rows).astype(str)
     if not os.path.isfile(path):
         raise InputError(f"There is no feature_tokens file at '{path}'.")
-    with open(path, encoding="utf-8") as stream:
-        return stream.read().splitlines()
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is not a text file with one item token a line ({error}).") from error

@@ -10,6 +10,7 @@ from torch import nn
 from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights
 from recbole_sid.config import Config
 from recbole_sid.data.vocabulary import TokenVocabulary
+from recbole_sid.errors import InputError
 from recbole_sid.registry import get_model
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -45,7 +46,13 @@ class Teacher(Protocol):
 
 
 def teacher_config(config: Any) -> Config:
-    """Return the configuration of a student's teacher: what both share, then the student's ``teacher_config``."""
+    """Return the configuration of a student's teacher: what both share, then the student's ``teacher_config``.
+
+    Raises:
+        InputError: if the teacher's model is no `Teacher`.
+    """
+    if not hasattr(get_model(config["teacher_model"]), "level_logits"):
+        raise InputError(f"{config['teacher_model']} cannot be a teacher: it gives no level_logits, as TIGER does.")
     settings = {**config.shared_with_teacher(), **(config["teacher_config"] or {})}
     return Config(config["teacher_model"], config["dataset"], config_dict=settings)
 

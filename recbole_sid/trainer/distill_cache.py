@@ -48,7 +48,7 @@ class CachedSupervision:
         if folder is None:
             self._fill(online, loader, None, show_progress)
             return
-        target = folder / self._key(online)
+        target = folder / self._key(online, dataset)
         if target.is_dir():
             getLogger().info(f"Distillation cache reused from {target}")
         else:
@@ -95,9 +95,12 @@ class CachedSupervision:
         valid = step < n_tokens
         return torch.where(valid, self.start[row].unsqueeze(1) + step, 0), valid
 
-    def _key(self, online: OnlineSupervision) -> str:
-        """Return a name for the weights and rows that the cache holds results of."""
-        digest = hashlib.sha256(self.rows.numpy().tobytes() + self.lengths.numpy().tobytes())
+    def _key(self, online: OnlineSupervision, dataset: Any) -> str:
+        """Return a name for the weights, histories and targets that the cache holds results of."""
+        digest = hashlib.sha256(dataset.semantic_ids.fingerprint.encode())
+        fields = [dataset.sequences[field] for field in (dataset.uid_field, dataset.iid_field)]
+        for values in (self.rows, self.lengths, *fields):
+            digest.update(values.numpy().tobytes())
         for module in (online.encoder, online.teacher):
             digest.update(b"" if module is None else _hash_weights(module))
         return digest.hexdigest()[:16]

@@ -108,6 +108,8 @@ class SIDTrainer(Trainer):
             if resumed:
                 self._restore(resumed, train_data)
                 resumed = None
+            elif saved and number:  # from its first epoch on, the best weights are this stage's
+                self._save_last(number, -1, False, train_data)
             for epoch in range(self.start_epoch, self.stage.epochs):
                 stop = self._run_epoch(epoch, train_data, valid_data, verbose, saved, show_progress, callback_fn)
                 self.train_s += perf_counter() - started
@@ -134,6 +136,7 @@ class SIDTrainer(Trainer):
     def start_stage(self, stage: Stage, train_data: Any) -> None:
         """Make a fresh optimizer and schedule for the parameters that require gradients."""
         self.stage = stage
+        self.model.zero_grad(set_to_none=True)  # clipping would count what is left of the stage before
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self._build_optimizer(params=parameters, learning_rate=stage.learning_rate)
         self.scheduler = learning_rate_schedule(
@@ -166,7 +169,7 @@ class SIDTrainer(Trainer):
         message = f"{self.stage.name} epoch {epoch + 1}: loss {loss:.4f}, {perf_counter() - started:.1f}s"
         validates = bool(valid_data) and self.eval_step > 0
         stop, improved = False, not validates
-        if validates and (epoch + 1) % self.eval_step == 0:
+        if validates and (epoch + 1) % min(self.eval_step, self.stage.epochs) == 0:
             started = perf_counter()
             score, result = self.validate(valid_data)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in result.items())
@@ -213,8 +216,10 @@ class SIDTrainer(Trainer):
         return total.item() / max(1, len(train_data))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = torch.bfloat16 if self.device.type == "cpu" else None
-        return torch.autocast(self.device.type, dtype=dtype) if self.enable_amp else nullcontext()
+        if not self.enable_amp:
+            return nullcontext()
+        has_bfloat16 = self.device.type == "cpu" or torch.cuda.is_bf16_supported()
+        return torch.autocast(self.device.type, torch.bfloat16 if has_bfloat16 else torch.float16)
 
     @torch.no_grad()
     def evaluate(

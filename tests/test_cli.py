@@ -1,0 +1,195 @@
+"""The command line: what is read, what is written, and how wrong input ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER
+
+import recbole_sid
+from recbole_sid.cli import COMMANDS, Call, main, parse
+from recbole_sid.data import SemanticIDs
+from recbole_sid.errors import InputError
+
+
+def options(settings: dict[str, Any]) -> list[str]:
+    return [f"--{key}={value}" for key, value in settings.items()]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], Call("quick-start", {}, {})),
+        (["tokenize", "--dataset=tiny"], Call("tokenize", {"dataset": "tiny"}, {})),
+        (["--model=SIDMLP", "--epochs=3"], Call("run", {"model": "SIDMLP"}, {"epochs": 3})),
+        (["run", "--model", "TIGER", "--epochs", "3"], Call("run", {"model": "TIGER"}, {"epochs": 3})),
+        (["--learning_rate=1e-3", "--resume=True"], Call("quick-start", {}, {"learning_rate": 0.001, "resume": True})),
+        (["--topk=[5, 10]"], Call("quick-start", {}, {"topk": [5, 10]})),
+        (["--teacher_path=a=b.pth"], Call("quick-start", {}, {"teacher_path": "a=b.pth"})),
+        (["--seed=1", "--seed=1"], Call("quick-start", {}, {"seed": 1})),
+        (["--text_fields="], Call("quick-start", {}, {"text_fields": ""})),
+        (["--json=out.json", "--output=12"], Call("quick-start", {"json": "out.json", "output": "12"}, {})),
+        (["--gpu_id", "-1"], Call("quick-start", {}, {"gpu_id": -1})),
+    ],
+)
+def test_parse(words: list[str], expected: Call) -> None:
+    assert parse(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tokenise"], "Unknown command 'tokenise' .did you mean 'tokenize'.*known: quick-start, run, tokenize"),
+        (["xyz"], "Unknown command 'xyz'; known"),
+        (["run", "epochs=3"], "'epochs=3' is no option: write --key=value"),
+        (["run", "-e", "3"], "'-e' is no option"),
+        (["--epochs=1", "--epochs=2"], "--epochs is given twice with different values"),
+        (["--epochs"], "--epochs has no value: write --epochs=VALUE"),
+        (["--resume", "--seed=1"], "--resume has no value"),
+    ],
+)
+def test_parse_refuses(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse(words)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["run", "--help"], ["help"]])
+def test_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+    assert all(option in text for option in ("--config_files", "--json", "--output", "--KEY=VALUE"))
+
+
+def test_arguments_default_to_those_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["recbole-sid", "--help"])
+    assert main() == 0
+    assert "recbole-sid [COMMAND]" in capsys.readouterr().out
+
+
+def test_tokenize_writes_semantic_ids_and_their_quality(
+    settings: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset=tiny", "--output=ids.npz", "--json=result.json", *options(settings("TIGER"))]
+    assert main(["tokenize", *words]) == 0
+    result = json.loads(Path("result.json").read_text(encoding="utf-8"))
+    semantic_ids = SemanticIDs.load("ids.npz")
+    assert {key: result[key] for key in ("command", "version", "seed", "path", "fingerprint")} == {
+        "command": "tokenize",
+        "version": recbole_sid.__version__,
+        "seed": 2020,
+        "path": "ids.npz",
+        "fingerprint": semantic_ids.fingerprint,
+    }
+    assert result["device"].startswith("cpu")
+    assert [list(row) for row in result["rows"]] == [["level", "used", "size", "perplexity", "children_mean"]] * 3
+    for level, row in enumerate(result["rows"]):
+        codes = semantic_ids.codes[:, level]
+        prefixes, longer = (len(np.unique(semantic_ids.codes[:, :n], axis=0)) for n in (level, level + 1))
+        assert (row["level"], row["used"]) == (level + 1, len(set(codes.tolist())))
+        assert row["size"] == semantic_ids.codebook_sizes[level]
+        share = np.array([np.mean(codes == code) for code in set(codes.tolist())])
+        assert row["perplexity"] == pytest.approx(np.prod(share**-share))
+        assert row["children_mean"] == pytest.approx(longer / max(1, prefixes))
+    _, sizes = np.unique(semantic_ids.codes[:, :-1], axis=0, return_counts=True)
+    assert result["collided_items"] == sizes[sizes > 1].sum()
+    assert (result["groups"], result["largest_group"]) == ((sizes > 1).sum(), sizes.max())
+    assert f"Written: ids.npz ({semantic_ids.fingerprint})" in capsys.readouterr().out
+
+
+def test_tokenized_semantic_ids_are_those_of_a_run(settings: Callable[..., dict[str, Any]]) -> None:
+    words = ["--dataset=tiny", *options(settings("TIGER", epochs=1))]
+    assert main(["tokenize", *words]) == 0
+    (file,) = Path("saved", "semantic_ids").iterdir()
+    content = file.read_bytes()
+    assert main(["run", "--model=TIGER", *words]) == 0
+    assert list(Path("saved", "semantic_ids").iterdir()) == [file]
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("model", ["TIGER", "Pop"])
+def test_run_writes_its_result(
+    settings: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    changes = settings("TIGER", epochs=1, seed=3)
+    if model == "Pop":
+        changes = {key: changes[key] for key in ("data_path", "epochs", "seed", "state", "use_gpu")}
+    words = ["run", f"--model={model}", "--dataset=tiny", "--json=out/result.json", *options(changes)]
+    assert main(words) == 0
+    result = json.loads(Path("out/result.json").read_text(encoding="utf-8"))
+    assert (result["command"], result["version"], result["seed"]) == ("run", recbole_sid.__version__, 3)
+    (row,) = result["rows"]
+    assert {"recall@5", "recall@10", "ndcg@5", "ndcg@10", "users_per_s", "parameters", "wall_s"} < set(row)
+    assert row["model"] == model
+    (checkpoint,) = Path("saved").glob("*.pth")
+    assert f"Written: {checkpoint}" in capsys.readouterr().out
+
+
+def test_command_line_goes_over_the_files(settings: Callable[..., dict[str, Any]]) -> None:
+    Path("a.yaml").write_text(yaml.safe_dump({**settings("TIGER"), "seed": 1, "epochs": 1}), encoding="utf-8")
+    Path("b.yaml").write_text("seed: 2\ndataset: tiny\nmodel: TIGER\ncollaborative_window: 2", encoding="utf-8")
+    assert main(["run", "--config_files=a.yaml b.yaml", "--json=result.json", "--collaborative_window=3"]) == 0
+    assert json.loads(Path("result.json").read_text(encoding="utf-8"))["seed"] == 2
+    (file,) = Path("saved", "semantic_ids").iterdir()
+    assert SemanticIDs.load(file).recipe["collaborative_window"] == 3
+
+
+def test_quick_start_writes_table_figure_and_json(data_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student = {key: value for key, value in SMALL_STUDENT.items() if key != "teacher_config"}
+    common = {**SMALL, "data_path": str(data_path), "epochs": 1}
+    content = {"dataset": "tiny", "settings": common, "models": {"TIGER": SMALL_TIGER, "SIDMLP": student}}
+    Path("plan.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    assert main(["quick-start", "--config_files=plan.yaml", "--output=out", "--json=out/result.json", "--seed=5"]) == 0
+    result = json.loads(Path("out/result.json").read_text(encoding="utf-8"))
+    assert (result["command"], result["seed"]) == ("quick-start", 5)
+    assert [row["model"] for row in result["rows"]] == ["TIGER", "TIGER-constrained", "SIDMLP"]
+    table = Path("out/table.md").read_text(encoding="utf-8")
+    assert all(f"| {row['model']} | {row['recall@5']:.4f} |" in table for row in result["rows"])
+    assert table in capsys.readouterr().out
+    assert Path("out/accuracy_speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+WRONG = [
+    (["tokenise"], "Unknown command"),
+    (["run"], "Name a model and a dataset"),
+    (["run", "--model=TIGR", "--dataset=tiny"], "did you mean 'TIGER'"),
+    (["run", "--model=TIGER", "--dataset=none"], "There is no dataset folder"),
+    (["run", "--model=TIGER", "--dataset=tiny", "--learning_rat=3"], "did you mean 'learning_rate'"),
+    (["run", "--model=TIGER", "--dataset=tiny", "--metrics=[Foo]"], "no metric named"),
+    (["run", "--model=TIGER", "--dataset=tiny", "--config_files=none.yaml"], "does not exist"),
+    (["run", "--model=SIDMLP", "--dataset=tiny", "--teacher_path=none.pth"], "There is no checkpoint at"),
+    (["tokenize", "--dataset=tiny", "--tokenizer=rq_kmean", "--output=ids.npz"], "did you mean 'rq_kmeans'"),
+    (["tokenize", "--dataset=tiny", "--features=file", "--output=ids.npz"], "feature_file"),
+    (["quick-start", "--config_files=none.yaml", "--output=out"], "does not exist"),
+    (["quick-start", "--config_files=a.yaml b.yaml", "--output=out"], "takes one file"),
+    (["quick-start", "--unknown_key=1", "--output=out"], "Unknown configuration key"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda value: str(value)[:60])
+def test_wrong_input_ends_with_one_line_and_no_output(
+    capsys: pytest.CaptureFixture[str], data_path: Path, words: list[str], message: str
+) -> None:
+    small = options({"data_path": data_path, "state": "ERROR", "codebook_sizes": [5, 3], "collaborative_dim": 8})
+    assert main([*words, "--json=result.json", *small]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("recbole-sid: ")
+    assert message in line
+    assert not any(Path(name).exists() for name in ("result.json", "ids.npz", "out"))
+
+
+def test_interruption_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(call: Call) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "run", interrupted)
+    assert main(["run", "--model=TIGER"]) == 130
+    assert "--resume=True" in capsys.readouterr().err

@@ -1,0 +1,654 @@
+"""Training: repeatable, resumable after any interruption, selected on validation; distillation from a fixed teacher."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_sequences, write_dataset
+from recbole.model.general_recommender import BPR
+from recbole.trainer import Trainer
+from torch import nn
+from torch.testing import assert_close
+
+from recbole_sid.checkpoint import load_checkpoint
+from recbole_sid.config import Config
+from recbole_sid.data import create_dataset, data_preparation
+from recbole_sid.data.dataset import ROW_FIELD
+from recbole_sid.data.vocabulary import PAD
+from recbole_sid.errors import InputError
+from recbole_sid.model.supervision import OnlineSupervision
+from recbole_sid.model.teacher import teacher_config
+from recbole_sid.quick_start import Run, ensure_teacher, make_trainer, run_model
+from recbole_sid.trainer.distill_cache import CachedSupervision
+from recbole_sid.trainer.distillation import DistillationTrainer
+from recbole_sid.trainer.schedule import learning_rate_schedule
+
+OURS = ("TIGER", "SIDMLP", "SIDMLPPlusPlus")
+N_USERS, N_ITEMS = 14, 12
+
+
+@pytest.fixture
+def data_path(tmp_path: Path) -> Path:
+    """A dataset of three or four batches."""
+    return write_dataset(tmp_path / "data", random_sequences(0, N_USERS, N_ITEMS))
+
+
+@pytest.fixture
+def configure(settings: Callable[..., dict[str, Any]]) -> Callable[..., Config]:
+    """Return ``configure(model, **changes)``."""
+
+    def make(model: str, **changes: Any) -> Config:
+        return Config(model, changes.pop("dataset", "tiny"), config_dict=settings(model, **changes))
+
+    return make
+
+
+@pytest.fixture
+def train(configure: Callable[..., Config]) -> Callable[..., Run]:
+    """Return ``train(model, **changes)``: a whole run."""
+    return lambda model, **changes: run_model(configure(model, **changes))
+
+
+def make(config: Config) -> tuple[Any, Any, Any, Any]:
+    """The trainer that `run_model` would use, before its `fit`, and the loaders."""
+    loaders = data_preparation(config, create_dataset(config))
+    ensure_teacher(config, loaders[0], loaders[1])
+    return make_trainer(config, loaders[0]), *loaders
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def files(folder: str) -> set[str]:
+    """The kinds of checkpoints in a folder: model names, with .last for unfinished ones."""
+    return {path.name.split("-")[0] + (".last" if ".last." in path.name else "") for path in Path(folder).glob("*.pth")}
+
+
+def raise_interrupt(*args: Any, **kwargs: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("model", OURS)
+def test_same_seed_gives_the_same_weights_and_results(train: Callable[..., Run], model: str) -> None:
+    one, two = (train(model, checkpoint_dir=folder) for folder in ("one", "two"))
+    assert one.test_result == two.test_result
+    assert one.best_valid_result == two.best_valid_result
+    assert same_weights(weights(one.trainer.model), weights(two.trainer.model))
+    other = train(model, checkpoint_dir="other", seed=7)
+    assert not same_weights(weights(one.trainer.model), weights(other.trainer.model))
+
+
+@pytest.mark.parametrize("model", OURS)
+def test_checkpoints_load_without_pickle(train: Callable[..., Run], model: str) -> None:
+    run = train(model)
+    content = torch.load(run.trainer.saved_model_file, weights_only=True)
+    assert same_weights(content["state_dict"], weights(run.trainer.model))
+    assert content["best_valid_result"] == run.best_valid_result
+    assert content["finished"]
+    assert files("saved") == {model, "TIGER"}
+
+
+# Which method of the trainer an interruption hits, and at which of its calls.
+INTERRUPTIONS = [
+    *(("TIGER", "validate", call) for call in (1, 2, 3)),
+    *(("TIGER", "_save_last", call) for call in (1, 2, 3)),
+    *(("SIDMLPPlusPlus", "validate", call) for call in (2, 3, 4, 5)),
+    *(("SIDMLPPlusPlus", "_save_last", call) for call in (3, 4, 5, 7)),
+    *(("SIDMLPPlusPlus", "start_stage", call) for call in (2, 3)),
+    ("SIDMLP", "_save_checkpoint", 1),
+]
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "TIGER": {"epochs": 3},
+    "SIDMLP": {},
+    "SIDMLPPlusPlus": {"distill_stages": ["encoder", "decoder", "joint"]},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, Any]:
+    """Outcomes of whole runs by model; the same in every test, because the data are."""
+    return {}
+
+
+def outcome(run: Run) -> tuple[Any, ...]:
+    kinds = files(run.trainer.checkpoint_dir)
+    return weights(run.trainer.model), run.best_valid_score, run.best_valid_result, run.test_result, kinds
+
+
+@pytest.mark.parametrize(("model", "method", "call"), INTERRUPTIONS)
+def test_resumed_training_equals_the_uninterrupted(
+    configure: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: dict[str, Any],
+    model: str,
+    method: str,
+    call: int,
+) -> None:
+    if model not in uninterrupted:
+        uninterrupted[model] = outcome(run_model(configure(model, checkpoint_dir="whole", **LONG[model])))
+
+    trainer, train_data, valid_data, _ = make(configure(model, **LONG[model]))
+    calls, original = [], getattr(trainer, method)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train_data, valid_data)
+
+    torch.manual_seed(999)
+    np.random.seed(999)  # noqa: NPY002
+    found = outcome(run_model(configure(model, resume=True, **LONG[model])))
+    assert same_weights(found[0], uninterrupted[model][0])
+    assert found[1:] == uninterrupted[model][1:]
+
+
+def test_callback_may_interrupt(configure: Callable[..., Config]) -> None:
+    trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=3))
+    seen = []
+
+    def callback(epoch: int, score: float) -> None:
+        seen.append((epoch, score))
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train_data, valid_data, callback_fn=callback)
+    assert [epoch for epoch, _ in seen] == [0, 1]
+    assert load_checkpoint(trainer.last_file)["epoch"] == 0
+    again, train_data, valid_data, _ = make(configure("TIGER", epochs=3, resume=True))
+    again.fit(train_data, valid_data, callback_fn=lambda epoch, score: seen.append((epoch, score)))
+    assert [epoch for epoch, _ in seen] == [0, 1, 1, 2]
+    assert seen[1] == seen[2]
+
+
+def test_resume_does_not_continue_a_stage_that_stopped_early(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder stage stops after its second epoch, because its error rises."""
+    monkeypatch.setattr(DistillationTrainer, "state_error", lambda self, data: float(len(self.train_loss_dict)))
+    changes = {"encoder_epochs": 6, "stopping_step": 0, "epochs": 1}
+    whole = run_model(configure("SIDMLPPlusPlus", checkpoint_dir="whole", **changes))
+    trainer, train_data, valid_data, _ = make(configure("SIDMLPPlusPlus", **changes))
+    start_stage = trainer.start_stage
+    monkeypatch.setattr(
+        trainer,
+        "start_stage",
+        lambda stage, data: raise_interrupt() if trainer.train_loss_dict else start_stage(stage, data),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train_data, valid_data)
+    assert list(trainer.train_loss_dict) == [0, 1]
+    resumed = run_model(configure("SIDMLPPlusPlus", resume=True, **changes))
+    assert list(resumed.trainer.train_loss_dict) == [0]
+    assert same_weights(weights(whole.trainer.model), weights(resumed.trainer.model))
+
+
+def test_resume_checkpoint_asks_for_a_resume(configure: Callable[..., Config]) -> None:
+    trainer, _, _, _ = make(configure("TIGER"))
+    with pytest.raises(InputError, match=r"resumes from '.*\.last\.pth', not from 'other\.pth'"):
+        trainer.resume_checkpoint("other.pth")
+    trainer.resume_checkpoint(trainer.last_file)
+    assert trainer.config["resume"]
+
+
+@pytest.mark.parametrize("model", OURS)
+def test_finished_training_is_reused(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    first = train(model)
+    monkeypatch.setattr(type(first.trainer.model), "calculate_loss", raise_interrupt)
+    again = train(model, resume=True)
+    assert again.test_result == first.test_result
+    assert (again.best_valid_score, again.best_valid_result) == (first.best_valid_score, first.best_valid_result)
+    assert same_weights(weights(again.trainer.model), weights(first.trainer.model))
+    with pytest.raises(KeyboardInterrupt):
+        train(model, resume=False)
+
+
+def test_training_on_other_data_is_not_reused(train: Callable[..., Run], data_path: Path) -> None:
+    first = train("TIGER")
+    write_dataset(data_path, random_sequences(1, N_USERS, N_ITEMS))
+    again = train("TIGER", resume=True)
+    assert again.trainer.saved_model_file == first.trainer.saved_model_file
+    assert list(again.trainer.train_loss_dict) == [0, 1]
+
+
+def test_unfinished_training_on_other_data_is_refused(
+    configure: Callable[..., Config], data_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, train_data, valid_data, _ = make(configure("TIGER"))
+    monkeypatch.setattr(trainer, "_read_best", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train_data, valid_data)
+    write_dataset(data_path, random_sequences(1, N_USERS, N_ITEMS))
+    with pytest.raises(InputError, match=r"\.last\.pth' was trained with (item tokens|semantic IDs)"):
+        run_model(configure("TIGER", resume=True))
+
+
+def test_best_epoch_is_kept(configure: Callable[..., Config]) -> None:
+    trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=6, learning_rate=0.05))
+    scores: list[float] = []
+    best, result = trainer.fit(train_data, valid_data, callback_fn=lambda epoch, score: scores.append(score))
+    assert best == max(scores) == result["ndcg@10"]
+    assert np.argmax(scores[::-1]) > 0, "the last epoch is the best, which tells nothing"
+    trainer.model.apply(lambda module: [parameter.data.zero_() for parameter in module.parameters()])
+    assert trainer.evaluate(valid_data, load_best_model=True) == result
+    assert scores[load_checkpoint(trainer.saved_model_file)["epoch"]] == best
+
+
+@pytest.mark.parametrize(("metric", "scores"), [("NDCG@10", [3, 4, 2, 1, 9]), ("AveragePopularity@5", [3, 2, 4, 5, 1])])
+def test_early_stopping(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, metric: str, scores: list[float]
+) -> None:
+    metrics = ["NDCG", "AveragePopularity"]
+    config = configure("TIGER", epochs=5, stopping_step=1, valid_metric=metric, metrics=metrics)
+    trainer, train_data, valid_data, _ = make(config)
+    monkeypatch.setattr(trainer, "validate", lambda data: (float(scores[len(trainer.train_loss_dict) - 1]), {}))
+    best, _ = trainer.fit(train_data, valid_data)
+    assert len(trainer.train_loss_dict) == 4
+    assert best == scores[1]
+    assert trainer.best_epoch == 1
+
+
+def test_validation_every_few_epochs(configure: Callable[..., Config]) -> None:
+    seen: list[int] = []
+    trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=4, eval_step=2))
+    trainer.fit(train_data, valid_data, callback_fn=lambda epoch, score: seen.append(epoch))
+    assert seen == [1, 3]
+
+
+def test_stage_shorter_than_eval_step_is_validated_at_its_end(train: Callable[..., Run]) -> None:
+    run = train("SIDMLPPlusPlus", eval_step=2, encoder_epochs=1, epochs=2)
+    assert run.best_valid_result["ndcg@10"] >= 0
+
+
+def test_training_without_validation_keeps_the_last_epoch(configure: Callable[..., Config]) -> None:
+    trainer, train_data, _, _ = make(configure("TIGER", epochs=3))
+    trainer.fit(train_data)
+    assert load_checkpoint(trainer.saved_model_file)["epoch"] == 2
+
+
+def test_unsaved_training_writes_no_checkpoint(configure: Callable[..., Config]) -> None:
+    run = run_model(configure("TIGER"), saved=False)
+    assert set(run.test_result) == {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
+    assert files("saved") == set()
+
+
+def test_gradients_are_clipped(configure: Callable[..., Config]) -> None:
+    changes = {"learner": "sgd", "weight_decay": 0.0, "warmup_steps": 0, "lr_scheduler": "constant", "epochs": 1}
+    config = configure("TIGER", learning_rate=1.0, clip_grad_norm={"max_norm": 1e-3}, **changes)
+    trainer, train_data, _, _ = make(config)
+    before = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+    trainer.fit(train_data, saved=False)
+    moved = (torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()]) - before).norm()
+    assert 0 < moved <= 1.001e-3 * len(train_data)
+
+
+def test_mixed_precision_trains_float32_weights(train: Callable[..., Run]) -> None:
+    run, exact = train("SIDMLP", enable_amp=True), train("SIDMLP")
+    found, wanted = weights(run.trainer.model), weights(exact.trainer.model)
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in found.values())
+    assert not same_weights(found, wanted)
+    for name, value in found.items():
+        assert_close(value, wanted[name], rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SIDMLP"])
+def test_loss_that_is_not_finite_is_refused(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    trainer, train_data, valid_data, _ = make(configure(model))
+    loss = trainer.model.calculate_loss
+    monkeypatch.setattr(trainer.model, "calculate_loss", lambda batch: loss(batch) * float("nan"))
+    with pytest.raises(InputError, match=f"loss of {model}.* no longer finite: lower learning_rate"):
+        trainer.fit(train_data, valid_data)
+
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "constant": lambda share: 1,
+    "linear": lambda share: 1 - share,
+    "cosine": lambda share: math.cos(math.pi * share / 2) ** 2,  # (1 + cos(pi x)) / 2 by the half-angle formula
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(("warmup", "total"), [(0, 8), (4, 12), (5, 5), (10, 4)])
+def test_learning_rates(name: str, warmup: int, total: int) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = learning_rate_schedule(optimizer, name, warmup, total)
+    found = []
+    for _ in range(total + 1):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    rising = [2 * (step + 1) / (warmup + 1) for step in range(warmup)]
+    falling = [2 * SHAPES[name]((step - warmup) / max(1, total - warmup)) for step in range(warmup, total + 1)]
+    assert found == pytest.approx((rising + falling)[: total + 1], abs=1e-12)
+
+
+def test_schedule_ends_with_the_last_step_of_training(train: Callable[..., Run]) -> None:
+    trainer = train("TIGER", warmup_steps=2, lr_scheduler="linear").trainer
+    assert trainer.scheduler.last_epoch == 2 * len(make(trainer.config)[1])
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_unknown_schedule_is_refused(train: Callable[..., Run]) -> None:
+    with pytest.raises(InputError, match=r"Unknown lr_scheduler 'cosin' .did you mean 'cosine'"):
+        train("TIGER", lr_scheduler="cosin")
+
+
+# --- Distillation -----------------------------------------------------------------------------------------------------
+
+
+STAGES = [("SIDMLP", "decoder"), *(("SIDMLPPlusPlus", stage) for stage in ("encoder", "decoder", "joint"))]
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize(("model", "stage"), STAGES)
+def test_cached_supervision_is_the_online_one_in_half_precision(
+    configure: Callable[..., Config], model: str, stage: str, where: str
+) -> None:
+    trainer, train_data, _, _ = make(configure(model))
+    student, teacher = trainer.model.eval(), trainer.model.teacher
+    encoder = {"encoder": teacher.history_encoder, "decoder": student.history_encoder}.get(stage)
+    online = OnlineSupervision(student, encoder, None if stage == "encoder" else teacher)
+    folder = Path("cache") if where == "disk" else None
+    cached = CachedSupervision(online, train_data, torch.device("cpu"), folder, show_progress=False)
+    n_rows = 0
+    for batch in train_data:
+        given, wanted = cached(batch), online(batch)
+        n_rows += len(batch)
+        assert torch.equal(given.mask, wanted.mask)
+        assert_close(given.states[given.mask], wanted.states[given.mask].float(), rtol=1e-3, atol=1e-4)
+        assert not given.states[~given.mask].any()
+        assert len(given.logits) == (0 if stage == "encoder" else 3)
+        for a, b in zip(given.logits, wanted.logits, strict=True):
+            assert_close(a, b, rtol=1e-3, atol=1e-3)
+    assert n_rows == len(train_data._dataset)
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_training_from_the_cache_comes_close_to_training_online(train: Callable[..., Run], where: str) -> None:
+    stages = ["encoder", "decoder", "joint"]
+    losses = []
+    for cache in ("none", where):
+        trainer = train("SIDMLPPlusPlus", distill_cache=cache, checkpoint_dir=cache, distill_stages=stages).trainer
+        losses.append([*trainer.train_loss_dict.values(), trainer.best_valid_score])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[1] != losses[0]
+
+
+def test_disk_cache_is_reused(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train("SIDMLP", distill_cache="disk", distill_cache_dir="cache")
+    assert len(os.listdir("cache")) == 1
+    fill = CachedSupervision._fill
+    monkeypatch.setattr(CachedSupervision, "_fill", raise_interrupt)
+    again = train("SIDMLP", distill_cache="disk", distill_cache_dir="cache")
+    assert again.test_result == first.test_result
+    monkeypatch.setattr(CachedSupervision, "_fill", fill)
+    train("SIDMLP", distill_cache="disk", distill_cache_dir="cache", teacher_config={"d_model": 8, "epochs": 1})
+    assert len(os.listdir("cache")) == 2
+
+
+def test_disk_cache_of_other_histories_is_not_reused(train: Callable[..., Run], tmp_path: Path) -> None:
+    """Same items, lengths, semantic IDs and teacher; other items in the histories."""
+    sequences = random_sequences(0, N_USERS, N_ITEMS)
+    other = write_dataset(tmp_path / "other", [sequences[0], *(items[::-1] for items in sequences[1:])])
+    cache = {"distill_cache": "disk", "distill_cache_dir": "cache"}
+    first = train("SIDMLP", **cache)
+    (semantic_ids,) = Path("saved", "semantic_ids").iterdir()
+    given = {"teacher_path": first.config["teacher_path"], "semantic_ids_path": str(semantic_ids)}
+    train("SIDMLP", **cache, **given)
+    assert len(os.listdir("cache")) == 1
+    train("SIDMLP", **cache, **given, data_path=str(other))
+    assert len(os.listdir("cache")) == 2
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_no_unfinished_cache_remains(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    config = configure("SIDMLP", distill_cache="disk", distill_cache_dir="cache")
+    trainer, train_data, valid_data, _ = make(config)
+    calls, level_logits = [], trainer.model.teacher.level_logits
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return level_logits(*args)
+
+    monkeypatch.setattr(trainer.model.teacher, "level_logits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train_data, valid_data)
+    assert os.listdir("cache") == []
+
+
+def test_unknown_cache_is_refused(train: Callable[..., Run]) -> None:
+    with pytest.raises(InputError, match="distill_cache='ram' must be none, memory or disk"):
+        train("SIDMLP", distill_cache="ram")
+
+
+@pytest.mark.parametrize("model", ["SIDMLP", "SIDMLPPlusPlus"])
+def test_teacher_does_not_change(configure: Callable[..., Config], model: str) -> None:
+    stages = ["decoder"] if model == "SIDMLP" else ["encoder", "decoder", "joint"]
+    trainer, train_data, valid_data, _ = make(configure(model, distill_stages=stages))
+    teacher, file = trainer.model.teacher, trainer.config["teacher_path"]
+    before, content = weights(teacher), Path(file).read_bytes()
+    assert same_weights(before, load_checkpoint(file)["state_dict"])
+    student = weights(trainer.model)
+    trainer.fit(train_data, valid_data)
+    assert same_weights(weights(teacher), before)
+    assert Path(file).read_bytes() == content
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+    changed = {
+        name.split(".")[0] for name, value in weights(trainer.model).items() if not torch.equal(value, student[name])
+    }
+    assert changed == ({"decoder"} if model == "SIDMLP" else {"decoder", "history_encoder"})
+
+
+def test_student_trains_its_teacher_first_and_reuses_it(
+    train: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = train("SIDMLP")
+    assert "training its teacher TIGER first" in caplog.text
+    teacher = Path(first.config["teacher_path"])
+    written = teacher.stat().st_mtime_ns
+    caplog.clear()
+    again = train("SIDMLP")
+    assert f"reusing the TIGER in {teacher}" in caplog.text
+    assert "training its teacher" not in caplog.text
+    assert teacher.stat().st_mtime_ns == written
+    assert again.test_result == first.test_result
+
+
+def test_students_share_the_teacher_that_was_trained_alone(
+    train: Callable[..., Run], configure: Callable[..., Config]
+) -> None:
+    tiger = train("TIGER")
+    for model in ("SIDMLP", "SIDMLPPlusPlus"):
+        config = configure(model)
+        assert teacher_config(config).fingerprint() == tiger.config.fingerprint()
+        assert train(model).config["teacher_path"] == tiger.trainer.saved_model_file
+
+
+def test_interrupted_teacher_is_continued(configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure("SIDMLP")
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    with monkeypatch.context() as patch:
+        patch.setattr("recbole_sid.trainer.sid_trainer.SIDTrainer._read_best", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ensure_teacher(config, train_data, valid_data)
+    assert files("saved") == {"TIGER", "TIGER.last"}
+    monkeypatch.setattr("recbole_sid.model.tiger.TIGER.calculate_loss", raise_interrupt)
+    ensure_teacher(configure("SIDMLP", resume=True), train_data, valid_data)
+    assert files("saved") == {"TIGER"}
+
+
+def test_given_teacher_needs_no_settings(train: Callable[..., Run]) -> None:
+    tiger = train("TIGER", d_model=12, checkpoint_dir="teachers")
+    student = train("SIDMLP", teacher_path=tiger.trainer.saved_model_file, teacher_config={})
+    assert student.trainer.model.teacher.d_model == 12
+    assert files("saved") == {"SIDMLP"}
+
+
+@pytest.fixture
+def teacher_path(train: Callable[..., Run]) -> str:
+    return train("TIGER", epochs=1, checkpoint_dir="teachers").trainer.saved_model_file
+
+
+def test_teacher_of_another_dataset_is_refused(
+    train: Callable[..., Run], tmp_path: Path, data_path: Path, teacher_path: str
+) -> None:
+    write_dataset(data_path, random_sequences(0, N_USERS, N_ITEMS), "other")
+    with pytest.raises(InputError, match=r"TIGER.*was trained with dataset tiny but this run has dataset other"):
+        train("SIDMLP", dataset="other", teacher_path=teacher_path)
+    data = write_dataset(tmp_path / "more", [*random_sequences(0, N_USERS, N_ITEMS), list(range(40))])
+    with pytest.raises(InputError, match=r"was trained with item tokens \w{8} but this run has item tokens \w{8}"):
+        train("SIDMLP", data_path=str(data), teacher_path=teacher_path)
+
+
+def test_teacher_of_other_semantic_ids_is_refused(train: Callable[..., Run], teacher_path: str) -> None:
+    with pytest.raises(InputError, match=r"was trained with semantic IDs \w{8} but this run has semantic IDs \w{8}"):
+        train("SIDMLP", codebook_sizes=[4, 4], teacher_path=teacher_path)
+
+
+def test_student_cannot_be_a_teacher(train: Callable[..., Run]) -> None:
+    student = train("SIDMLP", epochs=1)
+    with pytest.raises(InputError, match="SIDMLP cannot be a teacher"):
+        train("SIDMLP", teacher_path=student.trainer.saved_model_file)
+    with pytest.raises(InputError, match="SASRec cannot be a teacher"):
+        train("SIDMLP", teacher_model="SASRec", teacher_config={})
+
+
+def test_checkpoint_of_another_model_is_refused(configure: Callable[..., Config], teacher_path: str) -> None:
+    config = configure("SIDMLP", teacher_path=teacher_path, student_path=teacher_path)
+    trainer, train_data, valid_data, test_data = make(config)
+    with pytest.raises(InputError, match="holds a TIGER, not a SIDMLP"):
+        trainer.fit(train_data, valid_data)
+    with pytest.raises(InputError, match="holds a TIGER, not a SIDMLP"):
+        trainer.evaluate(test_data, model_file=teacher_path)
+
+
+def test_weights_of_another_shape_are_refused(train: Callable[..., Run], configure: Callable[..., Config]) -> None:
+    small = train("TIGER", epochs=1, d_model=8)
+    trainer, _, _, test_data = make(configure("TIGER"))
+    with pytest.raises(InputError, match=r"do not fit TIGER as configured: .*size mismatch"):
+        trainer.evaluate(test_data, model_file=small.trainer.saved_model_file)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text", "flipped", "other torch file"])
+def test_unreadable_teacher_is_refused(train: Callable[..., Run], teacher_path: str, damage: str) -> None:
+    file = Path(teacher_path)
+    content = file.read_bytes()
+    position = content.index(b"package_version")
+    if damage == "missing":
+        file.unlink()
+    elif damage == "other torch file":
+        torch.save({"state_dict": {}}, file)
+    else:
+        file.write_bytes(
+            {
+                "empty": b"",
+                "cut": content[: len(content) // 2],
+                "text": b"no checkpoint",
+                "flipped": content[:position] + b"\xff" + content[position + 1 :],
+            }[damage]
+        )
+    with pytest.raises(
+        InputError, match=r"no checkpoint at|is damaged or no checkpoint|is no checkpoint of recbole_sid"
+    ):
+        train("SIDMLP", teacher_path=teacher_path)
+
+
+def test_recboles_checkpoint_as_teacher_is_refused(train: Callable[..., Run], data_path: Path) -> None:
+    run = run_model(Config("BPR", "tiny", config_dict={"data_path": str(data_path), "epochs": 1, "use_gpu": False}))
+    assert type(run.trainer) is Trainer
+    assert isinstance(run.trainer.model, BPR)
+    with pytest.raises(InputError, match=r"BPR-.*is damaged or no checkpoint of recbole_sid"):
+        train("SIDMLP", teacher_path=run.trainer.saved_model_file)
+
+
+def test_stages_can_run_alone(train: Callable[..., Run], configure: Callable[..., Config]) -> None:
+    encoder = train("SIDMLPPlusPlus", distill_stages=["encoder"])
+    assert encoder.best_valid_result.keys() == {"state error"}
+    file = encoder.trainer.saved_model_file
+    decoder = train("SIDMLPPlusPlus", distill_stages="decoder", student_path=file)
+    assert decoder.trainer.saved_model_file != file
+    assert decoder.best_valid_result["ndcg@10"] == decoder.best_valid_score
+    trained, start = weights(decoder.trainer.model), weights(encoder.trainer.model)
+    for name in start:
+        assert torch.equal(trained[name], start[name]) == (not name.startswith("decoder.")), name
+
+
+@pytest.mark.parametrize(
+    ("model", "stages", "known"),
+    [
+        ("SIDMLPPlusPlus", ["encode"], "encoder, decoder, joint"),
+        ("SIDMLP", ["encoder", "decoder"], "decoder"),
+        ("SIDMLPPlusPlus", [], "encoder, decoder, joint"),
+    ],
+)
+def test_unknown_stage_is_refused(train: Callable[..., Run], model: str, stages: list[str], known: str) -> None:
+    with pytest.raises(InputError, match=rf"distill_stages=.* is not possible for {model}: choose from {known}\."):
+        train(model, distill_stages=stages)
+
+
+def test_encoder_stage_reduces_the_error_of_the_states(configure: Callable[..., Config]) -> None:
+    config = configure("SIDMLPPlusPlus", distill_stages=["encoder"], encoder_epochs=8, encoder_learning_rate=0.01)
+    trainer, train_data, valid_data, _ = make(config)
+    before = trainer.state_error(valid_data)
+    score, result = trainer.fit(train_data, valid_data)
+    assert result["state error"] < 0.8 * before
+    assert trainer.state_error(valid_data) == pytest.approx(result["state error"])
+    assert score == -result["state error"]
+
+
+def test_state_error_is_the_mean_over_tokens(configure: Callable[..., Config]) -> None:
+    trainer, _, valid_data, _ = make(configure("SIDMLPPlusPlus", eval_batch_size=7))
+    model, squares, n_values = trainer.model.eval(), 0.0, 0
+    for row in range(len(valid_data._dataset)):
+        tokens = model.history_tokens(valid_data._dataset[[row]])
+        assert (tokens != PAD).all()
+        with torch.no_grad():
+            states = [
+                encoder(tokens, tokens != PAD) for encoder in (model.history_encoder, model.teacher.history_encoder)
+            ]
+        squares += float((states[0] - states[1]).square().sum())
+        n_values += states[0].numel()
+    assert trainer.state_error(valid_data) == pytest.approx(squares / n_values, rel=1e-4)
+
+
+def test_every_training_row_is_seen_once_an_epoch(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, train_data, _, _ = make(configure("TIGER", epochs=2))
+    rows: list[int] = []
+    loss = trainer.model.calculate_loss
+    monkeypatch.setattr(
+        trainer.model, "calculate_loss", lambda batch: (rows.extend(batch[ROW_FIELD].tolist()), loss(batch))[1]
+    )
+    trainer.fit(train_data, saved=False)
+    n = len(train_data._dataset)
+    expected = sorted(train_data._dataset.inter_feat[ROW_FIELD].tolist())
+    assert [sorted(rows[:n]), sorted(rows[n:])] == [expected, expected]
+    assert rows[:n] != rows[n:]
