@@ -1,4 +1,4 @@
-"""Tokens that an encoder computes per epoch: full rectangle, random batches, batches bucketed by length, and no padding.
+"""Tokens that an encoder computes per epoch: rectangle, random batches, batches bucketed by length, no padding at all.
 
 python benchmarks/padding.py DATASET [DATA_PATH] [--batch 256] [--levels 4]
 """

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from recbole_sid.progress import progress
 from recbole_sid.tokenizer.base import Tokenizer
 
 
@@ -98,7 +98,7 @@ class RQVAE(Tokenizer):
         # k-means initialisation wants a first batch with more rows than the largest codebook has codes.
         batch_size = min(len(rows), max(self.batch_size, *self.codebook_sizes))
         self.losses_: list[float] = []
-        for _ in tqdm(range(self.epochs), desc="RQ-VAE", disable=not self.show_progress):
+        for _ in progress(range(self.epochs), "RQ-VAE", self.show_progress, unit="epoch"):
             total = 0.0
             for index in torch.randperm(len(rows)).split(batch_size):
                 batch = rows[index]

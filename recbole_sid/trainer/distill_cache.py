@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
+from recbole_sid.progress import progress
 
 
 class CachedSupervision:
@@ -77,9 +77,7 @@ class CachedSupervision:
         self.logits = _allocate(folder, "logits", (len(self.rows), sum(self.sizes)))
         order = torch.argsort(self.lengths, stable=True)  # neighbours of like length: little padding
         batches = order.split(loader.step)
-        for number, batch in enumerate(
-            tqdm(batches, desc="Cache teacher", ncols=100, disable=not show_progress, unit="batch")
-        ):
+        for number, batch in enumerate(progress(batches, "Cache teacher", show_progress)):
             given = online(loader._dataset[batch].to(self.device))
             if number == 0:
                 self.states = _allocate(folder, "states", (int(self.n_tokens.sum()), given.states.shape[-1]))

@@ -15,11 +15,11 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, early_stopping
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights, save_checkpoint
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.collector import RetrievedItemsCollector
+from recbole_sid.progress import progress
 from recbole_sid.trainer.schedule import learning_rate_schedule
 
 
@@ -197,7 +197,7 @@ class SIDTrainer(Trainer):
         loss_func = loss_func or self.model.calculate_loss
         total = torch.zeros((), device=self.device)
         label = f"{self.stage.name} {epoch_idx + 1}/{self.stage.epochs}"
-        for batch in tqdm(train_data, desc=label, ncols=100, leave=False, disable=not show_progress, unit="batch"):
+        for batch in progress(train_data, label, show_progress):
             self.optimizer.zero_grad(set_to_none=True)
             with self._autocast():
                 loss = loss_func(batch.to(self.device))

@@ -1,0 +1,17 @@
+"""Progress bars: one look everywhere, and few lines where the output is a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def progress(items: Iterable[Item], label: str, show: bool, unit: str = "batch", keep: bool = False) -> Iterable[Item]:
+    """Return `items` under a bar with rate and remaining time; `keep` leaves the full bar on the screen."""
+    seconds = 0.2 if sys.stderr.isatty() else 10
+    return tqdm(items, desc=label, ncols=100, unit=unit, leave=keep, disable=not show, mininterval=seconds)
