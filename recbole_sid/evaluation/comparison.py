@@ -32,22 +32,25 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def accuracy_speed_figure(rows: Sequence[Row], path: str | os.PathLike[str], metric: str = "ndcg@10") -> None:
-    """Draw `metric` against users per second (log scale), one labelled point a row, and write a PNG to `path`."""
+    """Draw `metric` against users per second (log scale), one point a row, and write a PNG to `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for number, row in enumerate(rows):
-        axes.scatter(row["users_per_s"], row[metric], s=60, color=f"C{number}")
-        axes.annotate(
-            row["model"], (row["users_per_s"], row[metric]), textcoords="offset points", xytext=(7, 5), fontsize=9
-        )
+        marker = "osD^vP*X"[number % 8]
+        axes.scatter(row["users_per_s"], row[metric], s=70, marker=marker, label=row["model"], alpha=0.85)
     axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.1, y=0.15)
     axes.set_xlabel("users per second of full evaluation (log scale)")
     axes.set_ylabel(_title(metric))
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))
 
