@@ -40,8 +40,8 @@ class TimeOrderedDataset(Dataset):
         if self.config["eval_args"]["order"] == "TO":
             if self.time_field not in self.inter_feat:
                 raise InputError(
-                    f"'{self.dataset_name}.inter' has no loaded field '{self.time_field}': name it in load_col, or name "
-                    "the field that holds the time in TIME_FIELD."
+                    f"'{self.dataset_name}.inter' has no loaded field '{self.time_field}': name it in load_col, or "
+                    "name the field that holds the time in TIME_FIELD."
                 )
             self.inter_feat = self.inter_feat.sort_values([self.uid_field, self.time_field], kind="stable")
             self.inter_feat = self.inter_feat.reset_index(drop=True)
