@@ -197,10 +197,14 @@ def test_main_job_compares_five_models(data_path: Path) -> None:
 
 
 def test_main_job_rows_are_those_of_single_runs(data_path: Path) -> None:
-    rows = run_main_job(plan(data_path), report=lambda line: None)
+    rows = run_main_job(plan(data_path, models={"TIGER": SMALL_TIGER}), report=lambda line: None)
     settings = {**SMALL, **SMALL_TIGER, "data_path": str(data_path), "epochs": 1, "checkpoint_dir": "other"}
-    result = run_recbole_sid("TIGER", "tiny", config_dict=settings)["test_result"]
-    assert {metric: rows[3][metric] for metric in METRICS} == dict(result)
+    results = []
+    for row, constrained in zip(rows, (False, True), strict=True):
+        run = run_recbole_sid("TIGER", "tiny", config_dict={**settings, "constrained": constrained})
+        results.append(dict(run["test_result"]))
+        assert {metric: row[metric] for metric in METRICS} == results[-1]
+    assert results[0] != results[1]
 
 
 def test_main_job_overrides_hold_for_all_models(data_path: Path) -> None:
