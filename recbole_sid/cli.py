@@ -30,6 +30,7 @@ quick-start and tokenize also take --output: a folder for table and picture, or 
 """
 
 _OWN_OPTIONS = ("model", "dataset", "config_files", "json", "output")
+_NOT_TAKEN = {"quick-start": ("model", "dataset"), "run": ("output",)}
 
 
 class Call(NamedTuple):
@@ -82,6 +83,9 @@ def parse(arguments: Sequence[str]) -> Call:
     if command not in COMMANDS:
         raise InputError(f"Unknown command '{command}'{nearest(command, COMMANDS)}; known: {', '.join(COMMANDS)}.")
     options = {key: settings.pop(key) for key in _OWN_OPTIONS if key in settings}
+    for key in options:
+        if key in _NOT_TAKEN.get(command, ()):
+            raise InputError(f"{command} takes no --{key}.")
     return Call(command, options, {key: parse_value(value) for key, value in settings.items()})
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from recbole.config import Config as RecBoleConfig
+from recbole.utils import EvaluatorType
 
 from recbole_sid.errors import InputError, first_line, nearest
 from recbole_sid.registry import get_model
@@ -39,6 +40,7 @@ DERIVED_KEYS = frozenset(
 )
 # Keys that a student's run and its teacher's run share: the data, the semantic IDs and how results are measured.
 _SHARED_SECTIONS = ("Dataset", "Evaluation", "General")
+_COUNTS = ("epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "beam_size", "n_user_tokens")
 _LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
 
 
@@ -121,9 +123,21 @@ class Config(RecBoleConfig):
             raise InputError(
                 "recbole_sid rebuilds datasets instead of pickling them: leave out save_dataset/dataloaders."
             )
+        for key in _COUNTS:
+            if not isinstance(self[key], int) or isinstance(self[key], bool) or self[key] < 1:
+                raise InputError(f"{key}={self[key]!r} must be a whole number of at least 1.")
+        sizes = self["codebook_sizes"]
+        if not isinstance(sizes, (list, tuple)) or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise InputError(f"codebook_sizes={sizes!r} must be a list of whole numbers above 0, such as [256, 256].")
         largest, beam = max(self["topk"]), self["beam_size"]
-        if beam is not None and beam < largest:
+        if beam < largest:
             raise InputError(f"beam_size={beam} is smaller than the largest topk={largest}: raise beam_size.")
+        metrics = [f"{metric}@{k}".lower() for metric in self["metrics"] for k in self["topk"]]
+        if self["valid_metric"].lower() not in metrics and self["eval_type"] == EvaluatorType.RANKING:
+            raise InputError(
+                f"valid_metric={self['valid_metric']} is not measured{nearest(self['valid_metric'].lower(), metrics)}: "
+                "add it to metrics and topk."
+            )
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON types; a Config made of them is equal to this one."""
@@ -176,12 +190,16 @@ def fingerprint(settings: Any) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """Read a command-line value as RecBole does: Python literals, true/false, else the text itself."""
+    """Read a command-line value: a Python literal, true/false, a YAML list or dictionary, else the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        pass
+    try:  # lists and dictionaries also without quotes, as in property files: [collaborative, text]
+        return yaml.safe_load(text) if text[:1] in ("[", "{") else text
+    except yaml.YAMLError:
         return text
 
 

@@ -193,3 +193,9 @@ def test_interruption_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setitem(COMMANDS, "run", interrupted)
     assert main(["run", "--model=TIGER"]) == 130
     assert "--resume=True" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["quick-start", "--model=TIGER"], ["run", "--model=TIGER", "--output=folder"]])
+def test_option_that_a_command_does_not_take_is_refused(words: list[str]) -> None:
+    with pytest.raises(InputError, match=f"{words[0]} takes no --"):
+        parse(words)

@@ -418,3 +418,25 @@ def test_damaged_recbole_checkpoint_is_refused(tmp_path: Path, content: bytes) -
 def test_missing_recbole_checkpoint_is_refused() -> None:
     with pytest.raises(InputError, match=r"no checkpoint at 'none\.pth'"):
         compat.load_recbole_checkpoint("none.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("epochs", 0, "epochs=0 must be a whole number of at least 1"),
+        ("epochs", "many", "epochs='many' must be a whole number"),
+        ("train_batch_size", 0, "train_batch_size=0 must be"),
+        ("MAX_ITEM_LIST_LENGTH", 0, "MAX_ITEM_LIST_LENGTH=0 must be"),
+        ("codebook_sizes", [4, 0], r"codebook_sizes=\[4, 0\] must be a list of whole numbers above 0"),
+        ("codebook_sizes", "256", "must be a list of whole numbers above 0"),
+        ("valid_metric", "NDGC@10", r"valid_metric=NDGC@10 is not measured \(did you mean 'ndcg@10'\?\)"),
+    ],
+)
+def test_impossible_value_is_refused(key: str, value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Config("TIGER", "ml-100k", config_dict={key: value})
+
+
+def test_lists_need_no_inner_quotes_on_the_command_line() -> None:
+    assert parse_value("[collaborative, text]") == parse_value("['collaborative','text']") == ["collaborative", "text"]
+    assert parse_value("{max_norm: 1.0}") == {"max_norm": 1.0}

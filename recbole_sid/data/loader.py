@@ -11,6 +11,8 @@ from recbole.data.utils import get_dataloader
 from torch.utils.data import Sampler
 
 from recbole_sid.data.build import semantic_ids_for
+from recbole_sid.data.dataset import HistoryDataset
+from recbole_sid.errors import InputError
 from recbole_sid.registry import MODELS
 
 # Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
@@ -57,11 +59,13 @@ def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     training part, are attached to the training dataset.
 
     Raises:
-        InputError: if a split is empty, or the semantic IDs do not fit the dataset.
+        InputError: if a split is empty or ready-made, or the semantic IDs do not fit the dataset.
     """
     loaders = recbole_data_preparation(config, dataset)
     if config["model"] in MODELS:
         train = loaders[0]
+        if not isinstance(train._dataset, HistoryDataset):
+            raise InputError(f"{config['model']} splits whole sequences itself: leave out benchmark_filename.")
         train._dataset.semantic_ids = semantic_ids_for(config, train._dataset)
         bucket_by_length(train)
     return loaders
