@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from typing import Any
@@ -70,6 +71,14 @@ def lineage(config: Any, dataset: Any) -> dict[str, str]:
     }
 
 
+def hash_weights(module: torch.nn.Module) -> str:
+    """Return eight hex digits over the names and values of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
 def check_lineage(path: str | os.PathLike[str], recorded: dict[str, str], current: dict[str, str]) -> None:
     """Refuse a checkpoint trained on something else.
 
@@ -80,7 +89,8 @@ def check_lineage(path: str | os.PathLike[str], recorded: dict[str, str], curren
         if recorded.get(what) != value:
             raise InputError(
                 f"'{path}' was trained with {what} {recorded.get(what)} but this run has {what} {value}: use the same "
-                f"dataset and semantic IDs, or another checkpoint."
+                "dataset, semantic IDs (they depend on the seed; semantic_ids_path fixes them) and teacher, or another "
+                "checkpoint."
             )
 
 

@@ -53,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"recbole-sid: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"recbole-sid: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. Run the same command with --resume=True to continue.", file=sys.stderr)
+        print("\nInterrupted. --resume=True continues the training of our models.", file=sys.stderr)
         return 130
     return 0
 
@@ -98,7 +101,10 @@ def quick_start(call: Call) -> None:
     if len(files) > 1:
         raise InputError("quick-start takes one file in --config_files.")
     started = perf_counter()
-    config = Config("TIGER", "ml-100k", config_dict=call.overrides)  # checks the keys before hours of work
+    common: dict[str, Any] = {
+        key: call.overrides[key] for key in ("seed", "use_gpu", "gpu_id", "checkpoint_dir") if key in call.overrides
+    }
+    config = Config("TIGER", "ml-100k", config_dict=common)
     rows = run_main_job(files[0] if files else QUICK_START, call.overrides)
     table = markdown_table(rows)
     folder = Path(call.options.get("output", Path(config["checkpoint_dir"]) / "quick_start"))
@@ -116,10 +122,11 @@ def run(call: Call) -> None:
 
     config = Config(call.options.get("model"), call.options.get("dataset"), _files(call), call.overrides)
     result = run_model(config)
+    constrained = getattr(result.trainer.model, "constrained", False)
     row = {
-        "model": config["model"],
+        "model": f"{config['model']}-constrained" if constrained else config["model"],
         **{name: float(value) for name, value in (result.test_result or {}).items()},
-        "users_per_s": users_per_second(result.trainer, result.test_data),
+        "users_per_s": users_per_second(result.trainer, result.test_data, repeats=1),
         "parameters": count_parameters(result.trainer.model),
         "wall_s": result.train_s,
     }

@@ -107,14 +107,20 @@ class Config(RecBoleConfig):
         super()._init_device()
 
     def _check_keys(self) -> None:
-        known = set(self.internal_config_dict) | set(_LAUNCH_KEYS)
-        known.update(key for keys in self.parameters.values() for key in keys)
-        unknown = [key for key in self.external_config_dict if key not in known]
-        if unknown:  # only now pay for reading sources: RecBole's models read keys that no property file lists
-            known |= _keys_read_by(self.model_class)
-        for key in unknown:
+        known = self.known_keys()
+        for key in self.external_config_dict:
             if key not in known:
                 raise InputError(f"Unknown configuration key '{key}'{nearest(key, known)}.")
+
+    def known_keys(self) -> set[str]:
+        """Return the keys that mean something to this model: from property files, and those that RecBole's code reads
+        without listing them anywhere.
+        """
+        known = set(self.internal_config_dict) | set(_LAUNCH_KEYS)
+        known.update(key for keys in self.parameters.values() for key in keys)
+        if not known.issuperset(self.external_config_dict):  # only then pay for reading sources
+            known |= _keys_read_by(self.model_class)
+        return known
 
     def _check_values(self) -> None:
         if not self["single_spec"]:
@@ -126,6 +132,8 @@ class Config(RecBoleConfig):
         for key in _COUNTS:
             if not isinstance(self[key], int) or isinstance(self[key], bool) or self[key] < 1:
                 raise InputError(f"{key}={self[key]!r} must be a whole number of at least 1.")
+        for key, value in self.external_config_dict.items():
+            self._check_type(key, value, self.internal_config_dict.get(key))
         sizes = self["codebook_sizes"]
         if not isinstance(sizes, (list, tuple)) or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise InputError(f"codebook_sizes={sizes!r} must be a list of whole numbers above 0, such as [256, 256].")
@@ -138,6 +146,17 @@ class Config(RecBoleConfig):
                 f"valid_metric={self['valid_metric']} is not measured{nearest(self['valid_metric'].lower(), metrics)}: "
                 "add it to metrics and topk."
             )
+
+    def _check_type(self, key: str, value: Any, default: Any) -> None:
+        """Refuse a value that is no number, or no dictionary, where the default is one, and sizes below 1."""
+        wrong = isinstance(default, dict) and not isinstance(value, (dict, str, type(None)))
+        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            is_kind = is_number and (isinstance(value, int) or isinstance(default, float))
+            is_size = isinstance(default, int) and key not in ("warmup_steps", "stopping_step")
+            wrong = not is_kind or (key in self.model_keys() and value < (1 if is_size else 0))
+        if wrong:
+            raise InputError(f"{key}={value!r} is not possible: the default is {default!r}.")
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON types; a Config made of them is equal to this one."""

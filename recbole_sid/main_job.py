@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from recbole_sid.config import PROPERTIES, Config
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, nearest
 from recbole_sid.evaluation.throughput import users_per_second
 from recbole_sid.quick_start import Run, count_parameters, run_model
 
@@ -27,7 +27,7 @@ def run_main_job(
     Args:
         file: YAML with ``dataset``, ``settings`` (for all) and ``models`` (name -> settings). One model that students
             can learn from must come before them.
-        overrides: settings over those of the file, for all models.
+        overrides: settings over those of the file, for the models that know them.
         report: told what begins, a line a model.
 
     Returns:
@@ -36,17 +36,18 @@ def run_main_job(
         to valid semantic IDs.
     """
     plan = _read(file)
+    chosen = _choose(plan, overrides or {})
     rows: list[dict[str, Any]] = []
     teacher: Run | None = None
     teacher_ndcg = None
     for number, (model, settings) in enumerate(plan["models"].items(), start=1):
         report(f"[{number}/{len(plan['models'])}] {model}")
-        merged = {**plan["settings"], **(settings or {}), **(overrides or {})}
+        merged = {**plan["settings"], **(settings or {}), **chosen[model]}
         config = Config(model, plan["dataset"], config_dict=merged)
         if "teacher_path" in config and teacher is not None and not config["teacher_path"]:
             config["teacher_path"] = teacher.trainer.saved_model_file
         run = run_model(config)
-        if "constrained" in config:
+        if hasattr(run.trainer.model, "level_logits"):
             teacher = run
             rows.append(_row(run, model, constrained=False))
             rows.append(_row(run, f"{model}-constrained", constrained=True))
@@ -70,6 +71,20 @@ def _row(run: Run, name: str, constrained: bool | None = None) -> dict[str, Any]
         "share_of_teacher": None,
         "wall_s": run.train_s,
     }
+
+
+def _choose(plan: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return per model the overrides that it knows.
+
+    Raises:
+        InputError: if no model knows a key.
+    """
+    known = {model: Config(model, plan["dataset"]).known_keys() for model in plan["models"]}
+    everything = set().union(*known.values())
+    for key in overrides:
+        if key not in everything:
+            raise InputError(f"Unknown configuration key '{key}'{nearest(key, everything)}.")
+    return {model: {key: overrides[key] for key in overrides if key in keys} for model, keys in known.items()}
 
 
 def _read(file: str | Path) -> dict[str, Any]:

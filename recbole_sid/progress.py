@@ -11,7 +11,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], label: str, show: bool, unit: str = "batch", keep: bool = False) -> Iterable[Item]:
-    """Return `items` under a bar with rate and remaining time; `keep` leaves the full bar on the screen."""
+def progress(items: Iterable[Item], label: str, show: bool, unit: str = "batch") -> Iterable[Item]:
+    """Return `items` under a bar with rate and remaining time."""
     seconds = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(items, desc=label, ncols=100, unit=unit, leave=keep, disable=not show, mininterval=seconds)
+    return tqdm(items, desc=label, ncols=100, unit=unit, leave=False, disable=not show, mininterval=seconds)

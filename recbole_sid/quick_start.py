@@ -17,7 +17,7 @@ from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.errors import InputError
 from recbole_sid.model.teacher import teacher_config
-from recbole_sid.registry import get_model, get_trainer
+from recbole_sid.registry import MODELS, get_model, get_trainer
 
 
 class Run(NamedTuple):
@@ -78,6 +78,8 @@ def run_model(config: Config, saved: bool = True) -> Run:
     log.info(config)
     train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
     ensure_teacher(config, train_data, valid_data)
+    if config["resume"] and config["model"] not in MODELS:
+        log.warning(f"{config['model']} is trained by RecBole's trainer, which starts afresh in spite of resume.")
     trainer = make_trainer(config, train_data)
     started = perf_counter()
     best_valid_score, best_valid_result = trainer.fit(

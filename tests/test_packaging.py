@@ -22,7 +22,7 @@ def commands() -> list[str]:
 def test_ci_calls_the_readmes_test_command() -> None:
     main_job, tests = commands()
     assert main_job.endswith("python run_recbole_sid.py")
-    assert tests in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert f"{tests} || exit 1" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()  # set -e skips &&
 
 
 def test_readme_shows_the_recbole_version_that_is_required() -> None:

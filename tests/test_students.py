@@ -142,7 +142,7 @@ def frozen_states(encoder: nn.Module, tokens: list[int]) -> list[np.ndarray]:
 
 
 def own_states(model: Any, tokens: list[int]) -> list[np.ndarray]:
-    """Return a row's states: the frozen T5's for SIDMLP, section 4's for SIDMLPPlusPlus."""
+    """Return a row's states: the frozen T5's for SIDMLP, the MLP encoder's for SIDMLPPlusPlus."""
     if type(model).__name__ == "SIDMLP":
         return frozen_states(model.history_encoder, tokens)
     return states_of(model.history_encoder, tokens, model.vocabulary.n_levels)

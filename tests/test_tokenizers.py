@@ -69,7 +69,8 @@ def test_codes_are_the_residually_nearest_of_every_item(make: Callable[..., Toke
     assert codes.shape == (80, len(sizes))
     residual = features()
     if isinstance(tokenizer, RQVAE):
-        residual = tokenizer.encoder_(torch.from_numpy(residual)).detach().numpy()
+        standardised = (residual - features()[TRAIN].mean(0)) / features()[TRAIN].std(ddof=1)
+        residual = tokenizer.encoder_(torch.from_numpy(standardised)).detach().numpy()
     for level, codebook in enumerate(codebooks(tokenizer)):
         assert len(codebook) == sizes[level]
         nearest = [int(((row - codebook) ** 2).sum(1).argmin()) for row in residual]

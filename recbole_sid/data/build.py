@@ -12,7 +12,8 @@ import numpy as np
 from recbole_sid.catalogue import hash_tokens
 from recbole_sid.config import fingerprint, semantic_id_keys
 from recbole_sid.data.semantic_ids import SemanticIDs
-from recbole_sid.features import item_features
+from recbole_sid.features import feature_names, item_features
+from recbole_sid.features.text import item_texts
 from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
 
 
@@ -61,8 +62,11 @@ def semantic_id_recipe(config: Any, train_dataset: Any) -> dict[str, Any]:
     items, offsets = train_dataset.training_sequences()
     training = hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:8]
     recipe = {key: config[key] for key in semantic_id_keys() if key != "semantic_ids_path"}
-    if config["feature_file"] and Path(config["feature_file"]).is_file():
-        recipe["feature_file"] = hashlib.sha256(Path(config["feature_file"]).read_bytes()).hexdigest()[:8]
+    for key in ("feature_file", "feature_tokens"):  # by content, wherever the files lie
+        if config[key] and Path(config[key]).is_file():
+            recipe[key] = hashlib.sha256(Path(config[key]).read_bytes()).hexdigest()[:8]
+    if "text" in feature_names(config):
+        recipe["texts"] = hash_tokens(item_texts(config, train_dataset.item_tokens()))
     return {
         **recipe,
         "dataset": config["dataset"],

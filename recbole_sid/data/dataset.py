@@ -1,6 +1,6 @@
 """Datasets: RecBole's, with histories gathered when a batch asks for them instead of stored per prefix.
 
-RecBole 1.2.1 stores every prefix of every sequence as a padded row (recbole-hazards: memory rows x length) and orders
+RecBole 1.2.1 stores every prefix of every sequence as a padded row (memory: rows x length) and orders
 by a float32 timestamp. `HistoryDataset` keeps each sequence once and orders by the float64 timestamp of the file.
 """
 
@@ -15,7 +15,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_sid.config import Config
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, first_line
 
 # Number of the prefix in the whole dataset; tells a batch's rows apart (distillation cache).
 ROW_FIELD = "row_index"
@@ -70,6 +70,7 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
     Attributes:
         sequences: field -> tensor [n_interactions], ordered by user and time; shared by all splits.
         history_start: int64 tensor [n_rows], where each row's history starts in `sequences`.
+        opens_sequence: bool tensor [n_rows], whether the row's history is the first item of its sequence.
         semantic_ids: set by `data_preparation` for models that need it.
     """
 
@@ -89,6 +90,7 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
 
         self.sequences = dict(self.inter_feat.interaction)
         self.history_start = torch.from_numpy(starts)
+        self.opens_sequence = torch.from_numpy(targets - sequence_start[targets] == 1)
         rows = self.inter_feat[targets]
         rows.update(
             Interaction(
@@ -123,7 +125,7 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """Return the sparse user x item matrix of this split's targets and of each first item it starts from."""
         rows = self.inter_feat
-        opening = rows[self.item_list_length_field] == 1
+        opening = self.opens_sequence[rows[ROW_FIELD]]
         first = self.history_start[rows[ROW_FIELD][opening]]
         fields = {
             field: torch.cat([rows[field], values[first]]) for field, values in self.sequences.items() if field in rows
@@ -154,7 +156,7 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
 
 def create_dataset(config: Any) -> Dataset:
     """Create the dataset for ``config['model']``: ours for sequential models and general ones ordered by time, else
-    RecBole's; always RecBole's for a configuration of RecBole's own (from a checkpoint that RecBole wrote).
+    RecBole's; always RecBole's for a Config of RecBole's own.
 
     Raises:
         InputError: if the dataset's file is missing or holds no interaction after filtering.
@@ -168,9 +170,17 @@ def create_dataset(config: Any) -> Dataset:
     ours = {ModelType.SEQUENTIAL: HistoryDataset}
     if config["eval_args"]["order"] == "TO":
         ours |= {ModelType.GENERAL: TimeOrderedDataset, ModelType.TRADITIONAL: TimeOrderedDataset}
-    if special or config["MODEL_TYPE"] not in ours or not isinstance(config, Config):
-        return recbole_create_dataset(config)
-    return ours[config["MODEL_TYPE"]](config)
+    recboles = special or not isinstance(config, Config)
+    make = recbole_create_dataset if recboles else ours.get(config["MODEL_TYPE"], recbole_create_dataset)
+    try:
+        return make(config)
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"RecBole cannot read dataset '{config['dataset']}' in '{config['data_path']}' ({first_line(error)}): "
+            "check the header (name:type) and values of its files, and the field names in the configuration."
+        ) from error
 
 
 def _check_files(config: Any) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from recbole.data import data_preparation as recbole_data_preparation
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.utils import get_dataloader
+from recbole.utils import ModelType
 from torch.utils.data import Sampler
 
 from recbole_sid.data.build import semantic_ids_for
 from recbole_sid.data.dataset import HistoryDataset
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, first_line
 from recbole_sid.registry import MODELS
 
 # Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
@@ -61,7 +63,21 @@ def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     Raises:
         InputError: if a split is empty or ready-made, or the semantic IDs do not fit the dataset.
     """
-    loaders = recbole_data_preparation(config, dataset)
+    if max(config["topk"]) >= dataset.item_num:
+        raise InputError(
+            f"topk={config['topk']} asks for more than the {dataset.item_num - 1} items of '{config['dataset']}'."
+        )
+    try:
+        loaders = recbole_data_preparation(config, dataset)
+    except InputError:
+        raise
+    except (ValueError, NotImplementedError) as error:  # for example an order or split that RecBole does not do
+        raise InputError(f"RecBole cannot prepare '{config['dataset']}' so ({first_line(error)}).") from error
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        for loader in loaders[1:]:
+            if isinstance(loader, FullSortEvalDataLoader):
+                # RecBole counts user x item pairs here and so ranks one user at a time; for us it is users for all.
+                loader.batch_sampler.batch_size = config["eval_batch_size"]
     if config["model"] in MODELS:
         train = loaders[0]
         if not isinstance(train._dataset, HistoryDataset):

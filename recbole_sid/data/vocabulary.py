@@ -1,4 +1,4 @@
-"""The token vocabulary of a SID model and how histories become token sequences (sid-mlp section 1 of our docs).
+"""The token vocabulary of a SID model and how histories become token sequences.
 
 Token ids: 0 pad and decoder start; level t code c -> 1 + c + sum of the sizes of the levels before; then user tokens;
 then end-of-sequence.

@@ -1,4 +1,4 @@
-"""Beam search over semantic IDs, for any model that gives level logits for prefixes (sid-mlp section 5)."""
+"""Beam search over semantic IDs, for any model that gives level logits for prefixes."""
 
 from __future__ import annotations
 

@@ -62,4 +62,6 @@ def _title(column: str) -> str:
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:,.{_DECIMALS.get(column, 4)}f}" if isinstance(value, (int, float)) else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.{_DECIMALS.get(column, 4)}f}" if isinstance(value, float) else str(value)

@@ -28,16 +28,25 @@ def item_features(config: Any, dataset: Any) -> np.ndarray:
     Raises:
         InputError: for an unknown feature, or features that are missing, constant or not finite.
     """
-    names = config["features"]
-    names = [names] if isinstance(names, str) else list(names or ())
-    if not names:
-        raise InputError("features is empty: name at least one of " + ", ".join(FEATURES) + ".")
     parts = []
-    for name in names:
+    for name in feature_names(config):
         part = np.asarray(resolve(FEATURES, name, "feature")(config, dataset), dtype=np.float32)
         _check(part, name, dataset.item_tokens())
         parts.append(part / np.sqrt(np.mean(np.sum(part**2, axis=1))))
     return np.concatenate(parts, axis=1)
+
+
+def feature_names(config: Any) -> list[str]:
+    """Return the names in ``config['features']``.
+
+    Raises:
+        InputError: if there are none.
+    """
+    names = config["features"]
+    names = [names] if isinstance(names, str) else list(names or ())
+    if not names:
+        raise InputError("features is empty: name at least one of " + ", ".join(FEATURES) + ".")
+    return names
 
 
 def _check(part: np.ndarray, name: str, item_tokens: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """The modules of SID-MLP and SID-MLP++: readout, level heads, position-specific MLP encoder.
 
-"MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617 (sections 3 and 4 of our description).
+"MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import nn
 
 
 class Readout(nn.Module):
-    """One-query cross-attention over the history's states, then a feed-forward: the user context z (section 3).
+    """One-query cross-attention over the history's states, then a feed-forward: the user context z.
 
     The query projects the mean state. Keys and values are never formed: with one query per head,
-    ``q . (W_k h) = (W_k^T q) . h``, and the weighted mean of states is projected by W_v once (section 6a).
+    ``q . (W_k h) = (W_k^T q) . h``, and the weighted mean of states is projected by W_v once.
     """
 
     def __init__(self, d_model: int, attention_dim: int, n_heads: int, ffn_size: int, dropout: float) -> None:
@@ -49,7 +49,7 @@ class Readout(nn.Module):
 
 
 class LevelHead(nn.Sequential):
-    """``[z; e(c1); ...; e(c_{t-1})]`` to the logits of level t (section 3)."""
+    """``[z; e(c1); ...; e(c_{t-1})]`` to the logits of level t."""
 
     def __init__(self, width: int, hidden: int, n_hidden: int, size: int, dropout: float) -> None:
         layers: list[nn.Module] = []
@@ -118,7 +118,7 @@ class SIDMLPScorer:
 
 
 class MLPEncoder(nn.Module):
-    """Position-specific MLPs with mean mixing in place of the teacher's encoder (section 4).
+    """Position-specific MLPs with mean mixing in place of the teacher's encoder.
 
     Each layer adds ``F_role([x; g])`` to x, with g the mean of x over valid tokens and one F for each role: the
     token's level, where the user and end-of-sequence tokens share the last role.
@@ -164,7 +164,7 @@ class MLPEncoder(nn.Module):
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return states [B, S, d] of tokens int64 [B, S] under mask bool [B, S]; zero where padded.
 
-        Tokens are routed by role, so each MLP sees only its own (section 6c).
+        Tokens are routed by role, so each MLP sees only its own.
         """
         position = torch.arange(tokens.shape[1], device=tokens.device)
         role = ((position - 1) % self.n_roles).expand_as(tokens)

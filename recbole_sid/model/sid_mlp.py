@@ -1,6 +1,6 @@
 """SID-MLP: the teacher's frozen encoder, one attention readout and one MLP head per level.
 
-"MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617 (section 3 of our description).
+"MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class SIDMLP(SIDRecommender):
         return self
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Return the distillation loss of the batch (section 3)."""
+        """Return the distillation loss of the batch."""
         return self.distillation_loss(interaction, self.supervise(interaction))
 
     def supervise(self, interaction: Any) -> Supervision:

@@ -1,6 +1,6 @@
 """SID-MLP++: SID-MLP whose encoder, too, is made of MLPs.
 
-"MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617 (section 4 of our description).
+"MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from recbole_sid.model.supervision import Supervision
 class SIDMLPPlusPlus(SIDMLP):
     """Student with an MLP encoder, trained in stages.
 
-    Stage ``encoder``: mean squared error to the teacher's states. Stage ``decoder``: section 3's loss with the encoder
-    frozen. Stage ``joint`` (optional, not in the paper): section 3's loss through both.
+    Stage ``encoder``: mean squared error to the teacher's states. Stage ``decoder``: the distillation loss with the
+    encoder frozen. Stage ``joint`` (optional, not in the paper): the distillation loss through both.
 
     Configuration: SIDMLP's, and encoder_layers, encoder_ffn_size, encoder_dropout_prob, max_positions.
     """
@@ -64,5 +64,5 @@ class SIDMLPPlusPlus(SIDMLP):
 
 
 def state_error(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared error between states [B, S, d] over valid tokens (section 4, stage 1)."""
+    """Return the mean squared error between states [B, S, d] over valid tokens ."""
     return (states - target).float()[mask].square().mean()

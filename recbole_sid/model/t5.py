@@ -19,7 +19,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class T5Sizes:
-    """Sizes of a T5; the defaults are TIGER's (sid-mlp section 2)."""
+    """Sizes of a T5; the defaults are TIGER's."""
 
     vocabulary: int
     d_model: int = 128

@@ -1,7 +1,7 @@
 """TIGER: a T5 that reads the codes of the history and writes the codes of the next item.
 
 S. Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023; sizes and protocol as in the SID-MLP
-paper (arXiv 2605.12617, section 2 of our description). The teacher of SIDMLP and SIDMLPPlusPlus.
+paper (arXiv 2605.12617). The teacher of SIDMLP and SIDMLPPlusPlus.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class TIGER(SIDRecommender):
         return [self.vocabulary.cut(logits[:, level], level) for level in range(self.vocabulary.n_levels)]
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Return the cross entropy over the target's L codes and end-of-sequence (section 2)."""
+        """Return the cross entropy over the target's L codes and end-of-sequence."""
         tokens = self.history_tokens(interaction)
         mask = tokens != PAD
         targets = F.pad(self.vocabulary.code_tokens(self.target_codes(interaction)), (0, 1), value=self.vocabulary.eos)
@@ -114,7 +114,7 @@ class TIGER(SIDRecommender):
         """Load weights named as in transformers' T5ForConditionalGeneration.
 
         Raises:
-            InputError: if a weight is missing or of another shape.
+            InputError: if a weight is missing, of another shape, or has no place here.
         """
         own = self._t5_state()
         try:
@@ -129,6 +129,12 @@ class TIGER(SIDRecommender):
                     f"'{name}' has shape {tuple(weights[name].shape)} in the checkpoint but {tuple(value.shape)} here: "
                     "set the sizes of the model to the checkpoint's."
                 )
+        surplus = set(state) - set(to_transformers(own))
+        if surplus:
+            raise InputError(
+                f"The checkpoint has {len(surplus)} weights more than this model (for example '{min(surplus)}'): set "
+                "the numbers of layers to the checkpoint's."
+            )
         self.load_state_dict(weights)
 
     def _t5_state(self) -> dict[str, torch.Tensor]:

@@ -28,6 +28,7 @@ class RQVAE(Tokenizer):
 
     Attributes:
         encoder_, decoder_, quantizer_: the learnt modules.
+        mean_, scale_: centre [d] and scale of the training rows.
         losses_: mean reconstruction error per epoch.
     """
 
@@ -71,7 +72,9 @@ class RQVAE(Tokenizer):
         """Train on the rows of `train_items`; torch's global random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self._train(torch.from_numpy(np.asarray(features[train_items], dtype=np.float32)))
+            rows = torch.from_numpy(np.asarray(features[train_items], dtype=np.float32))
+            self.mean_, self.scale_ = rows.mean(0), rows.std().clamp(min=1e-12)
+            self._train(self._standardise(rows))
         return self
 
     @torch.no_grad()
@@ -80,7 +83,11 @@ class RQVAE(Tokenizer):
         self.encoder_.eval()
         self.quantizer_.eval()
         batches = torch.from_numpy(np.asarray(features, dtype=np.float32)).split(65536)
-        return torch.cat([self.quantizer_(self.encoder_(batch))[1] for batch in batches]).numpy()
+        return torch.cat([self.quantizer_(self.encoder_(self._standardise(batch)))[1] for batch in batches]).numpy()
+
+    def _standardise(self, rows: torch.Tensor) -> torch.Tensor:
+        """Centre, and scale by one number: features whose mean outweighs their differences collapse the codebooks."""
+        return (rows - self.mean_) / self.scale_
 
     def _train(self, rows: torch.Tensor) -> None:
         from vector_quantize_pytorch import ResidualVQ

@@ -1,6 +1,6 @@
 """Cached supervision: the frozen models run once over the training set, students read half-precision results.
 
-States are packed without padding, so the cache holds exactly the tokens there are (sid-mlp section 6f).
+States are packed without padding, so the cache holds exactly the tokens there are.
 """
 
 from __future__ import annotations

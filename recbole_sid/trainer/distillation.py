@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights
+from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint, load_weights
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError
 from recbole_sid.model.sid_mlp_pp import state_error
 from recbole_sid.model.supervision import OnlineSupervision
+from recbole_sid.progress import progress
 from recbole_sid.trainer.distill_cache import CachedSupervision
 from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
 
@@ -38,8 +39,14 @@ class DistillationTrainer(SIDTrainer):
                 f"distill_stages={names} is not possible for {self.config['model']}: choose from "
                 f"{', '.join(self.model.stages)}."
             )
+        if "encoder" in self.model.stages and names[0] != "encoder" and not self.config["student_path"]:
+            raise InputError(
+                f"distill_stages={names} would start from an untrained encoder: begin with 'encoder', or name the "
+                "checkpoint of that stage in student_path."
+            )
         return [
             Stage(
+                name,
                 f"{self.config['model']} {name}",
                 self.config["epochs" if name == "decoder" else f"{name}_epochs"],
                 self.config["learning_rate" if name == "decoder" else f"{name}_learning_rate"],
@@ -55,18 +62,26 @@ class DistillationTrainer(SIDTrainer):
         """
         if self.model.teacher is None:
             raise InputError(f"{self.config['model']} is distilled from a teacher: set teacher_path to its checkpoint.")
-        self._show_progress = bool(kwargs.get("show_progress", False))
         if self.config["student_path"]:
-            self._load_student(self.config["student_path"], lineage(self.config, train_data._dataset))
+            self._load_student(self.config["student_path"], super().lineage_of(train_data))
+        if self.stages()[-1].key == "encoder":
+            self.logger.warning("Only the encoder is trained: rankings mean nothing before the decoder stage.")
         return super().fit(train_data, valid_data, *args, **kwargs)
+
+    def lineage_of(self, train_data: Any) -> dict[str, str]:
+        """Return what the student depends on beside its configuration: data, teacher, and where it starts from."""
+        start = {"starting weights": hash_weights(self.model)} if self.config["student_path"] else {}
+        return {**super().lineage_of(train_data), "teacher": hash_weights(self.model.teacher), **start}
 
     def start_stage(self, stage: Stage, train_data: Any) -> None:
         """Freeze what the stage does not train and prepare its supervision."""
-        name = stage.name.split()[-1]
-        self.model.start_stage(name)
+        before = (self.stage.key, self.best_valid_score, self.best_valid_result, self.best_epoch)
+        self.model.start_stage(stage.key)
         super().start_stage(stage, train_data)
-        encoder = {"encoder": self.model.teacher.history_encoder, "decoder": self.model.history_encoder}.get(name)
-        teacher = None if name == "encoder" else self.model.teacher
+        if stage.key == "joint" and before[0] == "decoder":  # it has to beat what the decoder stage reached
+            _, self.best_valid_score, self.best_valid_result, self.best_epoch = before
+        encoder = {"encoder": self.model.teacher.history_encoder, "decoder": self.model.history_encoder}.get(stage.key)
+        teacher = None if stage.key == "encoder" else self.model.teacher
         self.model.eval()
         self.model.supervision = self._supervision(OnlineSupervision(self.model, encoder, teacher), train_data)
 
@@ -83,7 +98,7 @@ class DistillationTrainer(SIDTrainer):
         self.model.eval()
         online = OnlineSupervision(self.model, self.model.teacher.history_encoder, None)
         total, count = 0.0, 0
-        for batch in data:
+        for batch in progress(data, "Evaluate", self.show_progress):
             interaction = batch[0].to(self.device)
             given = online(interaction)
             tokens = self.model.history_tokens(interaction)
@@ -101,7 +116,7 @@ class DistillationTrainer(SIDTrainer):
             raise InputError(f"distill_cache='{where}' must be none, memory or disk.")
         folder = Path(self.config["distill_cache_dir"] or Path(self.checkpoint_dir) / "distill_cache")
         return CachedSupervision(
-            online, train_data, self.device, folder if where == "disk" else None, self._show_progress
+            online, train_data, self.device, folder if where == "disk" else None, self.show_progress
         )
 
     def _load_student(self, path: str, current: dict[str, str]) -> None:

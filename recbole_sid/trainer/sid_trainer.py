@@ -27,11 +27,13 @@ class Stage(NamedTuple):
     """One training run over the data.
 
     Attributes:
+        key: what it trains, ``train`` where there is one stage.
         name: shown in progress and logs.
         epochs: at most this many.
         learning_rate: peak of the schedule.
     """
 
+    key: str
     name: str
     epochs: int
     learning_rate: float
@@ -59,6 +61,7 @@ class SIDTrainer(Trainer):
         self.lineage: dict[str, str] = {}
         self.best_epoch = -1
         self.train_s = 0.0
+        self.show_progress = False
 
     @property
     def last_file(self) -> Path:
@@ -70,11 +73,15 @@ class SIDTrainer(Trainer):
         if not os.path.isfile(self.saved_model_file) or self.last_file.is_file():
             return False
         checkpoint = load_checkpoint(self.saved_model_file, self.config["model"])
-        return checkpoint["finished"] and checkpoint["lineage"] == lineage(self.config, train_data._dataset)
+        return checkpoint["finished"] and checkpoint["lineage"] == self.lineage_of(train_data)
+
+    def lineage_of(self, train_data: Any) -> dict[str, str]:
+        """Return what a training on `train_data` depends on beside its configuration."""
+        return lineage(self.config, train_data._dataset)
 
     def stages(self) -> list[Stage]:
         """Return the training stages in order; a subclass may have several."""
-        return [Stage(self.config["model"], self.epochs, self.learning_rate)]
+        return [Stage("train", self.config["model"], self.epochs, self.learning_rate)]
 
     def fit(
         self,
@@ -92,7 +99,8 @@ class SIDTrainer(Trainer):
         Returns:
             best validation score of the last stage, and the result it is of.
         """
-        self.lineage = lineage(self.config, train_data._dataset)
+        self.lineage = self.lineage_of(train_data)
+        self.show_progress = show_progress
         self.eval_collector.data_collect(train_data)
         if self.config["resume"] and self.is_finished(train_data):
             self.logger.info(f"Reusing the finished training in {self.saved_model_file}")
@@ -111,7 +119,7 @@ class SIDTrainer(Trainer):
             elif saved and number:  # from its first epoch on, the best weights are this stage's
                 self._save_last(number, -1, False, train_data)
             for epoch in range(self.start_epoch, self.stage.epochs):
-                stop = self._run_epoch(epoch, train_data, valid_data, verbose, saved, show_progress, callback_fn)
+                stop = self._run_epoch(epoch, train_data, valid_data, verbose, saved, callback_fn)
                 self.train_s += perf_counter() - started
                 started = perf_counter()
                 if saved:
@@ -122,7 +130,7 @@ class SIDTrainer(Trainer):
                 self._read_best()
         if saved:
             self._save_checkpoint(self.best_epoch, finished=True)
-        self.last_file.unlink(missing_ok=True)
+            self.last_file.unlink(missing_ok=True)
         return self.best_valid_score, self.best_valid_result
 
     def _read_best(self) -> None:
@@ -139,16 +147,20 @@ class SIDTrainer(Trainer):
         self.model.zero_grad(set_to_none=True)  # clipping would count what is left of the stage before
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self._build_optimizer(params=parameters, learning_rate=stage.learning_rate)
-        self.scheduler = learning_rate_schedule(
-            self.optimizer, self.config["lr_scheduler"], self.config["warmup_steps"], stage.epochs * len(train_data)
-        )
+        warmup, total = self.config["warmup_steps"], stage.epochs * len(train_data)
+        self.scheduler = learning_rate_schedule(self.optimizer, self.config["lr_scheduler"], warmup, total)
+        if warmup >= total:
+            self.logger.warning(
+                f"{stage.name}: warmup_steps={warmup} of {total} steps in all, so that the learning rate never reaches "
+                "its peak; lower warmup_steps."
+            )
         self.start_epoch, self.cur_step, self.best_epoch = 0, 0, -1
         self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.best_valid_result = None
 
     def validate(self, valid_data: Any) -> tuple[float, Any]:
         """Return the score that selects the best epoch (its sign as ``valid_metric_bigger`` says) and its details."""
-        result = self.evaluate(valid_data, load_best_model=False)
+        result = self.evaluate(valid_data, load_best_model=False, show_progress=self.show_progress)
         return calculate_valid_score(result, self.valid_metric), result
 
     def _run_epoch(
@@ -158,12 +170,11 @@ class SIDTrainer(Trainer):
         valid_data: Any,
         verbose: bool,
         saved: bool,
-        show_progress: bool,
         callback_fn: Callable[[int, float], None] | None,
     ) -> bool:
         """Train and validate once, write the best checkpoint if this is it; return whether to stop."""
         started = perf_counter()
-        loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
+        loss = self._train_epoch(train_data, epoch, show_progress=self.show_progress)
         self.train_loss_dict[epoch] = loss
         self._add_train_loss_to_tensorboard(epoch, loss)
         message = f"{self.stage.name} epoch {epoch + 1}: loss {loss:.4f}, {perf_counter() - started:.1f}s"
