@@ -53,6 +53,7 @@ def test_our_overall_settings_hold_for_recboles_models() -> None:
 
 def test_our_model_and_dataset_files_go_over_recboles() -> None:
     assert Config("SASRec", "ml-100k")["loss_type"] == "CE"
+    assert Config("SASRec", "ml-100k")["text_fields"] == ["movie_title", "class"]
     assert Config("SASRec", "ml-100k")["load_col"] == {"inter": ["user_id", "item_id", "timestamp"]}
 
 
@@ -429,6 +430,8 @@ def test_missing_recbole_checkpoint_is_refused() -> None:
         ("MAX_ITEM_LIST_LENGTH", 0, "MAX_ITEM_LIST_LENGTH=0 must be"),
         ("codebook_sizes", [4, 0], r"codebook_sizes=\[4, 0\] must be a list of whole numbers above 0"),
         ("codebook_sizes", "256", "must be a list of whole numbers above 0"),
+        ("learning_rate", "fast", "learning_rate='fast' is not possible: the default is 0.003"),
+        ("d_model", -4, "d_model=-4 is not possible"),
         ("valid_metric", "NDGC@10", r"valid_metric=NDGC@10 is not measured \(did you mean 'ndcg@10'\?\)"),
     ],
 )

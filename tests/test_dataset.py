@@ -400,3 +400,19 @@ def test_preparation_of_a_recbole_model_keeps_its_loaders(data_path: Path) -> No
     assert train._dataset.semantic_ids is None
     assert not isinstance(train.batch_sampler.sampler, LengthBucketSampler)
     assert next(iter(test))[0]["item_id_list"].shape[1] == 20
+
+
+def test_general_models_are_evaluated_by_as_many_users_as_others(data_path: Path) -> None:
+    settings = {"data_path": str(data_path), "eval_batch_size": 7, "state": "WARNING"}
+    config = Config("BPR", "tiny", config_dict=settings)
+    _, _, test = data_preparation(config, create_dataset(config))
+    sizes = [len(batch[0]) for batch in test]
+    assert sizes[:-1] == [7] * (len(sizes) - 1)
+    assert len(sizes) == len(test)
+    assert sum(sizes) == test.sample_size
+
+
+def test_topk_beyond_the_catalogue_is_refused(data_path: Path) -> None:
+    config = Config("BPR", "tiny", config_dict={"data_path": str(data_path), "topk": [10, 31], "beam_size": 50})
+    with pytest.raises(InputError, match="asks for more than the 30 items"):
+        data_preparation(config, create_dataset(config))

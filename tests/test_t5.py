@@ -189,3 +189,10 @@ def test_cached_steps_with_reordered_beams_equal_teacher_forcing(tiger: TIGER, l
             own = states[user : user + 1].expand(n_beams, -1, -1)
             expected = tiger.decoder(embedded, own, mask[user : user + 1].expand(n_beams, -1))
             assert_close(found[user], expected[:, -1], **TOLERANCE)
+
+
+def test_a_surplus_weight_is_named(tiger: TIGER) -> None:
+    state = tiger.transformers_state_dict()
+    state["decoder.block.9.layer.0.SelfAttention.q.weight"] = torch.zeros(1)
+    with pytest.raises(InputError, match=r"1 weights more than this model.*decoder\.block\.9"):
+        tiger.load_transformers_state_dict(state)

@@ -321,3 +321,15 @@ def test_semantic_ids_of_other_items_are_refused(prepare: Callable[..., Any], tm
     example().save(tmp_path / "ids.npz")
     with pytest.raises(InputError, match="24 of the dataset's 30 items have no semantic ID"):
         prepare("TIGER", semantic_ids_path=str(tmp_path / "ids.npz"))
+
+
+def test_other_texts_under_the_same_name_are_another_recipe(prepare: Callable[..., Any], data_path: Path) -> None:
+    def recipe() -> dict[str, Any]:
+        config, train, _, _ = prepare("TIGER", features=["text"], text_fields=["title"], text_dim=4)
+        return semantic_id_recipe(config, train._dataset)
+
+    before = recipe()
+    assert recipe() == before
+    items = data_path / "tiny" / "tiny.item"
+    items.write_text(items.read_text(encoding="utf-8").replace("thing", "object"), encoding="utf-8")
+    assert recipe() != before

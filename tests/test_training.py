@@ -652,3 +652,27 @@ def test_every_training_row_is_seen_once_an_epoch(
     expected = sorted(train_data._dataset.inter_feat[ROW_FIELD].tolist())
     assert [sorted(rows[:n]), sorted(rows[n:])] == [expected, expected]
     assert rows[:n] != rows[n:]
+
+
+@pytest.mark.parametrize("stages", [["decoder"], ["joint"]])
+def test_later_stage_of_an_untrained_encoder_is_refused(train: Callable[..., Run], stages: list[str]) -> None:
+    with pytest.raises(InputError, match="would start from an untrained encoder"):
+        train("SIDMLPPlusPlus", distill_stages=stages)
+
+
+def test_joint_stage_has_to_beat_the_decoder_stage(train: Callable[..., Run]) -> None:
+    one = train("SIDMLPPlusPlus", distill_stages=["encoder", "decoder"])
+    ruinous = train("SIDMLPPlusPlus", distill_stages=["encoder", "decoder", "joint"], joint_learning_rate=1.0)
+    assert ruinous.best_valid_score == one.best_valid_score
+    assert same_weights(weights(ruinous.trainer.model), weights(one.trainer.model))
+
+
+def test_finished_student_of_another_teacher_is_not_reused(train: Callable[..., Run]) -> None:
+    teachers = [train("TIGER", learning_rate=rate).trainer.saved_model_file for rate in (0.01, 0.02)]
+    first = train("SIDMLP", teacher_path=teachers[0], resume=True)
+    again = train("SIDMLP", teacher_path=teachers[0], resume=True)
+    assert same_weights(weights(first.trainer.model), weights(again.trainer.model))
+    Path(teachers[1]).replace(teachers[0])  # another teacher under the same name
+    other = train("SIDMLP", teacher_path=teachers[0], resume=True)
+    assert other.trainer.saved_model_file == first.trainer.saved_model_file
+    assert not same_weights(weights(first.trainer.model), weights(other.trainer.model))
