@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.progress import progress
@@ -100,7 +100,7 @@ class CachedSupervision:
         for values in (self.rows, self.lengths, *fields):
             digest.update(values.numpy().tobytes())
         for module in (online.encoder, online.teacher):
-            digest.update(b"" if module is None else _hash_weights(module))
+            digest.update(b"-" if module is None else hash_weights(module).encode())
         return digest.hexdigest()[:16]
 
 
@@ -111,10 +111,3 @@ def _allocate(folder: Path | None, name: str, shape: tuple[int, ...]) -> torch.T
             np.save(folder / f"{name}.npy", np.zeros(shape, dtype=np.float16))
         return torch.zeros(shape, dtype=torch.float16)
     return torch.from_numpy(np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape))
-
-
-def _hash_weights(module: nn.Module) -> bytes:
-    digest = hashlib.sha256()
-    for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.digest()
