@@ -20,17 +20,26 @@ Commands
   quick-start   Pop, SASRec, TIGER, SID-MLP and SID-MLP++ on ml-100k, compared in one table (the default)
   run           train and test one model:  recbole-sid run --model=SIDMLP --dataset=ml-100k
   tokenize      make semantic IDs:         recbole-sid tokenize --dataset=ml-100k
+  bench         time the decoders:         recbole-sid bench --quick
 
 Options of every command
   --config_files="A.yaml B.yaml"   property files, later ones win
   --json=FILE                      write the result as one JSON object
   --KEY=VALUE                      any configuration key, over the property files
 
-quick-start and tokenize also take --output: a folder for table and picture, or the file of semantic IDs.
+quick-start, tokenize and bench also take --output: a folder for tables and pictures, or the file of semantic IDs.
+bench takes no configuration keys but these: --quick (under two minutes), --batches=[1,32,256] --threads=[1,all]
+--histories=[natural,full] --items=25000 --rows=[sidmlp,sasrec] --beam_size=50 --rounds=40 --seconds=60 (of a setting)
+--device=auto --seed=2020 --checkpoint=FILE (a trained model in place of random ones).
 """
 
 _OWN_OPTIONS = ("model", "dataset", "config_files", "json", "output")
-_NOT_TAKEN = {"quick-start": ("model", "dataset"), "run": ("output",)}
+_NOT_TAKEN = {
+    "quick-start": ("model", "dataset"),
+    "run": ("output",),
+    "bench": ("model", "dataset", "config_files"),
+}
+_SWITCHES = ("quick",)  # options that may stand without a value
 
 
 class Call(NamedTuple):
@@ -77,9 +86,12 @@ def parse(arguments: Sequence[str]) -> Call:
             raise InputError(f"'{word}' is no option: write --key=value (see recbole-sid --help).")
         key, equals, value = word[2:].partition("=")
         if not equals:
-            if not words or words[0].startswith("--"):
+            if key in _SWITCHES:
+                value = "True"
+            elif not words or words[0].startswith("--"):
                 raise InputError(f"--{key} has no value: write --{key}=VALUE.")
-            value = words.pop(0)
+            else:
+                value = words.pop(0)
         if settings.setdefault(key, value) != value:
             raise InputError(f"--{key} is given twice with different values.")
     command = command or ("run" if "model" in settings else "quick-start")
@@ -155,22 +167,51 @@ def tokenize(call: Call) -> None:
     )
 
 
-COMMANDS: dict[str, Callable[[Call], None]] = {"quick-start": quick_start, "run": run, "tokenize": tokenize}
+def bench(call: Call) -> None:
+    """Time every row of the benchmark and write table, figure and JSON."""
+    from recbole_sid.bench.options import bench_options
+    from recbole_sid.bench.report import figure, report, summary
+    from recbole_sid.bench.run import run_bench
+
+    started = perf_counter()
+    options = bench_options(call.overrides)
+    outcome = run_bench(options)
+    folder = Path(call.options.get("output", Path("saved") / "bench"))
+    words = [f"--{key}={value}".replace("'", "").replace(", ", ",") for key, value in call.overrides.items()]
+    settings = {"seed": options.seed, "device": options.device}
+    details = {**outcome.facts, "skipped": outcome.skipped}
+    write_text(folder / "bench.md", report(outcome, " ".join(["recbole-sid bench", *words])))
+    write_json(folder / "bench.json", _result(call, settings, outcome.rows, details))
+    figure(outcome, folder / "bench.png")
+    _write_json(call, settings, outcome.rows, details)
+    print(f"\n{summary(outcome)}\n\nDone in {perf_counter() - started:.0f} s. Written: {folder}/bench.md, .json, .png")
+
+
+COMMANDS: dict[str, Callable[[Call], None]] = {
+    "quick-start": quick_start,
+    "run": run,
+    "tokenize": tokenize,
+    "bench": bench,
+}
 
 
 def _files(call: Call) -> list[str]:
     return call.options.get("config_files", "").split()
 
 
-def _write_json(call: Call, config: Config, rows: Sequence[Any], details: Mapping[str, Any] | None = None) -> None:
-    """Write to ``--json``, if given, the object that every command writes, with `details` beside its rows."""
+def _result(call: Call, settings: Any, rows: Sequence[Any], details: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the object that every command writes as JSON, with `details` beside its rows."""
+    return {
+        "command": call.command,
+        "version": __version__,
+        "seed": settings["seed"],
+        "device": str(settings["device"]),
+        **(details or {}),
+        "rows": list(rows),
+    }
+
+
+def _write_json(call: Call, settings: Any, rows: Sequence[Any], details: Mapping[str, Any] | None = None) -> None:
+    """Write `_result` to ``--json``, if given."""
     if "json" in call.options:
-        result = {
-            "command": call.command,
-            "version": __version__,
-            "seed": config["seed"],
-            "device": str(config["device"]),
-            **(details or {}),
-            "rows": list(rows),
-        }
-        write_json(call.options["json"], result)
+        write_json(call.options["json"], _result(call, settings, rows, details))

@@ -31,7 +31,7 @@ VOLATILE_KEYS = frozenset(
     "gpu_id use_gpu worker state data_path checkpoint_dir show_progress save_dataset dataset_save_path "
     "save_dataloaders dataloaders_save_path log_wandb wandb_project device single_spec local_rank nproc world_size "
     "ip port offset config_files resume distill_cache distill_cache_dir eval_batch_size "
-    "verbose loss_decimal_place metric_decimal_place".split()
+    "verbose loss_decimal_place metric_decimal_place compiled full_sort_items".split()
 )
 # What RecBole derives from the settings.
 DERIVED_KEYS = frozenset(

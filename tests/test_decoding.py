@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from recbole_sid.data import SemanticIDs
-from recbole_sid.decoding.beam import constrained_beam_search, unconstrained_beam_search
+from recbole_sid.decoding import DECODERS
+from recbole_sid.decoding.beam import beam_search, unconstrained_beam_search
+from recbole_sid.decoding.exact import exact_search
+from recbole_sid.decoding.full import full_search, items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.registry import get_model
 
@@ -114,27 +117,36 @@ class TableScorer:
             }
             for _ in range(n_users)
         ]
-        self.beams: list[list[Prefix]] = [[()] for _ in range(n_users)]
+        self.n_users, self.device = n_users, torch.device("cpu")
+        self.asked: list[Prefix] = []
 
-    def first(self) -> torch.Tensor:
-        return torch.tensor(
-            [[rows[prefix] for prefix in beam] for rows, beam in zip(self.table, self.beams, strict=True)]
-        )
+    def start(self) -> list[list[Prefix]]:
+        return [[()] for _ in self.table]
 
-    def next(self, parents: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        self.beams = [
+    def extend(self, state: list[list[Prefix]], parents: torch.Tensor, codes: torch.Tensor) -> list[list[Prefix]]:
+        return [
             [(*beam[parent], code) for parent, code in zip(*pairs, strict=True)]
-            for beam, *pairs in zip(self.beams, parents.tolist(), codes.tolist(), strict=True)
+            for beam, *pairs in zip(state, parents.tolist(), codes.tolist(), strict=True)
         ]
-        return self.first()
+
+    def logits(self, state: list[list[Prefix]], beams: torch.Tensor | None) -> torch.Tensor:
+        flat = [(user, prefix) for user, beam in enumerate(state) for prefix in beam]
+        chosen = flat if beams is None else [flat[beam] for beam in beams.tolist()]
+        self.asked += [prefix for _, prefix in chosen]
+        return torch.tensor([self.table[user][prefix] for user, prefix in chosen])
 
 
 def brute_force_beam(
-    table: dict[Prefix, list[float]], sizes: tuple[int, ...], valid: list[Prefix] | None, width: float
+    table: dict[Prefix, list[float]],
+    sizes: tuple[int, ...],
+    valid: list[Prefix] | None,
+    width: float,
+    normaliser: str = "children",
 ) -> list[tuple[float, Prefix]]:
     """Return (log-probability, semantic ID) of the `width` best, by falling score; infinite width: of all.
 
-    With `valid`, only these semantic IDs exist and probability is shared among a prefix's valid children.
+    With `valid`, only these semantic IDs exist and probability is shared among a prefix's valid children, or, with the
+    normaliser "codes", among all codes.
     """
     beams: list[tuple[float, Prefix]] = [(0.0, ())]
     for size in sizes:
@@ -145,7 +157,8 @@ def brute_force_beam(
                 for code in range(size)
                 if valid is None or any(row[: len(prefix) + 1] == (*prefix, code) for row in valid)
             ]
-            total = math.log(sum(math.exp(table[prefix][code]) for code in children))
+            shared = children if normaliser == "children" else range(size)
+            total = math.log(sum(math.exp(table[prefix][code]) for code in shared))
             extended += [(score + table[prefix][code] - total, (*prefix, code)) for code in children]
         beams = sorted(extended, reverse=True)[: None if math.isinf(width) else int(width)]
     return beams
@@ -161,14 +174,15 @@ N_USERS = 4
 
 @pytest.mark.parametrize(("sizes", "n_items"), SHAPES)
 @pytest.mark.parametrize("width", [1, 2, 3, math.inf])
-def test_constrained_search_equals_brute_force(sizes: tuple[int, ...], n_items: int, width: float) -> None:
+@pytest.mark.parametrize("normaliser", ["children", "codes"])
+def test_beam_search_equals_brute_force(sizes: tuple[int, ...], n_items: int, width: float, normaliser: str) -> None:
     codes = random_codes(sizes, n_items)
     leaves = known_prefixes(codes, len(sizes))
     beam_size = len(leaves) if math.isinf(width) else int(width)
     scorer = TableScorer(N_USERS, sizes)
-    found, scores = constrained_beam_search(scorer, Trie(codes, sizes), beam_size)
+    found, scores = beam_search(scorer, Trie(codes, sizes), beam_size, normaliser)
     for user in range(N_USERS):
-        expected = brute_force_beam(scorer.table[user], sizes, leaves, width)
+        expected = brute_force_beam(scorer.table[user], sizes, leaves, width, normaliser)
         assert [leaves[leaf] for leaf in found[user].tolist()] == [prefix for _, prefix in expected]
         assert_close(scores[user], torch.tensor([score for score, _ in expected]), atol=1e-5, rtol=0)
 
@@ -177,7 +191,7 @@ def test_constrained_search_equals_brute_force(sizes: tuple[int, ...], n_items: 
 def test_a_full_beam_holds_every_item_and_all_probability(sizes: tuple[int, ...], n_items: int) -> None:
     codes = random_codes(sizes, n_items)
     trie = Trie(codes, sizes)
-    leaves, scores = constrained_beam_search(TableScorer(N_USERS, sizes), trie, trie.n_nodes(len(sizes)))
+    leaves, scores = beam_search(TableScorer(N_USERS, sizes), trie, trie.n_nodes(len(sizes)))
     assert_close(scores.exp().sum(1), torch.ones(N_USERS), atol=1e-5, rtol=0)
     for user in range(N_USERS):
         assert sorted(trie.expand_leaves(leaves[user])[1].tolist()) == list(range(n_items))
@@ -191,7 +205,7 @@ def test_a_narrow_beam_gives_living_leaves_with_their_true_scores(
     codes = random_codes(sizes, n_items)
     leaves = known_prefixes(codes, len(sizes))
     scorer = TableScorer(N_USERS, sizes)
-    found, scores = constrained_beam_search(scorer, Trie(codes, sizes), beam_size)
+    found, scores = beam_search(scorer, Trie(codes, sizes), beam_size)
     assert found.shape == (N_USERS, beam_size)
     assert (found >= 0).all()
     for user in range(N_USERS):
@@ -204,28 +218,141 @@ def test_a_narrow_beam_gives_living_leaves_with_their_true_scores(
 def test_an_only_child_costs_nothing() -> None:
     scorer = TableScorer(1, (2, 3, 3))
     codes = np.array([[0, 1, 2], [1, 2, 0]])
-    leaves, scores = constrained_beam_search(scorer, Trie(codes, (2, 3, 3)), 2)
+    leaves, scores = beam_search(scorer, Trie(codes, (2, 3, 3)), 2)
     first = torch.tensor(scorer.table[0][()]).log_softmax(0)
     assert_close(scores[0], first[leaves[0]])
 
 
-@pytest.mark.parametrize("search", [constrained_beam_search, unconstrained_beam_search])
+@given(catalogues(), st.integers(1, 30), st.sampled_from(["children", "codes"]), st.integers(0, 5))
+@settings(deadline=None, max_examples=60)
+def test_exact_and_full_search_equal_brute_force(
+    catalogue: tuple[np.ndarray, tuple[int, ...], np.ndarray], k: int, normaliser: str, seed: int
+) -> None:
+    codes, sizes, items = catalogue
+    leaves = known_prefixes(codes, len(sizes))
+    trie = Trie(codes, sizes, items)
+    scorer = TableScorer(N_USERS, sizes, seed)
+    truth = [brute_force_beam(rows, sizes, leaves, math.inf, normaliser) for rows in scorer.table]
+    for search in (exact_search, full_search):
+        found, scores = search(scorer, trie, k, normaliser)
+        assert found.shape == scores.shape == (N_USERS, min(k, len(leaves)))
+        for user in range(N_USERS):
+            assert_close(scores[user], torch.tensor([score for score, _ in truth[user][:k]]), atol=1e-5, rtol=0)
+            by_leaf = {prefix: score for score, prefix in truth[user]}
+            own = torch.tensor([by_leaf[leaves[leaf]] for leaf in found[user].tolist()])
+            assert_close(scores[user], own, atol=1e-5, rtol=0)  # ties may come in any order
+            assert len(set(found[user].tolist())) == found.shape[1]
+    table = items_of_leaves(leaf_log_probs(scorer, trie, normaliser), trie, len(items) + 1)
+    for user in range(N_USERS):
+        by_leaf = {prefix: score for score, prefix in truth[user]}
+        by_item = {item: by_leaf[tuple(row)] for row, item in zip(codes.tolist(), items.tolist(), strict=True)}
+        expected = torch.tensor([-math.inf, *(by_item[item] for item in range(1, len(items) + 1))])
+        assert_close(table[user], expected, atol=1e-5, rtol=0)
+
+
+def test_exact_search_finds_what_a_beam_loses() -> None:
+    # The best item lies under a prefix that a beam of 1 drops: .4 and an only child, against .6 shared by three.
+    codes = np.array([[0, 0], [0, 1], [0, 2], [1, 1]])
+    scorer = TableScorer(1, (2, 3))
+    scorer.table = [{(): [math.log(0.6), math.log(0.4)], (0,): [0.0, 0.0, 0.0], (1,): [0.0, 0.0, 0.0]}]
+    trie = Trie(codes, (2, 3))
+    assert beam_search(scorer, trie, 1)[0].tolist() != [[3]]
+    leaves, scores = exact_search(scorer, trie, 1)
+    assert leaves.tolist() == [[3]]
+    assert_close(scores, torch.tensor([[math.log(0.4)]]))
+
+
+@pytest.mark.parametrize("decoding", list(DECODERS))
+def test_prefixes_with_one_child_are_not_asked_for(decoding: str) -> None:
+    codes = random_codes((3, 4, 2, 3), 20)
+    scorer = TableScorer(N_USERS, (3, 4, 2, 3))
+    DECODERS[decoding](scorer, Trie(codes, (3, 4, 2, 3)), 5)
+    assert scorer.asked
+    for prefix in scorer.asked:
+        below = {row[: len(prefix) + 1] for row in map(tuple, codes.tolist()) if row[: len(prefix)] == prefix}
+        assert len(below) > 1
+
+
+def test_large_searches_go_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, k = (6, 5, 4, 3), 25
+    trie = Trie(random_codes(sizes, 150), sizes)
+    scorer = TableScorer(N_USERS, sizes)
+    whole = [search(scorer, trie, k) for search in (exact_search, full_search)]
+    widths = []
+    extend = scorer.extend
+
+    def watched(state: Any, parents: torch.Tensor, codes: torch.Tensor) -> Any:
+        widths.append(parents.numel())
+        return extend(state, parents, codes)
+
+    monkeypatch.setattr(scorer, "extend", watched)
+    for module in ("full", "exact"):
+        monkeypatch.setattr(f"recbole_sid.decoding.{module}._MAX_BEAMS", 8)
+    for search, (expected, expected_scores) in zip((exact_search, full_search), whole, strict=True):
+        leaves, scores = search(scorer, trie, k)
+        assert torch.equal(leaves, expected)
+        assert_close(scores, expected_scores)
+    assert max(widths[-20:]) <= 8  # of the full search; the exact one starts with a beam of k
+
+
+@pytest.mark.parametrize("decoding", list(DECODERS))
+def test_each_user_ranks_as_if_alone(decoding: str) -> None:
+    sizes = (4, 3, 3)
+    trie = Trie(random_codes(sizes, 20), sizes)
+    together = TableScorer(N_USERS, sizes)
+    leaves, scores = DECODERS[decoding](together, trie, 6)
+    for user in range(N_USERS):
+        alone = TableScorer(1, sizes)
+        alone.table = [together.table[user]]
+        own_leaves, own_scores = DECODERS[decoding](alone, trie, 6)
+        assert torch.equal(own_leaves[0], leaves[user])
+        assert_close(own_scores[0], scores[user])
+
+
+@given(catalogues())
+@settings(deadline=None, max_examples=40)
+def test_a_trie_survives_being_stored_and_relabelled(
+    catalogue: tuple[np.ndarray, tuple[int, ...], np.ndarray],
+) -> None:
+    codes, sizes, items = catalogue
+    trie, plain = Trie(codes, sizes, items), Trie(codes, sizes)
+    copy = Trie.from_arrays(plain.arrays(), sizes).relabelled(items)
+    assert trie.arrays().keys() == copy.arrays().keys()
+    for name, values in trie.arrays().items():
+        np.testing.assert_array_equal(values, copy.arrays()[name])
+    np.testing.assert_array_equal(plain.codes().numpy(), codes[plain.item.numpy()])
+    assert sorted(plain.item.tolist()) == list(range(len(codes)))
+
+
+def test_a_trie_of_codes_that_fill_no_single_word() -> None:
+    sizes = (1 << 20, 1 << 20, 1 << 20, 1 << 20, 3)
+    codes = np.random.default_rng(0).integers(0, sizes, (50, 5))
+    codes[10:20] = codes[:10]
+    codes[20:30, :3] = codes[:10, :3]
+    trie = Trie(codes, sizes)
+    leaves = known_prefixes(codes, 5)
+    assert [trie.n_nodes(depth) for depth in range(6)] == [len(known_prefixes(codes, depth)) for depth in range(6)]
+    assert trie.find(torch.from_numpy(codes)).tolist() == [leaves.index(tuple(row)) for row in codes.tolist()]
+    np.testing.assert_array_equal(trie.codes().numpy(), codes[trie.item.numpy()])
+
+
+@pytest.mark.parametrize("search", [beam_search, unconstrained_beam_search])
 def test_places_without_a_reachable_item_are_marked(search: Callable[..., Any]) -> None:
     sizes = (3, 4)
     codes = np.array([[0, 1], [2, 0], [2, 3], [2, 3]])
     leaves, scores = search(TableScorer(N_USERS, sizes), Trie(codes, sizes), 12)
-    assert leaves.shape == scores.shape == (N_USERS, 12)
+    assert leaves.shape == scores.shape
     assert torch.equal(leaves < 0, scores == -torch.inf)
     for user in range(N_USERS):
-        assert sorted(leaves[user].tolist()) == [-1] * 9 + [0, 1, 2]
-    if search is constrained_beam_search:
+        assert sorted(leaves[user].tolist()) == [-1] * (leaves.shape[1] - 3) + [0, 1, 2]
+    if search is beam_search:
         assert (leaves[:, 3:] == -1).all()
 
 
 def test_an_item_of_probability_zero_is_not_retrieved() -> None:
     scorer = TableScorer(1, (2, 2))
     scorer.table[0][(1,)][0] = -math.inf
-    leaves, scores = constrained_beam_search(scorer, Trie(np.array([[0, 1], [1, 0], [1, 1]]), (2, 2)), 3)
+    leaves, scores = beam_search(scorer, Trie(np.array([[0, 1], [1, 0], [1, 1]]), (2, 2)), 3)
     assert sorted(leaves[0].tolist()) == [-1, 0, 2]
     assert scores[0, 2] == -math.inf
 
@@ -272,23 +399,41 @@ def tiny_model(prepare: Callable[..., Any], name: str, constrained: bool | None,
 def test_a_full_beam_ranks_every_item_as_predict_does(
     prepare: Callable[..., Any], name: str, constrained: bool | None
 ) -> None:
-    model, rows = tiny_model(prepare, name, constrained, beam_size=500)
+    model, rows = tiny_model(prepare, name, constrained, beam_size=500, decoding="beam", full_sort_items=29)
+    assert not model.scores_every_item
     ranked = model.full_sort_predict(rows).view(len(rows), -1)
     assert (ranked > -torch.inf).sum(1).tolist() == [model.n_items - 1] * len(rows)
     assert_close(ranked, predictions(model, rows), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("decoding", list(DECODERS))
 @pytest.mark.parametrize(("name", "constrained"), MODELS)
 @torch.no_grad()
 def test_retrieved_items_score_as_predict_says(
-    prepare: Callable[..., Any], name: str, constrained: bool | None
+    prepare: Callable[..., Any], name: str, constrained: bool | None, decoding: str
 ) -> None:
-    model, rows = tiny_model(prepare, name, constrained, beam_size=10)
+    model, rows = tiny_model(prepare, name, constrained, beam_size=10, decoding=decoding)
+    truth = predictions(model, rows)
+    row, item, score = model.retrieve(rows)
+    assert len(row)
+    assert row.bincount().max() <= 10
+    assert_close(score, truth[row, item], atol=1e-5, rtol=1e-5)
+    if decoding != "beam":
+        for user in range(len(rows)):
+            best = truth[user].topk(10).values
+            assert_close(score[row == user], best, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normaliser", ["children", "codes"])
+@pytest.mark.parametrize(("name", "constrained"), MODELS)
+@torch.no_grad()
+def test_every_item_is_scored_in_a_small_catalogue(
+    prepare: Callable[..., Any], name: str, constrained: bool | None, normaliser: str
+) -> None:
+    model, rows = tiny_model(prepare, name, constrained, full_sort_items=30, normaliser=normaliser)
+    assert model.scores_every_item
     ranked = model.full_sort_predict(rows).view(len(rows), -1)
-    found = ranked > -torch.inf
-    assert found.any()
-    assert found.sum(1).max() <= 10
-    assert_close(ranked[found], predictions(model, rows)[found], atol=1e-5, rtol=1e-5)
+    assert_close(ranked, predictions(model, rows), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [(17,), (5, 4), (2, 3, 1, 3, 2)])

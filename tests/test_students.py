@@ -165,7 +165,9 @@ def test_histories_are_serialised_as_described(student: Callable[..., Any]) -> N
 def test_context(student: Callable[..., Any], name: str) -> None:
     model, _, rows = student(name)
     expected = [context_of(model.decoder, own_states(model, tokens), 3) for tokens in serialised(model, rows)]
-    close(model.context(model.history_tokens(rows)), expected)
+    close(model.context(model.encode(model.history_tokens(rows))), expected)
+    with torch.no_grad():  # without padding
+        close(model.context(model.encode(model.history_tokens(rows))), expected)
 
 
 @pytest.mark.parametrize("n_hidden", [1, 2])
@@ -280,7 +282,7 @@ def test_dropout_is_active_only_where_something_is_trained(student: Callable[...
 @pytest.mark.parametrize("name", ["TIGER", "SIDMLP", "SIDMLPPlusPlus"])
 @torch.no_grad()
 def test_padding_does_not_change_the_ranking(prepare: Callable[..., Any], name: str) -> None:
-    config, train, _, _ = prepare(name)
+    config, train, _, _ = prepare(name, full_sort_items=10)
     torch.manual_seed(0)
     model = get_model(name)(config, train._dataset).eval()
     rows = train._dataset[torch.arange(0, len(train._dataset), 9)]

@@ -26,7 +26,7 @@ from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError
 from recbole_sid.model.supervision import OnlineSupervision
 from recbole_sid.model.teacher import teacher_config
-from recbole_sid.quick_start import Run, ensure_teacher, make_trainer, run_model
+from recbole_sid.quick_start import Run, ensure_teacher, load_data_and_model, make_trainer, run_model
 from recbole_sid.trainer.distill_cache import CachedSupervision
 from recbole_sid.trainer.distillation import DistillationTrainer
 from recbole_sid.trainer.schedule import learning_rate_schedule
@@ -605,7 +605,7 @@ def test_stages_can_run_alone(train: Callable[..., Run], configure: Callable[...
     [
         ("SIDMLPPlusPlus", ["encode"], "encoder, decoder, joint"),
         ("SIDMLP", ["encoder", "decoder"], "decoder"),
-        ("SIDMLPPlusPlus", [], "encoder, decoder, joint"),
+        ("SIDMLPPlusPlus", ["direct"], "encoder, decoder, joint"),
     ],
 )
 def test_unknown_stage_is_refused(train: Callable[..., Run], model: str, stages: list[str], known: str) -> None:
@@ -687,3 +687,20 @@ def test_finished_student_of_another_teacher_is_not_reused(train: Callable[..., 
     assert not torch.equal(
         other.trainer.model.decoder.heads[0][0].weight, first.trainer.model.decoder.heads[0][0].weight
     )
+
+
+def test_the_item_encoder_learns_directly_and_its_checkpoint_ranks_alike(train: Callable[..., Run]) -> None:
+    settings = {"encoder": "item", "item_layers": 1, "item_ffn_size": 16, "epochs": 3}
+    run = train("SIDMLPPlusPlus", **settings)
+    assert [stage.key for stage in run.trainer.stages()] == ["direct"]
+    losses = list(run.trainer.train_loss_dict.values())
+    assert losses[-1] < losses[0]
+    model = load_data_and_model(run.trainer.saved_model_file)[1]
+    rows = next(iter(run.test_data))[0]
+    for found, expected in zip(model.retrieve(rows), run.trainer.model.retrieve(rows), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_an_unknown_encoder_is_refused(train: Callable[..., Run]) -> None:
+    with pytest.raises(InputError, match=r"encoder='itm' must be one of token, item\."):
+        train("SIDMLPPlusPlus", encoder="itm")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from recbole_sid.data.semantic_ids import SemanticIDs
-from recbole_sid.decoding.trie import Trie
 
 
 def level_rows(semantic_ids: SemanticIDs) -> list[dict[str, Any]]:
@@ -16,7 +15,7 @@ def level_rows(semantic_ids: SemanticIDs) -> list[dict[str, Any]]:
     Perplexity is the exponential of the entropy of the level's codes over items; children_mean the mean number of
     codes that continue a prefix of the levels before.
     """
-    trie = Trie(semantic_ids.codes, semantic_ids.codebook_sizes)
+    trie = semantic_ids.trie
     rows = []
     for level, size in enumerate(semantic_ids.codebook_sizes):
         counts = np.bincount(semantic_ids.codes[:, level], minlength=size)

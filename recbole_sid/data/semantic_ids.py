@@ -7,13 +7,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from recbole_sid.catalogue import hash_tokens, match_rows
+from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
 from recbole_sid.files import replacing
+
+_TRIE = "trie_"  # what the trie's arrays are called in a file
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,24 @@ class SemanticIDs:
         digest.update(hash_tokens(self.item_tokens).encode())
         return digest.hexdigest()[:8]
 
+    @cached_property
+    def trie(self) -> Trie:
+        """The trie of these semantic IDs; its items are row numbers. Saved with them, so that it is sorted once."""
+        return Trie(self.codes, self.codebook_sizes)
+
+    def trie_of(self, item_tokens: Sequence[str] | np.ndarray) -> Trie:
+        """Return the trie of a dataset's items; its items are RecBole's internal item ids.
+
+        Raises:
+            InputError: as `table`.
+        """
+        if len(item_tokens) == len(self.item_tokens):
+            row = match_rows(np.asarray(item_tokens, dtype=str), self.item_tokens)
+            if (row >= 0).all():
+                return self.trie.relabelled(row + 1)
+        table = self.table(item_tokens)
+        return Trie(table[1:], self.codebook_sizes, items=np.arange(1, len(table)))
+
     def table(self, item_tokens: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return the codes in the order of `item_tokens`, with a row of zeros in front for padding.
 
@@ -100,6 +122,7 @@ class SemanticIDs:
                 codebook_sizes=np.asarray(self.codebook_sizes, dtype=np.int64),
                 item_tokens=self.item_tokens,
                 recipe=np.asarray(json.dumps(dict(self.recipe))),
+                **{_TRIE + name: values for name, values in self.trie.arrays().items()},  # type: ignore[arg-type]
             )
 
     @classmethod
@@ -113,12 +136,19 @@ class SemanticIDs:
             raise InputError(f"There is no semantic-ID file at '{path}': write one with `recbole-sid tokenize`.")
         try:
             with np.load(path, allow_pickle=False) as data:
-                return cls(
+                semantic_ids = cls(
                     codes=data["codes"],
                     codebook_sizes=tuple(data["codebook_sizes"].tolist()),
                     item_tokens=data["item_tokens"],
                     recipe=json.loads(str(data["recipe"])),
                 )
+                saved = {name.removeprefix(_TRIE): data[name] for name in data.files if name.startswith(_TRIE)}
+            if saved:  # files of version 0.1 have none
+                trie = Trie.from_arrays(saved, semantic_ids.codebook_sizes)
+                if not np.array_equal(trie.codes().numpy(), semantic_ids.codes[saved["item"]]):
+                    raise ValueError("its trie is not that of its codes")
+                semantic_ids.__dict__["trie"] = trie
+            return semantic_ids
         except InputError:
             raise
         except Exception as error:  # a damaged file fails in zipfile, zlib, numpy or json, each with its own

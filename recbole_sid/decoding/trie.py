@@ -5,71 +5,171 @@ Memory is linear in the items for any number of levels and any codebook sizes; s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
+_WORD_BITS = 62  # of the int64 that several levels' codes are packed into for sorting
+
 
 class Trie(nn.Module):
     """Prefixes of depth 0 (the root) to L (leaves), numbered in lexicographic order within each depth.
 
+    Children of prefix n at `level` are the prefixes ``start_<level>[n] .. start_<level>[n + 1] - 1`` one level deeper,
+    and ``code_<level>`` holds each one's last code; ``start_<L>`` and ``item`` do the same for a leaf's items.
+
     Args:
-        codes: int64 [n_items, L].
+        codes: integers [n_items, L], n_items >= 1; a numpy array or a tensor, whose device the trie is built on.
         codebook_sizes: length L.
         items: int64 [n_items], the item id of each row of `codes`; by default the row number.
     """
 
-    def __init__(self, codes: np.ndarray, codebook_sizes: Sequence[int], items: np.ndarray | None = None) -> None:
-        super().__init__()
-        self.codebook_sizes = tuple(codebook_sizes)
-        items = np.arange(len(codes)) if items is None else np.asarray(items)
-        order = np.lexsort(codes.T[::-1])
-        rows = codes[order]
-        differs = np.ones(len(rows), dtype=bool)
-        differs[1:] = False
-        parent = np.zeros(len(rows), dtype=np.int64)
-        for level, size in enumerate(self.codebook_sizes):
-            differs[1:] |= rows[1:, level] != rows[:-1, level]
-            node_parent, node_code = parent[differs], rows[differs, level]
-            n_parents = int(parent[-1]) + 1
-            self._keep(f"start_{level}", np.searchsorted(node_parent, np.arange(n_parents + 1)))
-            self._keep(f"parent_{level}", node_parent)
-            self._keep(f"code_{level}", node_code)
-            self._keep(f"key_{level}", node_parent * size + node_code)
-            parent = np.cumsum(differs) - 1
-        self._keep("item_start", np.searchsorted(parent, np.arange(int(parent[-1]) + 2)))
-        self._keep("item", items[order])
+    item: torch.Tensor
 
-    def _keep(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)), persistent=False)
+    def __init__(
+        self,
+        codes: np.ndarray | torch.Tensor,
+        codebook_sizes: Sequence[int],
+        items: np.ndarray | torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        table = torch.as_tensor(codes)
+        sizes = tuple(codebook_sizes)
+        order, words = _sorted_words(table, sizes)
+        arrays = {}
+        new = torch.ones(len(order), dtype=torch.bool, device=table.device)  # rows whose prefix differs from the last
+        new[1:] = False
+        parents = new.clone()
+        for level, size in enumerate(sizes):
+            column = _column(words, sizes, level)
+            new[1:] |= column[1:] != column[:-1]
+            arrays[f"start_{level}"] = _starts(new, parents)
+            arrays[f"code_{level}"] = column[new].to(_dtype(size))
+            parents = new.clone()
+        arrays[f"start_{len(sizes)}"] = _starts(torch.ones_like(new), parents)
+        arrays["item"] = order.to(_dtype(len(order)))
+        self._hold(arrays, sizes)
+        if items is not None:
+            self._relabel(torch.as_tensor(items))
+
+    def _hold(self, arrays: Mapping[str, torch.Tensor], sizes: tuple[int, ...]) -> None:
+        self.codebook_sizes = sizes
+        for name, values in arrays.items():
+            self.register_buffer(name, values, persistent=False)
+        # The most children that any prefix has, per level.
+        self.widths = tuple(int(self.start(level).diff().max()) for level in range(len(sizes)))
+
+    def _relabel(self, items: torch.Tensor) -> None:
+        of_row = items.to(self.item.device)
+        largest = int(of_row.max()) if len(of_row) else 0
+        self.item = of_row[self.item.long()].to(_dtype(largest + 1))
+
+    def relabelled(self, items: np.ndarray | torch.Tensor) -> Trie:
+        """Return this trie with other item ids: int64 [n_items], the id of each row it was built from."""
+        trie = Trie.from_arrays(self.arrays(), self.codebook_sizes)
+        trie._relabel(torch.as_tensor(items))
+        return trie
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all that the trie consists of, to be saved."""
+        return {name: values.cpu().numpy() for name, values in self.named_buffers()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], codebook_sizes: Sequence[int]) -> Trie:
+        """Make the trie that `arrays` was called on, without sorting.
+
+        Raises:
+            KeyError: if an array is missing.
+        """
+        trie = cls.__new__(cls)
+        nn.Module.__init__(trie)
+        n_levels = len(codebook_sizes)
+        names = [f"start_{level}" for level in range(n_levels + 1)] + [f"code_{level}" for level in range(n_levels)]
+        trie._hold({name: torch.from_numpy(np.array(arrays[name])) for name in [*names, "item"]}, tuple(codebook_sizes))
+        return trie
+
+    def codes(self) -> torch.Tensor:
+        """Return the codes int64 [n_items, L] of the items in the order of ``item``."""
+        leaves = torch.arange(self.n_nodes(self.n_levels), device=self.item.device)
+        nodes = torch.repeat_interleave(leaves, self.start(self.n_levels).diff())
+        columns = []
+        for level in reversed(range(self.n_levels)):
+            columns.append(self.code(level)[nodes].long())
+            nodes = self.parent(level, nodes)
+        return torch.stack(columns[::-1], dim=1)
 
     @property
     def n_levels(self) -> int:
         """Number of levels L."""
         return len(self.codebook_sizes)
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory it takes."""
+        return sum(values.numel() * values.element_size() for values in self.buffers())
+
     def n_nodes(self, depth: int) -> int:
         """Number of distinct prefixes of `depth` codes."""
-        return 1 if depth == 0 else len(self.get_buffer(f"code_{depth - 1}"))
+        return 1 if depth == 0 else len(self.code(depth - 1))
+
+    def start(self, level: int) -> torch.Tensor:
+        """Where the children of each prefix of depth `level` begin: int32 [n_nodes(level) + 1]."""
+        return self.get_buffer(f"start_{level}")
+
+    def code(self, level: int) -> torch.Tensor:
+        """Last code of each prefix of depth `level` + 1: int16 or int32 [n_nodes(level + 1)]."""
+        return self.get_buffer(f"code_{level}")
+
+    def n_children(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """Return how many children prefixes `nodes` of depth `level` have: int64 [...]; a dead one (-1) has none."""
+        start, alive = self.start(level), nodes.clamp(min=0)
+        return torch.where(nodes >= 0, start[alive + 1] - start[alive], 0).long()
+
+    def children_of(self, level: int, nodes: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the first `width` children of each prefix: int64 [..., width], and bool [..., width] which exist."""
+        offset = torch.arange(width, device=nodes.device)
+        exists = offset < self.n_children(level, nodes).unsqueeze(-1)
+        child = self.start(level)[nodes.clamp(min=0)].unsqueeze(-1) + offset
+        return torch.where(exists, child, 0), exists
+
+    def pairs(self, level: int, nodes: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (position in `nodes`, child) for every child of the prefixes `nodes` int64 [n], in order.
+
+        Args:
+            count: their `n_children` [n].
+        """
+        position = torch.repeat_interleave(count)
+        shift = self.start(level).index_select(0, nodes.clamp(min=0)).long() - (count.cumsum(0) - count)
+        return position, shift.index_select(0, position).add_(torch.arange(len(position), device=nodes.device))
 
     def child_mask(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """Return which codes of `level` continue the prefixes `nodes`: [...] -> bool [..., codebook size].
 
         Prefix -1 (dead) has no children.
         """
-        pair, child = _ranges(self.get_buffer(f"start_{level}"), nodes.flatten())
+        pair, child = self.pairs(level, nodes.flatten(), self.n_children(level, nodes.flatten()))
         mask = torch.zeros(nodes.numel(), self.codebook_sizes[level], dtype=torch.bool, device=nodes.device)
-        mask[pair, self.get_buffer(f"code_{level}")[child]] = True
+        mask[pair, self.code(level)[child].long()] = True
         return mask.reshape(*nodes.shape, -1)
 
     def child(self, level: int, nodes: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Return the prefixes that `codes` of `level` lead to from `nodes` (same shapes), -1 where there is none."""
-        keys = self.get_buffer(f"key_{level}")
-        wanted = nodes * self.codebook_sizes[level] + codes
-        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        return torch.where((keys[place] == wanted) & (nodes >= 0), place, -1)
+        start, known = self.start(level), self.code(level)
+        low, end = start[nodes.clamp(min=0)].long(), start[nodes.clamp(min=0) + 1].long()
+        high, last = end, len(known) - 1
+        for _ in range(self.widths[level].bit_length()):  # bisection: the first child whose code is not below
+            middle = (low + high) // 2
+            below = (known[middle.clamp(max=last)] < codes) & (low < high)
+            low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
+        found = (low < end) & (known[low.clamp(max=last)] == codes) & (nodes >= 0)
+        return torch.where(found, low, -1)
+
+    def parent(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """Return the prefixes of depth `level` that `nodes` of depth `level` + 1 continue."""
+        start = self.start(level)
+        return torch.searchsorted(start, nodes.to(start.dtype), right=True) - 1
 
     def find(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the leaves of whole semantic IDs: [..., L] -> [...], -1 where no item has these codes."""
@@ -82,22 +182,70 @@ class Trie(nn.Module):
         """Return the prefixes above `leaves`, from the root (depth 0) to depth L - 1, each of the leaves' shape."""
         nodes, above = leaves, []
         for level in reversed(range(self.n_levels)):
-            nodes = self.get_buffer(f"parent_{level}")[nodes]
+            nodes = self.parent(level, nodes)
             above.append(nodes)
         return above[::-1]
 
     def expand_leaves(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (position in the flattened `leaves`, item) for every item of every leaf, in order; -1 has none."""
-        position, place = _ranges(self.get_buffer("item_start"), leaves.flatten())
-        return position, self.get_buffer("item")[place]
+        flat = leaves.flatten()
+        position, place = self.pairs(self.n_levels, flat, self.n_children(self.n_levels, flat))
+        return position, self.item[place].long()
 
 
-def _ranges(start: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (position in `nodes`, member) for every member start[node] .. start[node + 1] - 1 of every node."""
-    alive = nodes >= 0
-    first = start[nodes.clamp(min=0)]
-    count = torch.where(alive, start[nodes.clamp(min=0) + 1] - first, 0)
-    position = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), count)
-    before = count.cumsum(0) - count
-    member = torch.arange(len(position), device=nodes.device) - before[position] + first[position]
-    return position, member
+def _sorted_words(codes: torch.Tensor, sizes: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Sort rows [n, L] lexicographically, equal rows in order.
+
+    Returns:
+        order int64 [n], and the sorted rows packed into int64 words [n], as `_layout` says.
+    """
+    words = []
+    for levels in _layout(sizes):
+        word = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+        for level in levels:
+            word = word * sizes[level] + codes[:, level]
+        words.append(word)
+    if len(words) == 1:
+        ordered, order = torch.sort(words[0], stable=True)
+        return order, [ordered]
+    order = torch.arange(len(codes), device=codes.device)
+    for word in reversed(words):
+        order = order[torch.sort(word[order], stable=True).indices]
+    return order, [word[order] for word in words]
+
+
+def _layout(sizes: tuple[int, ...]) -> list[list[int]]:
+    """Return which levels share a word, so that each word's values stay below 2^62."""
+    layout: list[list[int]] = [[]]
+    product = 1
+    for level, size in enumerate(sizes):
+        if layout[-1] and product * size >= 1 << _WORD_BITS:
+            layout.append([])
+            product = 1
+        layout[-1].append(level)
+        product *= size
+    return layout
+
+
+def _column(words: list[torch.Tensor], sizes: tuple[int, ...], level: int) -> torch.Tensor:
+    """Return the codes of `level` from packed words."""
+    for levels, word in zip(_layout(sizes), words, strict=True):
+        if level in levels:
+            after = 1
+            for later in levels[levels.index(level) + 1 :]:
+                after *= sizes[later]
+            return word // after % sizes[level]
+    raise IndexError(level)
+
+
+def _starts(new: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+    """Return where each parent's children start, from which rows begin a child and which begin a parent."""
+    child = new.cumsum(0, dtype=torch.int32) - 1
+    return torch.cat([child[parents], child[-1:] + 1])
+
+
+def _dtype(size: int) -> torch.dtype:
+    """Return the smallest signed type that we use for values below `size`."""
+    if size <= 1 << 15:
+        return torch.int16
+    return torch.int32 if size <= 1 << 31 else torch.int64

@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from recbole.evaluator import Collector
+from recbole.evaluator.collector import DataStruct
+from recbole.evaluator.register import metric_information
+
+from recbole_sid.evaluation.retrieved import Retrieved, hits_and_positives
+
+_LISTS = frozenset({"rec.topk", "rec.items"})
 
 
 class RetrievedItemsCollector(Collector):
-    """Collects top-k lists from scores whose -inf entries mean "not retrieved".
+    """Collects top-k lists from retrieved items, or from scores whose -inf entries mean "not retrieved".
 
     RecBole 1.2.1 (recbole/evaluator/collector.py, `eval_batch_collect`) takes the top k of the scores whatever they
     are, so with fewer than k retrieved items arbitrary others fill the list and can count as hits.
+
+    Attributes:
+        score_metrics: the configured metrics that top-k lists are not enough for.
     """
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.data_struct = BatchedStruct()
+        self.score_metrics = [name for name in config["metrics"] if not _lists_suffice(name)]
+
     def eval_batch_collect(
-        self, scores_tensor: torch.Tensor, interaction: Any, positive_u: torch.Tensor, positive_i: torch.Tensor
+        self,
+        scores_tensor: torch.Tensor | Retrieved,
+        interaction: Any,
+        positive_u: torch.Tensor,
+        positive_i: torch.Tensor,
     ) -> None:
-        """Collect a batch: scores [B, n_items]; positive_u, positive_i are the rows and items of the targets."""
+        """Collect a batch.
+
+        Args:
+            scores_tensor: scores [B, n_items], or the retrieved items, which are enough without `score_metrics`.
+            interaction: the batch.
+            positive_u: int64 [p], rows of the target items.
+            positive_i: int64 [p], target items.
+        """
+        if isinstance(scores_tensor, Retrieved):
+            self._collect_lists(scores_tensor, positive_u, positive_i)
+            return
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
-        if not (self.register.need("rec.topk") or self.register.need("rec.items")):
+        if not any(map(self.register.need, _LISTS)):
             return
         scores = scores_tensor.topk(max(self.topk), dim=-1).values
         missing = torch.isneginf(scores)
@@ -28,8 +57,58 @@ class RetrievedItemsCollector(Collector):
             self._mend("rec.topk", missing)
             self._mend("rec.items", missing)
 
+    def uncounted_metrics(self) -> list[str]:
+        """Return the configured metrics that need what `data_collect` takes from the training data, before it did."""
+        return [
+            name
+            for name in self.config["metrics"]
+            if any(
+                need.startswith("data.") and need != "data.label" and need not in self.data_struct
+                for need in metric_information[name.lower()]
+            )
+        ]
+
+    def get_data_struct(self) -> DataStruct:
+        """Return what was collected, on the CPU, and forget the batches.
+
+        RecBole's own (recbole/evaluator/collector.py, `get_data_struct`) calls `cpu` on everything, which fails on the
+        number of items and the counters that its coverage and popularity metrics need.
+        """
+        collected = DataStruct()
+        for name, value in list(self.data_struct.items()):
+            if isinstance(value, list):
+                collected.set(name, torch.cat(value).cpu())
+                del self.data_struct[name]
+            else:
+                collected.set(name, value)
+        return collected
+
+    def _collect_lists(self, found: Retrieved, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
+        lists = found.top_lists(max(self.topk))
+        if self.register.need("rec.items"):
+            self.data_struct.update_tensor("rec.items", lists)
+        if self.register.need("rec.topk"):
+            result = hits_and_positives(lists, positive_u, positive_i, found.shape[1])
+            self.data_struct.update_tensor("rec.topk", result)
+
     def _mend(self, name: str, missing: torch.Tensor) -> None:
         """Put no hit (in rec.topk) or the padding item (in rec.items) where nothing was retrieved."""
         if name in self.data_struct:
-            batch = self.data_struct[name][-len(missing) :]
+            batch = self.data_struct[name][-1]
             batch[:, : missing.shape[1]].masked_fill_(missing, 0)
+
+
+class BatchedStruct(DataStruct):
+    """A DataStruct that keeps a list of what batches add, where RecBole's copies all there is with every batch."""
+
+    def update_tensor(self, name: str, value: torch.Tensor) -> None:
+        self._data_dict.setdefault(name, []).append(value.clone().detach())
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Return names and values; lists are of batches."""
+        return self._data_dict.items()
+
+
+def _lists_suffice(metric: str) -> bool:
+    needs = set(metric_information[metric.lower()])
+    return "data.label" not in needs and all(need in _LISTS or need.startswith("data.") for need in needs)

@@ -5,30 +5,35 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_sid.data.vocabulary import PAD, TokenVocabulary
-from recbole_sid.decoding.beam import LevelScorer, constrained_beam_search, masked_log_softmax
-from recbole_sid.decoding.trie import Trie
-from recbole_sid.errors import InputError
+from recbole_sid.decoding import DECODERS
+from recbole_sid.decoding.children import NORMALISERS, masked_log_softmax
+from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
+from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.errors import InputError, nearest
 
 # A batch is ranked in groups of similar history length if that saves this share of the tokens or more.
 _WORTHWHILE_SAVING = 0.1
 _MAX_GROUPS = 4
+# Users whose whole catalogue is scored together: what is computed for all prefixes has to fit the memory.
+_FULL_SORT_USERS = 32
 
 
 class SIDRecommender(SequentialRecommender):
     """Base of TIGER, SIDMLP and SIDMLPPlusPlus.
 
-    Scores of items are log-probabilities of their semantic IDs. Items outside the beam score -inf.
+    Scores of items are log-probabilities of their semantic IDs.
 
     Attributes:
         semantic_ids: the artefact the model was built for.
         vocabulary: token ids.
         trie: valid semantic IDs; its items are RecBole's internal item ids.
+        decoding: how the best items are found: beam, exact or full.
+        normaliser: how a prefix's probability is shared: among its valid children, or among all codes.
     """
 
     input_type = InputType.POINTWISE
@@ -45,7 +50,15 @@ class SIDRecommender(SequentialRecommender):
         table = self.semantic_ids.table(dataset.item_tokens())
         self.vocabulary = TokenVocabulary(sizes, config["n_user_tokens"])
         self.beam_size = config["beam_size"]
-        self.trie = Trie(table[1:], sizes, items=np.arange(1, len(table)))
+        self.decoding = config["decoding"]
+        self.normaliser = config["normaliser"]
+        self.full_sort_items = config["full_sort_items"]
+        for key, known in (("decoding", DECODERS), ("normaliser", NORMALISERS)):
+            if config[key] not in known:
+                raise InputError(
+                    f"{key}='{config[key]}'{nearest(str(config[key]), known)} must be one of {', '.join(known)}."
+                )
+        self.trie = self.semantic_ids.trie_of(dataset.item_tokens())
         item_codes = torch.from_numpy(table)
         item_tokens = self.vocabulary.code_tokens(item_codes)
         item_tokens[0] = PAD
@@ -53,8 +66,12 @@ class SIDRecommender(SequentialRecommender):
         self.register_buffer("item_tokens", item_tokens, persistent=False)
 
     @abstractmethod
-    def scorer(self, tokens: torch.Tensor) -> LevelScorer:
-        """Return the level scorer of a batch of serialised histories int64 [B, S]."""
+    def encode(self, tokens: torch.Tensor) -> Any:
+        """Return what the scorer needs of a batch of serialised histories int64 [B, S]."""
+
+    @abstractmethod
+    def scorer(self, encoded: Any) -> LevelScorer:
+        """Return the level scorer of encoded histories."""
 
     @abstractmethod
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
@@ -71,32 +88,60 @@ class SIDRecommender(SequentialRecommender):
         return self.item_codes[interaction[self.ITEM_ID]]
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return leaves and scores [B, K] of the best semantic IDs."""
-        return constrained_beam_search(scorer, self.trie, self.beam_size)
+        """Return leaves and log-probabilities [B, K] of the best semantic IDs, by the configured decoder."""
+        return DECODERS[self.decoding](scorer, self.trie, self.beam_size, self.normaliser)
 
+    def leaf_log_probs(self, scorer: LevelScorer) -> torch.Tensor:
+        """Return the log-probabilities [B, n_leaves] of all semantic IDs, in the trie's order."""
+        return leaf_log_probs(scorer, self.trie, self.normaliser)
+
+    def item_log_probs(self, scorer: LevelScorer) -> torch.Tensor:
+        """Return the log-probabilities [B, n_items] of all items, -inf for padding."""
+        return items_of_leaves(self.leaf_log_probs(scorer), self.trie, self.n_items)
+
+    @property
+    def scores_every_item(self) -> bool:
+        """Whether `full_sort_predict` scores all items, not the retrieved ones only."""
+        return self.n_items - 1 <= self.full_sort_items
+
+    @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """Return log-probabilities [B * n_items] as RecBole expects; -inf for items that were not retrieved."""
+        """Return log-probabilities [B * n_items] as RecBole expects.
+
+        Of every item if the catalogue has at most ``full_sort_items``; else of those that `retrieve` finds, and -inf.
+        """
+        if self.scores_every_item:
+            parts = [
+                self.item_log_probs(self.scorer(self.encode(self.history_tokens(interaction[rows]))))
+                for rows in torch.arange(len(interaction)).split(_FULL_SORT_USERS)
+            ]
+            return torch.cat(parts).view(-1)
         rows, items, scores = self.retrieve(interaction)
         table = scores.new_full((len(interaction), self.n_items), -torch.inf)
         table[rows, items] = scores
         return table.view(-1)
 
+    @torch.no_grad()
     def retrieve(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rank the catalogue for each history by beam search.
+        """Rank the catalogue for each history by the configured decoder.
 
         Returns:
             rows, items and scores, each [n]: the retrieved items of all rows, by falling score within a row. Items
             that share a semantic ID share its score.
         """
         found = []
-        for group in length_groups(interaction[self.ITEM_SEQ_LEN], self.vocabulary.n_levels):
+        for group in self.groups(interaction[self.ITEM_SEQ_LEN]):
             tokens = self.history_tokens(interaction if group is None else interaction[group])
-            leaves, scores = self.search(self.scorer(tokens))
+            leaves, scores = self.search(self.scorer(self.encode(tokens)))
             position, items = self.trie.expand_leaves(leaves)
-            rows = position // leaves.shape[1]
+            rows = position // max(1, leaves.shape[1])
             found.append((rows if group is None else group[rows], items, scores.flatten()[position]))
         rows, items, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
         return rows, items, scores
+
+    def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
+        """Return the rows int64 of each part of a batch that is ranked together; [None] is the whole batch."""
+        return length_groups(lengths, self.vocabulary.n_levels)
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """Return the log-probability [B] of each row's item, whether or not a beam would reach it."""
@@ -108,9 +153,17 @@ class SIDRecommender(SequentialRecommender):
         """Return log-probabilities [B] of `codes` from per-level logits, renormalised over valid children."""
         total = torch.zeros(len(codes), device=codes.device)
         for level, nodes in enumerate(self.trie.path(self.trie.find(codes))):
-            log_probs = masked_log_softmax(logits[level], self.trie.child_mask(level, nodes))
+            mask = self.trie.child_mask(level, nodes)
+            if self.normaliser == "codes":
+                mask = torch.ones_like(mask)
+            log_probs = masked_log_softmax(logits[level], mask)
             total = total + log_probs.gather(1, codes[:, level : level + 1]).squeeze(1)
         return total
+
+
+def is_cpu_inference(tokens: torch.Tensor) -> bool:
+    """Say whether histories are encoded without gradients on the CPU, where shapes may follow the data."""
+    return tokens.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def length_groups(lengths: torch.Tensor, tokens_per_item: int) -> list[torch.Tensor | None]:

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+from recbole_sid.model.packing import Packed, Packing
+from recbole_sid.model.prepared import Prepared
 
 
 class Readout(nn.Module):
@@ -33,6 +37,11 @@ class Readout(nn.Module):
         )
         self.attention_dropout = nn.Dropout(dropout)
         self.n_heads = n_heads
+        self.absorbed = Prepared(_absorb)
+
+    def train(self, mode: bool = True) -> Readout:
+        self.absorbed.forget()
+        return super().train(mode)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return z [B, d] of states [B, S, d] under mask bool [B, S]."""
@@ -44,8 +53,46 @@ class Readout(nn.Module):
         weights = scores.masked_fill(~mask.unsqueeze(1), -torch.inf).softmax(-1)
         context = self.attention_dropout(weights) @ states  # [B, h, d]
         attended = self.out_proj(torch.einsum("bhd,hed->bhe", context, w_v).flatten(1))
+        return self._finish(query, attended)
+
+    def packed(self, states: Packed) -> torch.Tensor:
+        """Return z [B, d] for inference, of states without padding; equal to `forward`."""
+        form, order, groups = self.absorbed.get(self), states.packing.order, states.packing.groups
+        histories = [states.values[group.rows].unflatten(0, (-1, group.length)) for group in groups]  # [g, n, d]
+        query = self.query(torch.cat([history.mean(1) for history in histories]))
+        keys = F.linear(query, form.keys).unflatten(1, (self.n_heads, -1))  # [B, h, d]
+        context = torch.empty_like(keys)
+        for group, history in zip(groups, histories, strict=True):
+            weights = torch.bmm(keys[group.users], history.transpose(1, 2)).softmax(-1)
+            torch.bmm(weights, history, out=context[group.users])
+        found = self._finish(query, F.linear(context.flatten(1), form.values))
+        return torch.empty_like(found).index_copy_(0, order, found)
+
+    def _finish(self, query: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         x = self.norm1(query + attended)
         return self.norm2(x + self.ffn(x))
+
+
+class AbsorbedAttention(NamedTuple):
+    """The readout's projections multiplied out, per head h.
+
+    Attributes:
+        keys: [h * d, d], W_k^T W_q with the attention's scale.
+        values: [d, h * d], W_o W_v.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+def _absorb(readout: Readout) -> AbsorbedAttention:
+    def split(weight: torch.Tensor) -> torch.Tensor:
+        return weight.unflatten(0, (readout.n_heads, -1))  # [h, e, d]
+
+    q, k, v = (split(layer.weight) for layer in (readout.q_proj, readout.k_proj, readout.v_proj))
+    out = readout.out_proj.weight.unflatten(1, (readout.n_heads, -1))  # [d, h, e]
+    keys = torch.einsum("hed,hef->hdf", k, q) * q.shape[1] ** -0.5
+    return AbsorbedAttention(keys.flatten(0, 1), torch.einsum("ohe,hed->ohd", out, v).flatten(1))
 
 
 class LevelHead(nn.Sequential):
@@ -95,28 +142,6 @@ class SIDMLPDecoder(nn.Module):
         return [head(inputs[:, : level + 1].flatten(1)) for level, head in enumerate(self.heads)]
 
 
-class SIDMLPScorer:
-    """Grows beams with the level heads; the context is computed once per user."""
-
-    def __init__(
-        self, decoder: SIDMLPDecoder, embedding: nn.Embedding, level_offsets: Sequence[int], context: torch.Tensor
-    ) -> None:
-        self.decoder = decoder
-        self.embedding = embedding
-        self.level_offsets = level_offsets
-        self.inputs = context.unsqueeze(1)  # [B, K, t * d]
-        self.level = 0
-
-    def first(self) -> torch.Tensor:
-        return self.decoder.heads[0](self.inputs)
-
-    def next(self, parents: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        embedded = self.embedding(codes + self.level_offsets[self.level])
-        self.level += 1
-        self.inputs = torch.cat([self.inputs.take_along_dim(parents.unsqueeze(-1), 1), embedded], dim=-1)
-        return self.decoder.heads[self.level](self.inputs)
-
-
 class MLPEncoder(nn.Module):
     """Position-specific MLPs with mean mixing in place of the teacher's encoder.
 
@@ -162,27 +187,40 @@ class MLPEncoder(nn.Module):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return states [B, S, d] of tokens int64 [B, S] under mask bool [B, S]; zero where padded.
+        """Return states [B, S, d] of tokens int64 [B, S] under mask bool [B, S]; zero where padded."""
+        return self.packed(tokens, mask).padded()
 
-        Tokens are routed by role, so each MLP sees only its own.
+    def packed(self, tokens: torch.Tensor, mask: torch.Tensor) -> Packed:
+        """Return the states of valid tokens only.
+
+        Tokens are routed by role, so each MLP sees only its own, and the mean's half of a layer's first product is
+        computed once per user.
         """
-        position = torch.arange(tokens.shape[1], device=tokens.device)
-        role = ((position - 1) % self.n_roles).expand_as(tokens)
-        role = torch.where(tokens == self.eos, self.n_roles - 1, role)
-        valid = mask.flatten().nonzero().squeeze(1)
-        user = torch.arange(len(tokens), device=tokens.device).repeat_interleave(mask.sum(1))
-        order = torch.argsort(role.flatten()[valid], stable=True)
-        valid, user = valid[order], user[order]
-        counts = torch.bincount(role.flatten()[valid], minlength=self.n_roles).tolist()
-
-        x = (self.embedding(tokens) + self.position(position)).flatten(0, 1)[valid]
+        packing = Packing.of(mask)
+        n_users, n_columns = mask.shape
+        position, token = packing.index % n_columns, tokens.flatten()[packing.index]
+        role = torch.where(token == self.eos, self.n_roles - 1, (position - 1) % self.n_roles)
+        order = torch.argsort(role, stable=True)
+        counts = torch.bincount(role, minlength=self.n_roles).tolist()
+        user = (packing.index // n_columns)[order]
+        users = user.split(counts)
         n_tokens = mask.sum(1, keepdim=True)
+
+        x = self.embedding(token[order]) + self.position(position[order])
         for layer in cast("list[nn.ModuleList]", list(self.layers)):
-            mean = x.new_zeros(len(tokens), x.shape[1]).index_add(0, user, x) / n_tokens
-            parts = torch.cat([x, mean[user]], dim=1).split(counts)
-            x = x + torch.cat([mlp(part) for mlp, part in zip(layer, parts, strict=True)])
-        states = x.new_zeros(mask.numel(), x.shape[1]).index_copy(0, valid, self.norm(x))
-        return states.reshape(*tokens.shape, -1)
+            mean = x.new_zeros(n_users, x.shape[1]).index_add(0, user, x) / n_tokens
+            parts = zip(cast("list[nn.Sequential]", list(layer)), x.split(counts), users, strict=True)
+            x = x + torch.cat([_mix(mlp, part, mean, of_user) for mlp, part, of_user in parts])
+        states = torch.empty_like(x).index_copy(0, order, self.norm(x))
+        return Packed(states, packing)
+
+
+def _mix(mlp: nn.Sequential, x: torch.Tensor, mean: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+    """Return ``mlp([x; mean[user]])`` for x [n, d], mean [B, d], user int64 [n]."""
+    first = cast(nn.Linear, mlp[0])
+    own, shared = first.weight.split(x.shape[1], dim=1)
+    hidden = F.linear(x, own) + F.linear(mean, shared, first.bias).index_select(0, user)
+    return mlp[1:](hidden)
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,7 +24,8 @@ class Group(NamedTuple):
     length: int
 
 
-class Packing(NamedTuple):
+@dataclass(frozen=True)
+class Packing:
     """Where the valid positions of a padded batch [B, S] lie among packed rows [N].
 
     Attributes:
@@ -39,18 +43,33 @@ class Packing(NamedTuple):
     @classmethod
     def of(cls, mask: torch.Tensor) -> Packing:
         """Return the packing of mask bool [B, S], whose rows are True first and False after."""
-        lengths = mask.sum(1)
-        order = torch.argsort(lengths, stable=True)
+        lengths, order = torch.sort(mask.sum(1), stable=True)
         n_columns = mask.shape[1]
         in_order = mask[order]
         place = in_order.flatten().nonzero().squeeze(1)
         index = order[place // n_columns] * n_columns + place % n_columns
-        values, counts = torch.unique_consecutive(lengths[order], return_counts=True)
         groups, user, row = [], 0, 0
-        for length, count in zip(values.tolist(), counts.tolist(), strict=True):
+        for length, count in Counter(lengths.tolist()).items():
             groups.append(Group(slice(user, user + count), slice(row, row + count * length), length))
             user, row = user + count, row + count * length
         return cls(order, index, tuple(groups), (mask.shape[0], n_columns))
+
+
+def chunked(groups: Sequence[Group], max_rows: int) -> Iterator[list[Group]]:
+    """Split `groups` into runs of neighbouring histories of at most `max_rows` rows, or of one longer history."""
+    chunk: list[Group] = []
+    room = max_rows
+    for group in groups:
+        user, row, length = group.users.start, group.rows.start, group.length
+        while length and user < group.users.stop:
+            if chunk and room < length:
+                yield chunk
+                chunk, room = [], max_rows
+            count = min(max(room // length, 1), group.users.stop - user)
+            chunk.append(Group(slice(user, user + count), slice(row, row + count * length), length))
+            user, row, room = user + count, row + count * length, room - count * length
+    if chunk:
+        yield chunk
 
 
 class Packed(NamedTuple):

@@ -6,19 +6,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.data.vocabulary import PAD
-from recbole_sid.decoding.beam import LevelScorer
+from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
-from recbole_sid.model.base import SIDRecommender
-from recbole_sid.model.mlp import SIDMLPDecoder, SIDMLPScorer
+from recbole_sid.model.base import SIDRecommender, is_cpu_inference
+from recbole_sid.model.compiled_scorer import (
+    CompiledScorer,
+    can_compile,
+    compiled_heads,
+    compiled_prefixes,
+    is_installed,
+)
+from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
+from recbole_sid.model.mlp import SIDMLPDecoder
+from recbole_sid.model.packing import Packed
+from recbole_sid.model.prepared import Prepared
 from recbole_sid.model.supervision import Supervision
 from recbole_sid.model.teacher import build_teacher, freeze, load_teacher
+
+# Users whose beams are searched together on the CPU: more, and activations leave the cache.
+_USERS_IN_CACHE = 32
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class EncodedStates(NamedTuple):
+    """Encoder states [B, S, d] and which of them, bool [B, S], are no padding."""
+
+    states: torch.Tensor
+    mask: torch.Tensor
 
 
 class SIDMLP(SIDRecommender):
@@ -32,7 +53,15 @@ class SIDMLP(SIDRecommender):
         supervision: gives states and teacher logits of a training batch; set by the distillation trainer.
     """
 
-    stages: tuple[str, ...] = ("decoder",)
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The training stages that this model has."""
+        return ("decoder",)
+
+    @property
+    def default_stages(self) -> tuple[str, ...]:
+        """The stages that are run unless ``distill_stages`` says other."""
+        return self.stages
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -49,7 +78,7 @@ class SIDMLP(SIDRecommender):
                 f"{config['attention_heads']}."
             )
         self.token_embedding: nn.Embedding = freeze(teacher.token_embedding)
-        self.history_encoder: nn.Module = self.make_encoder(config, teacher)
+        self.history_encoder: Any = self.make_encoder(config, teacher)
         self.decoder = SIDMLPDecoder(
             teacher.d_model,
             self.vocabulary.codebook_sizes,
@@ -60,6 +89,12 @@ class SIDMLP(SIDRecommender):
             head_layers=config["head_layers"],
             dropout=config["dropout_prob"],
         )
+        if config["encoder_dtype"] not in DTYPES:
+            raise InputError(f"encoder_dtype='{config['encoder_dtype']}' must be one of {', '.join(DTYPES)}.")
+        _compute_in(self.history_encoder, DTYPES[config["encoder_dtype"]])
+        self.compiled = config["compiled"] and is_installed()
+        self.heads_form = Prepared(_factorise)
+        self.compiled_form = Prepared(_compile)
         self.start_stage(self.stages[-1])
 
     def make_encoder(self, config: Any, teacher: Any) -> nn.Module:
@@ -72,6 +107,7 @@ class SIDMLP(SIDRecommender):
         self.requires_grad_(False)
         for module in self.trained_in(stage):
             module.requires_grad_(True)
+        self.token_embedding.requires_grad_(False)
 
     def trained_in(self, stage: str) -> Sequence[nn.Module]:
         """Return the modules that `stage` trains."""
@@ -80,9 +116,12 @@ class SIDMLP(SIDRecommender):
     def train(self, mode: bool = True) -> SIDMLP:
         """Switch only what is being trained: frozen modules stay in eval mode, without dropout."""
         super().train(False)
+        self.heads_form.forget()
+        self.compiled_form.forget()
         self.training = mode
         for module in self.trained_in(self.stage):
             module.train(mode)
+        self.token_embedding.train(False)
         return self
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
@@ -115,13 +154,76 @@ class SIDMLP(SIDRecommender):
         """Return the embedded codes of all levels but the last: [B, L - 1, d]."""
         return self.token_embedding(self.vocabulary.code_tokens(codes[:, :-1]))
 
-    def context(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the user context z [B, d] of serialised histories int64 [B, S]."""
+    def encode(self, tokens: torch.Tensor) -> Packed | EncodedStates:
+        """Return the encoder's states: for inference on the CPU without padding, where the encoder offers it."""
         mask = tokens != PAD
-        return self.decoder.readout(self.history_encoder(tokens, mask), mask)
+        if is_cpu_inference(tokens) and hasattr(self.history_encoder, "packed"):
+            return self.history_encoder.packed(tokens, mask)
+        return self.encode_padded(tokens, mask)
+
+    def encode_padded(self, tokens: torch.Tensor, mask: torch.Tensor) -> EncodedStates:
+        """Return states with padding, for training and where shapes must not depend on the data."""
+        return EncodedStates(self.history_encoder(tokens, mask), state_mask(self.history_encoder, tokens, mask))
 
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
-        return self.decoder(self.context(tokens), self.embed_prefix(codes))
+        context = self.decoder.readout(*self.encode_padded(tokens, tokens != PAD))
+        return self.decoder(context, self.embed_prefix(codes))
 
-    def scorer(self, tokens: torch.Tensor) -> LevelScorer:
-        return SIDMLPScorer(self.decoder, self.token_embedding, self.vocabulary.level_offsets, self.context(tokens))
+    def context(self, encoded: Packed | EncodedStates) -> torch.Tensor:
+        """Return the user context z [B, d]."""
+        readout = self.decoder.readout
+        return readout.packed(encoded) if isinstance(encoded, Packed) else readout(*encoded)
+
+    def scorer(self, encoded: Packed | EncodedStates) -> LevelScorer:
+        context = self.context(encoded)
+        heads = self.heads_form.get(self)
+        user_parts = heads.user_parts(context)
+        if self._runs_compiled(heads, context):
+            return CompiledScorer(heads, user_parts, self.trie, *self.compiled_form.get(self))
+        return FactorisedScorer(heads, user_parts)
+
+    def _runs_compiled(self, heads: FactorisedHeads, context: torch.Tensor) -> bool:
+        on_cpu = self.compiled and context.device.type == "cpu"
+        return on_cpu and self.normaliser == "children" and can_compile(heads)
+
+    def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(scorer, CompiledScorer):
+            return scorer.search(self.decoding, self.beam_size)
+        if scorer.device.type != "cpu" or not isinstance(scorer, FactorisedScorer):
+            return super().search(scorer)
+        return join_rankings([super(SIDMLP, self).search(part) for part in scorer.split(_USERS_IN_CACHE)])
+
+    def leaf_log_probs(self, scorer: LevelScorer) -> torch.Tensor:
+        if isinstance(scorer, CompiledScorer):
+            return scorer.leaf_log_probs()
+        return super().leaf_log_probs(scorer)
+
+    def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
+        return [None] if hasattr(self.history_encoder, "packed") else super().groups(lengths)
+
+
+def _factorise(model: SIDMLP) -> FactorisedHeads:
+    return FactorisedHeads.of(model.decoder, model.token_embedding.weight, model.vocabulary.level_offsets)
+
+
+def _compile(model: SIDMLP) -> tuple[Any, Any]:
+    return compiled_heads(model.heads_form.get(model)), compiled_prefixes(model.trie)
+
+
+def join_rankings(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join leaves and scores [b, K] of parts of a batch, whose K may differ."""
+    width = max(leaves.shape[1] for leaves, _ in parts)
+    leaves = [F.pad(leaves, (0, width - leaves.shape[1]), value=-1) for leaves, _ in parts]
+    scores = [F.pad(scores, (0, width - scores.shape[1]), value=-torch.inf) for _, scores in parts]
+    return torch.cat(leaves), torch.cat(scores)
+
+
+def _compute_in(encoder: Any, dtype: torch.dtype) -> None:
+    """Let the encoder's inference use products of `dtype`, if it has the choice."""
+    if hasattr(encoder, "inference_dtype"):
+        encoder.inference_dtype = dtype
+
+
+def state_mask(encoder: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return which states of `encoder` are no padding, bool [B, S]: those of tokens, unless the encoder says other."""
+    return encoder.state_mask(tokens) if hasattr(encoder, "state_mask") else mask

@@ -5,50 +5,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from recbole_sid.data.vocabulary import PAD
+from recbole_sid.errors import InputError
+from recbole_sid.model.item_encoder import ItemEncoder
 from recbole_sid.model.mlp import MLPEncoder
 from recbole_sid.model.sid_mlp import SIDMLP
 from recbole_sid.model.supervision import Supervision
 
 
 class SIDMLPPlusPlus(SIDMLP):
-    """Student with an MLP encoder, trained in stages.
+    """Student with an encoder of its own, ``encoder: token`` or ``encoder: item``.
 
-    Stage ``encoder``: mean squared error to the teacher's states. Stage ``decoder``: the distillation loss with the
-    encoder frozen. Stage ``joint`` (optional, not in the paper): the distillation loss through both.
+    The paper's encoder of tokens (`MLPEncoder`) is trained in stages. Stage ``encoder``: mean squared error to the
+    teacher's states. Stage ``decoder``: the distillation loss with the encoder frozen. Stage ``joint`` (optional, not
+    in the paper): the distillation loss through both. The encoder of items (`ItemEncoder`, not in the paper) has the one
+    stage ``direct``: the distillation loss through both, from scratch.
 
-    Configuration: SIDMLP's, and encoder_layers, encoder_ffn_size, encoder_dropout_prob, max_positions.
+    Configuration: SIDMLP's, and encoder; encoder_layers, encoder_ffn_size, encoder_dropout_prob, max_positions (token);
+    item_layers, item_ffn_size, item_dropout_prob, item_mixing (item).
     """
 
-    stages = ("encoder", "decoder", "joint")
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("direct",) if isinstance(self.history_encoder, ItemEncoder) else ("encoder", "decoder", "joint")
+
+    @property
+    def default_stages(self) -> tuple[str, ...]:
+        return self.stages[:2]
 
     def make_encoder(self, config: Any, teacher: Any) -> nn.Module:
-        longest = 2 + self.max_seq_length * self.vocabulary.n_levels
-        return MLPEncoder(
-            self.token_embedding,
-            n_roles=self.vocabulary.n_levels,
-            eos=self.vocabulary.eos,
-            n_positions=max(config["max_positions"], longest),
-            n_layers=config["encoder_layers"],
-            ffn_size=config["encoder_ffn_size"],
-            dropout=config["encoder_dropout_prob"],
-        )
+        """Return the configured encoder, untrained."""
+        if config["encoder"] not in _ENCODERS:
+            raise InputError(f"encoder='{config['encoder']}' must be one of {', '.join(_ENCODERS)}.")
+        return _ENCODERS[config["encoder"]](self, config)
 
     def trained_in(self, stage: str) -> Sequence[nn.Module]:
-        encoder = cast(MLPEncoder, self.history_encoder)
-        learnt: list[nn.Module] = [encoder.position, encoder.layers, encoder.norm]
-        trained: dict[str, list[nn.Module]] = {
-            "encoder": learnt,
-            "decoder": [self.decoder],
-            "joint": [*learnt, self.decoder],
-        }
-        return trained[stage]
+        trained: dict[str, list[nn.Module]] = {"encoder": [self.history_encoder], "decoder": [self.decoder]}
+        return trained.get(stage, [self.history_encoder, self.decoder])
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Return the loss of the current stage."""
@@ -56,13 +55,42 @@ class SIDMLPPlusPlus(SIDMLP):
         if self.stage == "decoder":
             return self.distillation_loss(interaction, given)
         tokens = self.history_tokens(interaction)
-        mask = tokens != PAD
-        states = self.history_encoder(tokens, mask)
-        if self.stage == "joint":
-            return self.distillation_loss(interaction, Supervision(states, mask, given.logits))
-        return state_error(states, given.states, mask)
+        encoded = self.encode_padded(tokens, tokens != PAD)
+        if self.stage == "encoder":
+            return state_error(encoded.states, given.states, encoded.mask)
+        return self.distillation_loss(interaction, Supervision(*encoded, given.logits))
+
+
+def _token_encoder(model: SIDMLPPlusPlus, config: Any) -> MLPEncoder:
+    longest = 2 + model.max_seq_length * model.vocabulary.n_levels
+    return MLPEncoder(
+        model.token_embedding,
+        n_roles=model.vocabulary.n_levels,
+        eos=model.vocabulary.eos,
+        n_positions=max(config["max_positions"], longest),
+        n_layers=config["encoder_layers"],
+        ffn_size=config["encoder_ffn_size"],
+        dropout=config["encoder_dropout_prob"],
+    )
+
+
+def _item_encoder(model: SIDMLPPlusPlus, config: Any) -> ItemEncoder:
+    return ItemEncoder(
+        model.token_embedding,
+        n_levels=model.vocabulary.n_levels,
+        first_code_token=model.vocabulary.level_offsets[0],
+        n_code_tokens=sum(model.vocabulary.codebook_sizes),
+        max_items=model.max_seq_length,
+        n_layers=config["item_layers"],
+        ffn_size=config["item_ffn_size"],
+        mixing=config["item_mixing"],
+        dropout=config["item_dropout_prob"],
+    )
+
+
+_ENCODERS: Mapping[str, Callable[[SIDMLPPlusPlus, Any], nn.Module]] = {"token": _token_encoder, "item": _item_encoder}
 
 
 def state_error(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared error between states [B, S, d] over valid tokens ."""
+    """Return the mean squared error between states [B, S, d] where mask bool [B, S] is True."""
     return (states - target).float()[mask].square().mean()

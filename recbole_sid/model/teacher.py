@@ -82,7 +82,7 @@ def load_teacher(config: Any, dataset: Any) -> Any:
 def model_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a checkpoint that its model's property file names: all that its constructor needs."""
     known = Config(checkpoint["model"], checkpoint["config"]["dataset"]).model_keys()
-    return {key: checkpoint["config"][key] for key in known}
+    return {key: checkpoint["config"][key] for key in known if key in checkpoint["config"]}
 
 
 def freeze(module: Module) -> Module:

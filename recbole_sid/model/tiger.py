@@ -7,16 +7,17 @@ paper (arXiv 2605.12617). The teacher of SIDMLP and SIDMLPPlusPlus.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.data.vocabulary import PAD, TokenVocabulary
-from recbole_sid.decoding.beam import LevelScorer, unconstrained_beam_search
+from recbole_sid.decoding.beam import unconstrained_beam_search
+from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
-from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.base import SIDRecommender, is_cpu_inference
 from recbole_sid.model.t5 import (
     T5Decoder,
     T5DecoderCache,
@@ -37,6 +38,7 @@ class TIGER(SIDRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        self.normaliser_if_constrained = self.normaliser
         self.constrained = config["constrained"]
         self.d_model = config["d_model"]
         sizes = T5Sizes(
@@ -54,6 +56,16 @@ class TIGER(SIDRecommender):
         initialise(self, sizes)
 
     @property
+    def constrained(self) -> bool:
+        """Whether only valid semantic IDs are searched; if not, probability is shared among all codes."""
+        return self._constrained
+
+    @constrained.setter
+    def constrained(self, value: bool) -> None:
+        self._constrained = value
+        self.normaliser = self.normaliser_if_constrained if value else "codes"
+
+    @property
     def history_encoder(self) -> T5Encoder:
         """The encoder that students keep."""
         return self.encoder
@@ -66,6 +78,12 @@ class TIGER(SIDRecommender):
     def vocabulary_logits(self, decoded: torch.Tensor) -> torch.Tensor:
         """Return logits [..., vocabulary] of decoder states [..., d]: the tied embedding, scaled by d_model^-0.5."""
         return F.linear(decoded * self.d_model**-0.5, self.token_embedding.weight)
+
+    def level_vocabulary_logits(self, decoded: torch.Tensor, level: int) -> torch.Tensor:
+        """Return logits [..., size] over the codes of `level` of decoder states [..., d]."""
+        start = self.vocabulary.level_offsets[level]
+        codes = self.token_embedding.weight[start : start + self.vocabulary.codebook_sizes[level]]
+        return F.linear(decoded * self.d_model**-0.5, codes)
 
     def teacher_forced(self, states: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return logits [B, n, vocabulary] for target tokens int64 [B, n], each given the targets before it."""
@@ -89,22 +107,19 @@ class TIGER(SIDRecommender):
         mask = tokens != PAD
         return self.level_logits(self.encoder(tokens, mask), mask, codes)
 
-    def scorer(self, tokens: torch.Tensor) -> LevelScorer:
-        return TIGERScorer(self, tokens)
+    def encode(self, tokens: torch.Tensor) -> EncodedHistory:
+        mask = tokens != PAD
+        if is_cpu_inference(tokens) and not self.training:
+            return EncodedHistory(self.encoder.packed(tokens, mask).padded(), mask)
+        return EncodedHistory(self.encoder(tokens, mask), mask)
+
+    def scorer(self, encoded: EncodedHistory) -> LevelScorer:
+        return TIGERScorer(self, encoded)
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.constrained:
+        if self.constrained or self.decoding != "beam":
             return super().search(scorer)
         return unconstrained_beam_search(scorer, self.trie, self.beam_size)
-
-    def log_prob(self, logits: list[torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
-        if self.constrained:
-            return super().log_prob(logits, codes)
-        total = torch.zeros(len(codes), device=codes.device)
-        for level, level_logits in enumerate(logits):
-            log_probs = level_logits.float().log_softmax(-1)
-            total = total + log_probs.gather(1, codes[:, level : level + 1]).squeeze(1)
-        return total
 
     def transformers_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the weights under the names of transformers' T5ForConditionalGeneration."""
@@ -141,25 +156,44 @@ class TIGER(SIDRecommender):
         return {name: value for name, value in self.state_dict().items() if name.startswith(("encoder.", "decoder."))}
 
 
-class TIGERScorer:
-    """Grows TIGER's beams with cached attention (see `T5DecoderCache`)."""
+class EncodedHistory(NamedTuple):
+    """Encoder states [B, S, d] and which of them, bool [B, S], are no padding."""
 
-    def __init__(self, model: TIGER, tokens: torch.Tensor) -> None:
+    states: torch.Tensor
+    mask: torch.Tensor
+
+
+class TIGERState(NamedTuple):
+    """Beams [B, K] with what the decoder keeps of them.
+
+    Attributes:
+        level: of the next code.
+        decoded: [B, K, d].
+        past: of `T5DecoderCache`.
+    """
+
+    level: int
+    decoded: torch.Tensor
+    past: Any
+
+
+class TIGERScorer:
+    """The `LevelScorer` of TIGER, with cached attention (see `T5DecoderCache`)."""
+
+    def __init__(self, model: TIGER, encoded: EncodedHistory) -> None:
         self.model = model
         self.vocabulary: TokenVocabulary = model.vocabulary
-        mask = tokens != PAD
-        self.cache = T5DecoderCache(model.decoder, model.encoder(tokens, mask), mask)
-        self.batch, self.device = len(tokens), tokens.device
-        self.level = 0
+        self.cache = T5DecoderCache(model.decoder, encoded.states, encoded.mask)
+        self.n_users, self.device = len(encoded.states), encoded.states.device
 
-    def first(self) -> torch.Tensor:
-        start = torch.full((self.batch, 1), PAD, device=self.device)
-        return self._logits(self.cache.step(self.model.token_embedding(start)))
+    def start(self) -> TIGERState:
+        tokens = torch.full((self.n_users, 1), PAD, device=self.device)
+        return TIGERState(0, *self.cache.step(self.cache.start(), self.model.token_embedding(tokens), None))
 
-    def next(self, parents: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        tokens = codes + self.vocabulary.level_offsets[self.level]
-        self.level += 1
-        return self._logits(self.cache.step(self.model.token_embedding(tokens), parents))
+    def extend(self, state: TIGERState, parents: torch.Tensor, codes: torch.Tensor) -> TIGERState:
+        embedded = self.model.token_embedding(codes + self.vocabulary.level_offsets[state.level])
+        return TIGERState(state.level + 1, *self.cache.step(state.past, embedded, parents))
 
-    def _logits(self, decoded: torch.Tensor) -> torch.Tensor:
-        return self.vocabulary.cut(self.model.vocabulary_logits(decoded), self.level)
+    def logits(self, state: TIGERState, beams: torch.Tensor | None) -> torch.Tensor:
+        decoded = state.decoded.flatten(0, 1)
+        return self.model.level_vocabulary_logits(decoded if beams is None else decoded[beams], state.level)

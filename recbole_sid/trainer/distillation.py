@@ -16,25 +16,27 @@ from recbole_sid.progress import progress
 from recbole_sid.trainer.distill_cache import CachedSupervision
 from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
 
+# Stages that epochs and learning_rate are of.
+_MAIN_STAGES = ("decoder", "direct")
+
 
 class DistillationTrainer(SIDTrainer):
     """Trains SIDMLP and SIDMLPPlusPlus by the stages in ``distill_stages``.
 
-    Configuration beyond `SIDTrainer`'s: distill_stages; for a stage other than ``decoder`` its own ``<stage>_epochs``
-    and ``<stage>_learning_rate``; student_path (weights to start from, to run a later stage alone); distill_cache
-    (none, memory, disk) and distill_cache_dir.
+    Configuration beyond `SIDTrainer`'s: distill_stages; for stages ``encoder`` and ``joint`` their own
+    ``<stage>_epochs`` and ``<stage>_learning_rate``; student_path (weights to start from, to run a later stage alone);
+    distill_cache (none, memory, disk) and distill_cache_dir.
     """
 
     def stages(self) -> list[Stage]:
         """Return the stages of ``distill_stages``.
 
         Raises:
-            InputError: for a stage that the model does not have, or none.
+            InputError: for a stage that the model does not have.
         """
-        names = self.config["distill_stages"]
-        names = [names] if isinstance(names, str) else list(names or ())
-        wrong = [name for name in names if name not in self.model.stages]
-        if wrong or not names:
+        names = self.config["distill_stages"] or self.model.default_stages
+        names = [names] if isinstance(names, str) else list(names)
+        if any(name not in self.model.stages for name in names):
             raise InputError(
                 f"distill_stages={names} is not possible for {self.config['model']}: choose from "
                 f"{', '.join(self.model.stages)}."
@@ -48,8 +50,8 @@ class DistillationTrainer(SIDTrainer):
             Stage(
                 name,
                 f"{self.config['model']} {name}",
-                self.config["epochs" if name == "decoder" else f"{name}_epochs"],
-                self.config["learning_rate" if name == "decoder" else f"{name}_learning_rate"],
+                self.config["epochs" if name in _MAIN_STAGES else f"{name}_epochs"],
+                self.config["learning_rate" if name in _MAIN_STAGES else f"{name}_learning_rate"],
             )
             for name in names
         ]

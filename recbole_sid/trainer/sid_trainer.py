@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, early_stopping
 from torch.nn.utils import clip_grad_norm_
@@ -19,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights, save_checkpoint
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.collector import RetrievedItemsCollector
+from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.progress import progress
 from recbole_sid.trainer.schedule import learning_rate_schedule
 
@@ -56,6 +58,7 @@ class SIDTrainer(Trainer):
         name = f"{config['model']}-{config['dataset']}-{config.fingerprint()}.pth"
         self.saved_model_file = os.path.join(self.checkpoint_dir, name)
         self.eval_collector = RetrievedItemsCollector(config)
+        self.item_tensor = ()  # RecBole would copy all items' features to the device, for models that rank by `predict`
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         self.stage = self.stages()[0]
         self.lineage: dict[str, str] = {}
@@ -102,6 +105,8 @@ class SIDTrainer(Trainer):
         self.lineage = self.lineage_of(train_data)
         self.show_progress = show_progress
         self.eval_collector.data_collect(train_data)
+        if valid_data:
+            self._check_metrics(valid_data)
         if self.config["resume"] and self.is_finished(train_data):
             self.logger.info(f"Reusing the finished training in {self.saved_model_file}")
             self._read_best()
@@ -236,14 +241,50 @@ class SIDTrainer(Trainer):
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
     ) -> Any:
-        """Evaluate by RecBole's evaluator, after loading the best weights unless told otherwise."""
+        """Evaluate by RecBole's evaluator, after loading the best weights unless told otherwise.
+
+        Full ranking goes by the model's retrieved items, in memory that does not depend on the catalogue, unless some
+        metric needs the score of every item.
+
+        Raises:
+            InputError: if a metric needs scores that the model does not give, or the training data without `fit`.
+        """
         if eval_data and load_best_model:
             file = model_file or self.saved_model_file
             checkpoint = load_checkpoint(file, self.config["model"], self.device)
             if self.lineage:
                 check_lineage(file, checkpoint["lineage"], self.lineage)
             load_weights(self.model, checkpoint["state_dict"], file)
+        if eval_data:
+            self._check_metrics(eval_data)
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _check_metrics(self, eval_data: Any) -> None:
+        """Raise InputError if a configured metric cannot be computed on `eval_data`."""
+        uncounted = self.eval_collector.uncounted_metrics()
+        if uncounted:
+            raise InputError(
+                f"{', '.join(uncounted)} needs counts of the training data: call `fit`, or "
+                "`trainer.eval_collector.data_collect(train_data)`, before `evaluate`."
+            )
+        unscored = self.eval_collector.score_metrics
+        full = isinstance(eval_data, FullSortEvalDataLoader)
+        if full and unscored and not getattr(self.model, "scores_every_item", False):
+            raise InputError(
+                f"{', '.join(unscored)} needs the score of every item: raise full_sort_items "
+                f"(now {self.config['full_sort_items']}) to the number of items {eval_data._dataset.item_num - 1}, "
+                "or leave it out of metrics."
+            )
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
+        """Return a batch of full ranking as RecBole does, with the retrieved items in place of scores if they do."""
+        if self.eval_collector.score_metrics:
+            return super()._full_sort_batch_eval(batched_data)
+        interaction, _, positive_u, positive_i = batched_data
+        interaction = interaction.to(self.device)
+        rows, items, scores = self.model.retrieve(interaction)
+        found = Retrieved(rows, items, scores, (len(interaction), self.tot_item_num))
+        return interaction, found, positive_u, positive_i
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write the best weights; `finished` marks a training that ran to its end."""

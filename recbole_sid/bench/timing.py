@@ -1,0 +1,258 @@
+"""Interleaved timing: in every round each task runs once, in random order, so that noise hits all alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+
+import psutil
+import torch
+
+from recbole_sid.progress import progress
+
+# A slow task leaves after this many rounds once it has had its share of the time; after one if that took all of it.
+MIN_ROUNDS = 3
+_WARM_UP_CALLS = 2
+_SLOW_S = 2.0  # a first call that takes longer is warm-up enough
+# A sample counts only if a fixed product right before and after it took at most this multiple of its usual time.
+_DISTURBED = 1.25
+_PROBE_SIZE = 384
+
+Stages = Mapping[str, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to time on batches.
+
+    Attributes:
+        whole: a batch to its result.
+        stages: name -> function; the first takes the batch, each other what the one before it returned. Together they
+            do what `whole` does, or its beginning.
+    """
+
+    whole: Callable[[Any], Any]
+    stages: Stages
+
+
+@dataclass
+class Samples:
+    """Milliseconds of one task.
+
+    Attributes:
+        whole: round -> milliseconds of `Task.whole`.
+        stages: stage -> milliseconds per round.
+        disturbed: rounds in which something else took the processor.
+    """
+
+    whole: dict[int, float] = field(default_factory=dict)
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    disturbed: set[int] = field(default_factory=set)
+
+    def quiet(self) -> dict[int, float]:
+        """Return the undisturbed rounds; all of them if fewer than half are."""
+        kept = {number: ms for number, ms in self.whole.items() if number not in self.disturbed}
+        return kept if 2 * len(kept) >= len(self.whole) else self.whole
+
+    def spread(self) -> tuple[float, float, float]:
+        """Return lower quartile, median and upper quartile."""
+        values = list(self.quiet().values())
+        low, middle, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+        return low, middle, high
+
+    def stage_medians(self) -> dict[str, float]:
+        """Return the median of each stage."""
+        return {name: median(values) for name, values in self.stages.items()}
+
+    def ratio_to(self, other: Samples) -> float:
+        """Return how many times as long as `other` it takes: the median of the ratios over the rounds they share."""
+        own, others = self.quiet(), other.quiet()
+        shared = own.keys() & others.keys()
+        if not shared:
+            return median(own.values()) / median(others.values())
+        return median(own[number] / others[number] for number in shared)
+
+
+class Clock:
+    """Wall-clock milliseconds of calls; on CUDA the device's own, between events.
+
+    Args:
+        device: where the timed work runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+
+    def time(self, function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
+        """Return the milliseconds that the call took until its work was done, and its result."""
+        if not self.cuda:
+            started = perf_counter()
+            result = function(argument)
+            return 1e3 * (perf_counter() - started), result
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        result = function(argument)
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end), result
+
+
+class Probe:
+    """A fixed matrix product that tells whether the processor is being taken away."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.matrix = torch.ones(_PROBE_SIZE, _PROBE_SIZE)
+        self.usual = median(self._ms() for _ in range(20))
+
+    def is_slow(self) -> bool:
+        """Run the product; return whether it took longer than usual. On CUDA nothing is run."""
+        return not self.clock.cuda and self._ms() > _DISTURBED * self.usual
+
+    def _ms(self) -> float:
+        return self.clock.time(self.matrix.matmul, self.matrix)[0]
+
+
+def measure(
+    tasks: Mapping[str, Task],
+    batches: Sequence[Any],
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+    label: str,
+    seed: int,
+) -> dict[str, Samples]:
+    """Time all tasks round by round; in one round all see the same batch.
+
+    Args:
+        batches: taken in turn.
+        rounds: at most.
+        seconds: time for all rounds together; split evenly, and a task that has used up its share after three rounds,
+            or all of it after one, leaves, so that slow ones do not keep the others from their rounds.
+        label: for the progress bar.
+        seed: of the order within rounds.
+    """
+    clock = Clock(device)
+    for task in progress(list(tasks.values()), f"{label}: warm-up", show=True, unit="row"):
+        warm_up(task, batches[0], clock)
+    probe = Probe(clock)
+    samples = {name: Samples() for name in tasks}
+    used = dict.fromkeys(tasks, 0.0)
+    order, shuffle = list(tasks), random.Random(seed)
+    for number in progress(range(rounds), label, show=True, unit="round"):
+        shuffle.shuffle(order)
+        least = {name: MIN_ROUNDS if used[name] < seconds else 1 for name in tasks}
+        running = [name for name in order if number < least[name] or used[name] < seconds / len(tasks)]
+        if not running:
+            break
+        for name in running:
+            used[name] += sample(tasks[name], batches[number % len(batches)], number, samples[name], clock, probe)
+    return samples
+
+
+def warm_up(task: Task, batch: Any, clock: Clock) -> None:
+    """Run a task until compiling and first-use set-up are over."""
+    for _ in range(_WARM_UP_CALLS):
+        if clock.time(task.whole, batch)[0] > 1e3 * _SLOW_S:
+            break
+    value = batch
+    for stage in task.stages.values():
+        value = stage(value)
+
+
+def sample(task: Task, batch: Any, number: int, into: Samples, clock: Clock, probe: Probe) -> float:
+    """Time `task` once as a whole and once by stages, as round `number`; return the seconds spent."""
+    started = perf_counter()
+    before = probe.is_slow()
+    into.whole[number] = clock.time(task.whole, batch)[0]
+    if before or probe.is_slow():
+        into.disturbed.add(number)
+    value = batch
+    for name, stage in task.stages.items():
+        ms, value = clock.time(stage, value)
+        into.stages.setdefault(name, []).append(ms)
+    return perf_counter() - started
+
+
+def peak_megabytes(task: Task, batch: Any, device: torch.device) -> float:
+    """Return by how many MB (10^6 bytes) the memory of a warm process, or of the device, grows at most in a call.
+
+    Freed memory that the allocator has kept is given back first, so that it does not hide what the call needs.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        task.whole(batch)
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    _give_back_freed_memory()
+    before = psutil.Process().memory_info().rss
+    peak = _peak_of_process(lambda: task.whole(batch))
+    return max(0, peak - before) / 1e6
+
+
+@contextmanager
+def thread_count(threads: int) -> Iterator[None]:
+    """Let torch and numba use `threads` threads; both, since they share OpenMP's state."""
+    before = torch.get_num_threads()
+    try:
+        _set_threads(threads)
+        yield
+    finally:
+        _set_threads(before)
+
+
+def _set_threads(threads: int) -> None:
+    with suppress(ImportError):
+        import numba
+
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)  # after numba, whose first call sets OpenMP, and so torch, to all threads
+
+
+def _give_back_freed_memory() -> None:
+    import ctypes
+    import gc
+
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _peak_of_process(call: Callable[[], Any]) -> int:
+    """Return the highest resident memory in bytes while `call` runs: as Linux records it, else as a thread sees it."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as stream:
+            stream.write("5")  # the record starts anew (man 5 proc)
+    except OSError:
+        return _peak_seen_by_thread(call)
+    call()
+    with open("/proc/self/status", encoding="ascii") as stream:
+        return next(int(line.split()[1]) for line in stream if line.startswith("VmHWM")) * 1024
+
+
+def _peak_seen_by_thread(call: Callable[[], Any]) -> int:
+    from threading import Event, Thread
+
+    process, done = psutil.Process(), Event()
+    seen = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not done.wait(5e-4):
+            seen.append(process.memory_info().rss)
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
+    return max(seen)

@@ -1,0 +1,124 @@
+"""One step down the trie: log-probabilities of the children of prefixes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.decoding.trie import Trie
+
+# How a prefix's probability is shared: among its valid children (as in the SID-MLP paper), or among all codes.
+NORMALISERS = ("children", "codes")
+
+
+class Children(NamedTuple):
+    """Valid extensions of a batch's beams, C places a user.
+
+    Attributes:
+        nodes: prefixes int64 [B, C].
+        parents: the beam int64 [B, C] that each extends.
+        scores: log-probabilities [B, C], -inf where there is no child.
+    """
+
+    nodes: torch.Tensor
+    parents: torch.Tensor
+    scores: torch.Tensor
+
+    def best(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return nodes (-1 where dead), parents and scores [B, K] of the best, by falling score; K <= k."""
+        scores, place = self.scores.topk(min(k, self.scores.shape[1]), dim=1)
+        nodes = torch.where(scores > -torch.inf, self.nodes.gather(1, place), -1)
+        return nodes, self.parents.gather(1, place), scores
+
+
+def children(
+    scorer: LevelScorer,
+    trie: Trie,
+    level: int,
+    state: Any,
+    nodes: torch.Tensor,
+    scores: torch.Tensor,
+    normaliser: str,
+) -> Children:
+    """Return the children of the prefixes `nodes` int64 [B, K] (-1: dead) with log-probabilities `scores` [B, K]."""
+    step = _ragged if nodes.device.type == "cpu" else _padded
+    return step(scorer, trie, level, state, nodes, scores, normaliser)
+
+
+def _padded(
+    scorer: LevelScorer,
+    trie: Trie,
+    level: int,
+    state: Any,
+    nodes: torch.Tensor,
+    scores: torch.Tensor,
+    normaliser: str,
+) -> Children:
+    """Give every beam as many places as any prefix of the trie has children.
+
+    Shapes depend on nothing but the trie: the step needs no synchronisation and can be captured in a CUDA graph.
+    """
+    width = trie.widths[level]
+    place, exists = trie.children_of(level, nodes.flatten(), width)  # [B * K, width]
+    logits = scorer.logits(state, None).float()
+    chosen = logits.gather(1, trie.code(level)[place].long()).masked_fill(~exists, -torch.inf)
+    total = (chosen if normaliser == "children" else logits).logsumexp(-1, keepdim=True)
+    log_probs = (chosen - total).masked_fill(~exists, -torch.inf).view(*nodes.shape, width)
+    parents = torch.arange(nodes.shape[1], device=nodes.device).repeat_interleave(width).expand(len(nodes), -1)
+    return Children(place.view(len(nodes), -1), parents, (log_probs + scores.unsqueeze(-1)).flatten(1))
+
+
+def _ragged(
+    scorer: LevelScorer,
+    trie: Trie,
+    level: int,
+    state: Any,
+    nodes: torch.Tensor,
+    scores: torch.Tensor,
+    normaliser: str,
+) -> Children:
+    """Work on the (prefix, child) pairs there are; an only child takes all of its prefix's probability unasked."""
+    n_users, n_beams = nodes.shape
+    count = trie.n_children(level, nodes).flatten()
+    beam, child = trie.pairs(level, nodes.flatten(), count)
+    reached = scores.flatten().index_select(0, beam)
+    branching = (count >= (2 if normaliser == "children" else 1)).nonzero().squeeze(1)
+    if len(branching):
+        logits = scorer.logits(state, branching).float()
+        pair = (count.index_select(0, beam) > 1).nonzero().squeeze(1) if normaliser == "children" else None
+        of_pair, code_of = (beam, child) if pair is None else (beam.index_select(0, pair), child.index_select(0, pair))
+        row = torch.repeat_interleave(count.index_select(0, branching))
+        code = trie.code(level).index_select(0, code_of)
+        chosen = logits.flatten().index_select(0, row * logits.shape[1] + code)
+        if normaliser == "children":
+            total = segment_logsumexp(chosen, row, len(branching))
+        else:
+            total = logits.logsumexp(-1)
+        log_probs = chosen - total.index_select(0, row)
+        reached = reached + log_probs if pair is None else reached.index_add_(0, pair, log_probs)
+    per_user = count.view(n_users, n_beams).sum(1)
+    width = int(per_user.max())
+    first = per_user.cumsum(0) - per_user
+    shift = torch.arange(n_users) * width - first
+    slot = torch.arange(len(beam)) + torch.repeat_interleave(shift, per_user)
+    return Children(
+        *(
+            values.new_full((n_users * width,), fill).index_copy_(0, slot, values).view(n_users, width)
+            for values, fill in ((child, 0), (beam % n_beams, 0), (reached, -torch.inf))
+        )
+    )
+
+
+def segment_logsumexp(values: torch.Tensor, segment: torch.Tensor, n_segments: int) -> torch.Tensor:
+    """Return the log-sum-exp [n_segments] of the values [P] of each segment int64 [P]."""
+    peak = values.new_full((n_segments,), -torch.inf).scatter_reduce_(0, segment, values, "amax")
+    shifted = (values - peak.index_select(0, segment)).exp_()
+    return values.new_zeros(n_segments).index_add_(0, segment, shifted).log_().add_(peak)
+
+
+def masked_log_softmax(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the fp32 log-softmax over the entries that `mask` keeps, -inf elsewhere (also where it keeps none)."""
+    log_probs = logits.float().masked_fill(~mask, -torch.inf).log_softmax(-1)
+    return log_probs.masked_fill(~mask, -torch.inf)

@@ -1,0 +1,95 @@
+"""The log-probability of every leaf of the trie, in chunks of bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.decoding.trie import Trie
+
+# Prefixes of all users that reach the model at a time.
+_MAX_BEAMS = 1 << 14
+
+
+def leaf_log_probs(scorer: LevelScorer, trie: Trie, normaliser: str = "children") -> torch.Tensor:
+    """Return log-probabilities [B, n_leaves] of all leaves in their order; `normaliser` as in `beam_search`."""
+    result = torch.empty(scorer.n_users, trie.n_nodes(trie.n_levels), device=scorer.device)
+    _descend(scorer, trie, normaliser, 0, 0, scorer.start(), result.new_zeros(scorer.n_users, 1), result)
+    return result
+
+
+def full_search(
+    scorer: LevelScorer, trie: Trie, k: int, normaliser: str = "children"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best k leaves of all, from the scores of all; as `exact_search`, whatever the scores."""
+    return best_leaves(leaf_log_probs(scorer, trie, normaliser), k)
+
+
+def best_leaves(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return leaves int64 [B, K] by falling score, -1 where it is -inf, and their scores, of scores [B, n_leaves]."""
+    best, leaves = scores.topk(min(k, scores.shape[1]), dim=1)
+    return torch.where(best > -torch.inf, leaves, -1), best
+
+
+def items_of_leaves(scores: torch.Tensor, trie: Trie, n_items: int) -> torch.Tensor:
+    """Return [B, n_items] from scores [B, n_leaves] of leaves: every item its leaf's, -inf where it has none."""
+    leaves = torch.arange(scores.shape[1], device=scores.device)
+    leaf, item = trie.expand_leaves(leaves)
+    table = scores.new_full((len(scores), n_items), -torch.inf)
+    if len(item) == len(leaves):
+        return table.index_copy_(1, item, scores)
+    return table.index_copy_(1, item, scores[:, leaf])
+
+
+def _descend(
+    scorer: LevelScorer,
+    trie: Trie,
+    normaliser: str,
+    level: int,
+    first: int,
+    state: Any,
+    scores: torch.Tensor,
+    result: torch.Tensor,
+) -> None:
+    """Fill `result` below the prefixes first .. first + K - 1 of depth `level`, whose scores are [B, K].
+
+    Neighbouring prefixes have neighbouring children: all is done on ranges.
+    """
+    n_users, n_beams = scores.shape
+    start = trie.start(level)[first : first + n_beams + 1].long()
+    first_child, last_child = int(start[0]), int(start[-1])
+    count = start.diff()
+    parent = torch.repeat_interleave(torch.arange(n_beams, device=scores.device), count)
+    codes = trie.code(level)[first_child:last_child].long()
+    reached = scores[:, parent]
+    branching = (count >= (2 if normaliser == "children" else 1)).nonzero().squeeze(1)
+    if len(branching):
+        beams = torch.arange(n_users, device=scores.device).unsqueeze(1) * n_beams + branching
+        logits = scorer.logits(state, beams.flatten()).float().view(n_users, len(branching), -1)
+        place = torch.full((n_beams,), -1, device=scores.device)
+        place[branching] = torch.arange(len(branching), device=scores.device)
+        pairs = (place[parent] >= 0).nonzero().squeeze(1)
+        row = place[parent[pairs]]
+        chosen = logits.flatten(1)[:, row * logits.shape[-1] + codes[pairs]]
+        total = _totals(logits, chosen, row, normaliser)
+        reached.index_add_(1, pairs, chosen - total[:, row])
+    if level + 1 == trie.n_levels:
+        result[:, first_child:last_child] = reached
+        return
+    size = max(1, _MAX_BEAMS // n_users)
+    for begin in range(0, last_child - first_child, size):
+        part = slice(begin, begin + size)
+        extended = scorer.extend(state, parent[part].expand(n_users, -1), codes[part].expand(n_users, -1))
+        _descend(scorer, trie, normaliser, level + 1, first_child + begin, extended, reached[:, part], result)
+
+
+def _totals(logits: torch.Tensor, chosen: torch.Tensor, row: torch.Tensor, normaliser: str) -> torch.Tensor:
+    """Return the normaliser [B, M] of logits [B, M, size], given the children's [B, P] and the row [P] of each."""
+    if normaliser == "codes":
+        return logits.logsumexp(-1)
+    index = row.expand(len(chosen), -1)
+    peak = chosen.new_full(logits.shape[:2], -torch.inf).scatter_reduce_(1, index, chosen, "amax")
+    shifted = (chosen - peak.gather(1, index)).exp_()
+    return chosen.new_zeros(logits.shape[:2]).scatter_add_(1, index, shifted).log_().add_(peak)

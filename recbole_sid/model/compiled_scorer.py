@@ -1,0 +1,100 @@
+"""SID-MLP's heads handed to the compiled search (`recbole_sid.decoding.compiled`)."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from recbole_sid.decoding.full import best_leaves
+from recbole_sid.decoding.trie import Trie
+from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
+
+if TYPE_CHECKING:
+    from recbole_sid.decoding.compiled import Heads, Prefixes
+
+
+def is_installed() -> bool:
+    """Say whether numba, the optional extra ``fast``, is there."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def can_compile(heads: FactorisedHeads) -> bool:
+    """Say whether the compiled search knows these heads: one hidden layer, fp32."""
+    return all(len(rest) == 1 for rest in heads.rest) and heads.tables.dtype == torch.float32
+
+
+def compiled_heads(heads: FactorisedHeads) -> Heads:
+    """Return the heads as arrays; a copy of the output layers, so to be rebuilt when weights change."""
+    from recbole_sid.decoding.compiled import Heads
+
+    outputs = [cast(nn.Linear, rest[0]) for rest in heads.rest]
+    n_levels = len(outputs)
+    table_start = np.zeros((n_levels, n_levels), np.int64)
+    for level, starts in enumerate(heads.table_start):
+        table_start[level, : len(starts)] = starts
+    sizes = [len(layer.weight) for layer in outputs]
+    return Heads(
+        tables=_array(heads.tables),
+        table_start=table_start,
+        gain=_array(torch.stack([norm.weight for norm in heads.norms])),
+        shift=_array(torch.stack([norm.bias for norm in heads.norms])),
+        eps=np.array([norm.eps for norm in heads.norms], np.float32),
+        weight=_array(torch.cat([layer.weight for layer in outputs])),
+        bias=_array(torch.cat([layer.bias for layer in outputs])),
+        weight_start=np.cumsum([0, *sizes[:-1]]),
+    )
+
+
+def compiled_prefixes(trie: Trie) -> Prefixes:
+    """Return the trie as flat arrays."""
+    from recbole_sid.decoding.compiled import Prefixes
+
+    starts = [trie.start(level) for level in range(trie.n_levels)]
+    codes = [trie.code(level) for level in range(trie.n_levels)]
+    return Prefixes(
+        start=torch.cat(starts).numpy(),
+        code=torch.cat([code.int() for code in codes]).numpy(),
+        start_at=np.cumsum([0, *(len(start) for start in starts[:-1])]),
+        code_at=np.cumsum([0, *(len(code) for code in codes[:-1])]),
+        widest=max(trie.widths),
+    )
+
+
+class CompiledScorer(FactorisedScorer):
+    """A `FactorisedScorer` that also searches by itself, in compiled loops on as many threads as torch uses."""
+
+    def __init__(
+        self, heads: FactorisedHeads, user_parts: torch.Tensor, trie: Trie, arrays: Heads, prefixes: Prefixes
+    ) -> None:
+        super().__init__(heads, user_parts)
+        self.arrays, self.prefixes = arrays, prefixes
+        first = self.logits(self.start(), None)
+        self.first_scores = first[:, trie.code(0).long()].log_softmax(-1)
+
+    def search(self, decoding: str, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return leaves and log-probabilities [B, K], as the decoder of that name does."""
+        from recbole_sid.decoding import compiled
+
+        if decoding == "full":
+            return best_leaves(self.leaf_log_probs(), k)
+        search = {"beam": compiled.beam, "exact": compiled.exact}[decoding]
+        ranked = self.first_scores.sort(dim=1, descending=True).indices
+        leaves, scores = search(*self._arguments(), _array(ranked), k, torch.get_num_threads())
+        return torch.from_numpy(leaves), torch.from_numpy(scores)
+
+    def leaf_log_probs(self) -> torch.Tensor:
+        """Return the log-probabilities [B, n_leaves] of all leaves."""
+        from recbole_sid.decoding import compiled
+
+        return torch.from_numpy(compiled.all_leaves(*self._arguments(), torch.get_num_threads()))
+
+    def _arguments(self) -> tuple[Heads, Prefixes, np.ndarray, np.ndarray]:
+        return self.arrays, self.prefixes, _array(self.user_parts), _array(self.first_scores)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()

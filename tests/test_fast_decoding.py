@@ -1,0 +1,269 @@
+"""Factorised and compiled heads against the heads themselves; never stale; batches as rows alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_decoding import catalogues
+from torch import nn
+from torch.testing import assert_close
+
+from recbole_sid.data.vocabulary import PAD, TokenVocabulary
+from recbole_sid.decoding import DECODERS
+from recbole_sid.decoding.children import _padded, _ragged
+from recbole_sid.decoding.full import leaf_log_probs
+from recbole_sid.decoding.trie import Trie
+from recbole_sid.model.compiled_scorer import CompiledScorer, compiled_heads, compiled_prefixes
+from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
+from recbole_sid.model.mlp import SIDMLPDecoder
+from recbole_sid.model.packing import Packed, Packing
+from recbole_sid.registry import get_model
+
+WIDTH, USERS = 6, 3
+
+
+def small_decoder(sizes: tuple[int, ...], head_layers: int = 1, seed: int = 0) -> tuple[SIDMLPDecoder, nn.Embedding]:
+    """Return heads with logits of some spread, and token embeddings."""
+    torch.manual_seed(seed)
+    decoder = SIDMLPDecoder(WIDTH, sizes, 8, 2, 12, 16, head_layers, 0.0).eval()
+    for name, weight in decoder.named_parameters():
+        if "norm" in name or weight.ndim == 1:
+            nn.init.normal_(weight, mean=1.0, std=0.5)
+        elif name.startswith("heads"):
+            nn.init.normal_(weight, std=1.0)
+    return decoder, nn.Embedding(TokenVocabulary(sizes).size, WIDTH)
+
+
+def true_leaf_log_probs(
+    decoder: SIDMLPDecoder, embedding: nn.Embedding, context: torch.Tensor, codes: np.ndarray
+) -> dict[tuple[int, ...], torch.Tensor]:
+    """Return the log-probabilities [B] of every semantic ID, by the heads on concatenated inputs."""
+    vocabulary = TokenVocabulary([head[-1].out_features for head in decoder.heads])
+    known = {tuple(row) for row in codes.tolist()}
+    result = {}
+    for leaf in sorted(known):
+        total = torch.zeros(len(context))
+        for level in range(len(leaf)):
+            children = sorted({row[level] for row in known if row[:level] == leaf[:level]})
+            tokens = [code + vocabulary.level_offsets[place] for place, code in enumerate(leaf[:level])]
+            prefix = embedding(torch.tensor(tokens, dtype=torch.int64)).flatten().expand(len(context), -1)
+            logits = decoder.heads[level](torch.cat([context, prefix], dim=1))[:, children]
+            total += logits.log_softmax(-1)[:, children.index(leaf[level])]
+        result[leaf] = total
+    return result
+
+
+def scorers(
+    decoder: SIDMLPDecoder, embedding: nn.Embedding, trie: Trie, context: torch.Tensor
+) -> dict[str, FactorisedScorer]:
+    vocabulary = TokenVocabulary(trie.codebook_sizes)
+    heads = FactorisedHeads.of(decoder, embedding.weight, vocabulary.level_offsets)
+    parts = heads.user_parts(context)
+    found = {"torch": FactorisedScorer(heads, parts)}
+    if len(heads.rest[0]) == 1:
+        found["compiled"] = CompiledScorer(heads, parts, trie, compiled_heads(heads), compiled_prefixes(trie))
+    return found
+
+
+@given(catalogues(), st.integers(1, 30), st.integers(0, 3), st.sampled_from([1, 2]), st.sampled_from([1, 2]))
+@settings(deadline=None, max_examples=60)
+@torch.no_grad()
+def test_decoders_equal_the_heads_on_every_semantic_id(
+    catalogue: tuple[np.ndarray, tuple[int, ...], np.ndarray], k: int, seed: int, head_layers: int, n_threads: int
+) -> None:
+    codes, sizes, items = catalogue
+    decoder, embedding = small_decoder(sizes, head_layers, seed)
+    context = torch.randn(USERS, WIDTH)
+    truth = true_leaf_log_probs(decoder, embedding, context, codes)
+    trie = Trie(codes, sizes, items)
+    expected = torch.stack([truth[leaf] for leaf in sorted(truth)], dim=1)
+    best = expected.topk(min(k, expected.shape[1]), dim=1).values
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        for name, scorer in scorers(decoder, embedding, trie, context).items():
+            every = scorer.leaf_log_probs() if name == "compiled" else leaf_log_probs(scorer, trie)
+            assert_close(every, expected, atol=1e-4, rtol=1e-5)
+            for decoding in DECODERS:
+                if name == "compiled":
+                    leaves, scores = scorer.search(decoding, k)
+                else:
+                    leaves, scores = DECODERS[decoding](scorer, trie, k)
+                found = leaves >= 0
+                assert_close(scores[found], expected.gather(1, leaves.clamp(min=0))[found], atol=1e-4, rtol=1e-5)
+                assert all(len(set(row)) == len(row) for row in leaves.tolist())
+                assert (scores.diff(dim=1) <= 0).all()
+                if decoding != "beam" or k >= expected.shape[1]:
+                    assert_close(scores, best, atol=1e-4, rtol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_compiled_and_torch_beams_are_the_same() -> None:
+    sizes = (20, 15, 10, 4)
+    codes = np.random.default_rng(1).integers(0, sizes, (400, 4))
+    codes[:, 1] = codes[:, 1] ** 2 // 15  # unequal numbers of children
+    trie = Trie(codes, sizes)
+    decoder, embedding = small_decoder(sizes)
+    both = scorers(decoder, embedding, trie, torch.randn(37, WIDTH))
+    for k in (1, 5, 12, 50):
+        for decoding in DECODERS:
+            leaves, scores = both["compiled"].search(decoding, k)
+            expected = DECODERS[decoding](both["torch"], trie, k)
+            assert_close(scores, expected[1], atol=1e-4, rtol=1e-5)
+            assert (leaves == expected[0]).float().mean() > 0.99  # neighbours within rounding may swap
+    beam, exact = both["compiled"].search("beam", 5)[1], both["compiled"].search("exact", 5)[1]
+    assert (exact >= beam - 1e-4).all()
+    assert (exact > beam + 1e-4).any()
+
+
+@pytest.mark.parametrize("normaliser", ["children", "codes"])
+@torch.no_grad()
+def test_static_shapes_give_the_same_children(normaliser: str) -> None:
+    sizes = (5, 4, 3)
+    codes = np.random.default_rng(2).integers(0, sizes, (25, 3))
+    trie = Trie(codes, sizes)
+    decoder, embedding = small_decoder(sizes)
+    scorer = scorers(decoder, embedding, trie, torch.randn(USERS, WIDTH))["torch"]
+    nodes = torch.tensor([[0, 3, -1, 1], [2, -1, -1, 0], [1, 2, 3, 0]])
+    codes_of = trie.code(0)[nodes.clamp(min=0)].long()
+    state = scorer.extend(scorer.start(), torch.zeros_like(nodes), codes_of)
+    start = torch.randn(nodes.shape).masked_fill(nodes < 0, -torch.inf)
+    found = []
+    for step in (_padded, _ragged):
+        children = step(scorer, trie, 1, state, nodes, start, normaliser)
+        found.append(
+            [
+                {
+                    (node, parent): pytest.approx(score, abs=1e-4)
+                    for node, parent, score in zip(*(values[user].tolist() for values in children), strict=True)
+                    if score > -math.inf
+                }
+                for user in range(USERS)
+            ]
+        )
+    assert all(found[0])
+    assert found[0] == found[1]
+
+
+@torch.no_grad()
+def test_the_readout_without_padding_equals_the_readout() -> None:
+    torch.manual_seed(0)
+    readout = SIDMLPDecoder(WIDTH, (3, 3), 8, 2, 12, 16, 1, 0.0).eval().readout
+    lengths = torch.tensor([4, 1, 7, 4, 2, 7])
+    mask = torch.arange(9) < lengths.unsqueeze(1)
+    states = torch.randn(6, 9, WIDTH)
+    packing = Packing.of(mask)
+    packed = readout.packed(Packed(states.flatten(0, 1)[packing.index], packing))
+    assert_close(packed, readout(states, mask))
+    readout.q_proj.weight.mul_(2)
+    assert_close(readout.packed(Packed(states.flatten(0, 1)[packing.index], packing)), readout(states, mask))
+
+
+STUDENTS = [("SIDMLP", {}), ("SIDMLPPlusPlus", {}), ("SIDMLPPlusPlus", {"encoder": "item"})]
+MODELS = [("TIGER", {}), ("TIGER", {"constrained": False}), *STUDENTS]
+
+
+def tiny_model(prepare: Callable[..., Any], name: str, **changes: Any) -> tuple[Any, Any, Any]:
+    config, train, _, test = prepare(name, **changes)
+    torch.manual_seed(0)
+    return get_model(name)(config, train._dataset).eval(), next(iter(train)), next(iter(test))[0]
+
+
+def ranking(model: Any, rows: Any) -> tuple[list[list[int]], torch.Tensor]:
+    row, item, score = model.retrieve(rows)
+    order = torch.argsort(row, stable=True)
+    return [item[order][row[order] == user].tolist() for user in range(len(rows))], score[order]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("name", "changes"), STUDENTS)
+def test_rankings_are_never_of_old_weights(
+    prepare: Callable[..., Any], name: str, changes: dict[str, Any], compiled: bool
+) -> None:
+    model, batch, rows = tiny_model(prepare, name, compiled=compiled, beam_size=30, **changes)
+    model.start_stage(model.stages[-1])
+    before = ranking(model, rows)
+
+    def expect_fresh() -> None:
+        fresh = tiny_model(prepare, name, compiled=compiled, beam_size=30, **changes)[0]
+        fresh.load_state_dict(model.state_dict())
+        items, scores = ranking(model, rows)
+        assert (items, scores.tolist()) == (ranking(fresh, rows)[0], ranking(fresh, rows)[1].tolist())
+        assert not torch.allclose(scores, before[1], atol=1e-3)
+
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    tokens = model.history_tokens(batch)
+    logits = model.target_logits(tokens, model.target_codes(batch))
+    sum(part.square().sum() for part in logits).backward()
+    optimizer.step()
+    expect_fresh()  # without leaving eval mode
+    model.train()
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight.data.mul_(1.5)  # unseen by version counters
+    model.eval()
+    expect_fresh()
+    other = {key: value + 0.1 * torch.randn_like(value) for key, value in model.state_dict().items()}
+    model.load_state_dict(other)
+    expect_fresh()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("name", "changes"), MODELS)
+@pytest.mark.parametrize("decoding", list(DECODERS))
+def test_a_batch_of_mixed_lengths_ranks_as_its_rows_alone(
+    prepare: Callable[..., Any], name: str, changes: dict[str, Any], decoding: str, compiled: bool
+) -> None:
+    own = {} if name == "TIGER" else {"compiled": compiled}
+    model, _, rows = tiny_model(prepare, name, decoding=decoding, **own, **changes)
+    assert rows["item_length"].unique().numel() > 3
+    items, scores = ranking(model, rows)
+    assert (items, scores.tolist()) == (ranking(model, rows)[0], ranking(model, rows)[1].tolist())  # and again
+    alone = [ranking(model, rows[user : user + 1]) for user in range(len(rows))]
+    assert items == [own_items[0] for own_items, _ in alone]
+    assert_close(scores, torch.cat([own_scores for _, own_scores in alone]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "changes"), STUDENTS)
+def test_ranking_leaves_gradients_as_they_are(prepare: Callable[..., Any], name: str, changes: dict[str, Any]) -> None:
+    gradients = []
+    for ranks in (False, True):
+        model, batch, rows = tiny_model(prepare, name, dropout_prob=0.0, **changes)
+        model.start_stage(model.stages[-1])
+        if ranks:
+            with torch.inference_mode():
+                model.retrieve(rows)
+            model.full_sort_predict(rows)
+        tokens = model.history_tokens(batch)
+        context = model.decoder.readout(*model.encode_padded(tokens, tokens != PAD))
+        model.decoder(context, model.embed_prefix(model.target_codes(batch)))[0].square().sum().backward()
+        gradients.append({key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(value.abs().sum() > 0 for value in gradients[0].values())
+    for key, value in gradients[0].items():
+        assert torch.equal(value, gradients[1][key])
+
+
+def test_several_threads_search_a_batch_as_one_does(prepare: Callable[..., Any]) -> None:
+    model, _, rows = tiny_model(prepare, "SIDMLP")
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for n_threads in (1, 2, 5):
+            torch.set_num_threads(n_threads)
+            results.append(ranking(model, rows))
+    finally:
+        torch.set_num_threads(before)
+    for (items, scores), (other_items, other_scores) in itertools.pairwise(results):
+        assert items == other_items
+        assert_close(scores, other_scores)
