@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from test_decoding import catalogues
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.decoding import DECODERS
@@ -140,12 +141,12 @@ def test_static_shapes_give_the_same_children(normaliser: str) -> None:
     start = torch.randn(nodes.shape).masked_fill(nodes < 0, -torch.inf)
     found = []
     for step in (_padded, _ragged):
-        children = step(scorer, trie, 1, state, nodes, start, normaliser)
+        best = step(scorer, trie, 1, state, nodes, start, normaliser).best(1000)
         found.append(
             [
                 {
                     (node, parent): pytest.approx(score, abs=1e-4)
-                    for node, parent, score in zip(*(values[user].tolist() for values in children), strict=True)
+                    for node, parent, score in zip(*(values[user].tolist() for values in best), strict=True)
                     if score > -math.inf
                 }
                 for user in range(USERS)
@@ -267,3 +268,36 @@ def test_several_threads_search_a_batch_as_one_does(prepare: Callable[..., Any])
     for (items, scores), (other_items, other_scores) in itertools.pairwise(results):
         assert items == other_items
         assert_close(scores, other_scores)
+
+
+class NoDataDependence(TorchDispatchMode):
+    """Fails on operations whose result shapes or host values depend on data: no CUDA graph can hold them."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "bincount", "repeat_interleave.Tensor")
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not any(name in str(function) for name in self.FORBIDDEN), function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "changes"), [STUDENTS[0], STUDENTS[2]])
+def test_beam_search_can_be_captured(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
+) -> None:
+    """The CUDA path on the CPU: padded batches and children give the same ranking, with nothing data-dependent."""
+    model, _, rows = tiny_model(prepare, name, decoding="beam", compiled=False, **changes)
+    assert model.history_encoder.static_shapes
+    tokens = model.history_tokens(rows)
+    with torch.no_grad():
+        leaves, scores = model.rank(tokens)
+        monkeypatch.setattr("recbole_sid.decoding.children._ragged", _padded)
+        # `mask_bias` reads the mask to leave out the bias on the CPU only.
+        monkeypatch.setattr("recbole_sid.model.t5.mask_bias", masked)
+        with NoDataDependence():
+            found = model.search(model.scorer(model.encode_padded(tokens, tokens != PAD)))
+    assert torch.equal(found[0], leaves)
+    assert_close(found[1], scores, atol=1e-5, rtol=1e-5)
+
+
+def masked(mask: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)[:, None, None, :]

@@ -1,7 +1,9 @@
-"""Our T5 is transformers' T5ForConditionalGeneration; its decoder cache is teacher-forced decoding."""
+"""Our T5 is transformers' T5ForConditionalGeneration; its inference forms give the same, and are never stale."""
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,10 @@ from torch.testing import assert_close
 from transformers import T5Config, T5ForConditionalGeneration
 
 from recbole_sid.errors import InputError
+from recbole_sid.model import t5_inference
+from recbole_sid.model.packing import Packed, Packing
 from recbole_sid.model.t5 import T5DecoderCache
+from recbole_sid.model.t5_inference import T5Past
 from recbole_sid.model.tiger import TIGER
 
 # The inner width differs from d_model, and the encoder's depth from the decoder's.
@@ -163,9 +168,210 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(tiger: TIGER) -> No
         tiger.load_transformers_state_dict(state)
 
 
+NATURAL = [14, 6, 42, 6, 82, 30, 14, 10]
+
+
+@pytest.mark.parametrize("lengths", [NATURAL, [34], [12, 12, 12], [2, 2, 2], [150, 3]])
+def test_packed_states_equal_transformers(
+    tiger: TIGER, reference: T5ForConditionalGeneration, lengths: list[int]
+) -> None:
+    tokens = padded_tokens(tiger, lengths)
+    mask = tokens != 0
+    expected = reference.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    packed = tiger.eval().encoder.packed(tokens, mask)
+    assert len(packed.values) == sum(lengths)
+    assert not packed.values.requires_grad
+    assert_close(packed.padded(), expected * mask[..., None], **TOLERANCE)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50, 10**6])
+@pytest.mark.parametrize("lengths", [NATURAL, [20] * 6])
+def test_chunks_do_not_change_packed_states(
+    tiger: TIGER, monkeypatch: pytest.MonkeyPatch, rows: int, lengths: list[int]
+) -> None:
+    tokens = padded_tokens(tiger, lengths)
+    monkeypatch.setattr(t5_inference, "CPU_CHUNK_ROWS", rows)
+    expected = tiger.eval().encoder(tokens, tokens != 0)[tokens != 0]
+    assert_close(in_batch_order(tiger.encoder.packed(tokens, tokens != 0)), expected, **TOLERANCE)
+
+
+def test_a_vocabulary_too_large_for_a_table_is_computed(tiger: TIGER, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = padded_tokens(tiger, NATURAL)
+    monkeypatch.setattr(t5_inference, "MAX_TABLE_ROWS", tiger.vocabulary.size - 1)
+    expected = tiger.eval().encoder(tokens, tokens != 0)[tokens != 0]
+    assert tiger.encoder.inference_form().table is None
+    assert_close(in_batch_order(tiger.encoder.packed(tokens, tokens != 0)), expected, **TOLERANCE)
+
+
+def test_bfloat16_products_are_close_and_keep_float32_states(tiger: TIGER) -> None:
+    tokens = padded_tokens(tiger, NATURAL)
+    mask = tokens != 0
+    exact = tiger.eval().encoder.packed(tokens, mask).values
+    tiger.encoder.inference_dtype = torch.bfloat16
+    rounded = tiger.encoder.packed(tokens, mask).values
+    error = (rounded - exact).norm() / exact.norm()
+    assert rounded.dtype == torch.float32
+    assert 1e-4 < error < 0.05
+    # The parameters, and what is trained, stay as they were.
+    assert all(parameter.dtype == torch.float32 for parameter in tiger.parameters())
+
+
+def test_an_unsuitable_inference_dtype_is_refused(tiger: TIGER) -> None:
+    with pytest.raises(InputError, match=r"torch\.float16"):
+        tiger.encoder.inference_dtype = torch.float16
+
+
+def test_autocast_does_not_reach_the_inference_forms(tiger: TIGER) -> None:
+    tokens = padded_tokens(tiger, NATURAL)
+    mask = tokens != 0
+    states = tiger.eval().encoder.packed(tokens, mask).padded()
+    embedded = tiger.token_embedding(tokens[:, :3]).detach()
+    expected, _ = T5DecoderCache(tiger.decoder, states, mask).step(T5Past(()), embedded, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(tiger.encoder.packed(tokens, mask).padded(), states, **TOLERANCE)
+        found, _ = T5DecoderCache(tiger.decoder, states, mask).step(T5Past(()), embedded, None)
+    assert_close(found, expected, **TOLERANCE)
+
+
+def optimizer_step(model: TIGER) -> None:
+    tokens = padded_tokens(model, [6, 4])
+    model.encoder(tokens, tokens != 0).square().sum().backward()
+    torch.optim.AdamW(model.encoder.parameters(), lr=0.1).step()
+
+
+def load_other_weights(model: TIGER) -> None:
+    model.load_state_dict({name: value * 0.9 for name, value in model.state_dict().items()})
+
+
+def assign_other_weights(model: TIGER) -> None:
+    model.load_state_dict({name: value * 0.9 for name, value in model.state_dict().items()}, assign=True)
+
+
+def round_trip_through_bfloat16(model: TIGER) -> None:
+    model.to(torch.bfloat16).to(torch.float32)
+
+
+def write_past_the_version_counter(model: TIGER) -> None:
+    model.train()
+    for parameter in model.parameters():
+        parameter.detach().numpy()[...] *= 0.9
+    model.eval()
+
+
+CHANGES = [
+    optimizer_step,
+    load_other_weights,
+    assign_other_weights,
+    round_trip_through_bfloat16,
+    write_past_the_version_counter,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_prepared_forms_are_never_stale(tiger: TIGER, change: Callable[[TIGER], None]) -> None:
+    tokens = padded_tokens(tiger, [14, 6, 30])
+    mask = tokens != 0
+    before = in_batch_order(tiger.eval().encoder.packed(tokens, mask))
+    change(tiger)
+    found = in_batch_order(tiger.encoder.packed(tokens, mask))
+    assert (found - before).norm() / before.norm() > 1e-4
+    assert_close(found, tiger.encoder(tokens, mask)[mask].detach(), **TOLERANCE)
+
+
+def test_the_decoders_prepared_form_is_never_stale(tiger: TIGER) -> None:
+    tiger.eval()
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    states = torch.randn(2, 5, SIZES["d_model"])
+    embedded = torch.randn(2, 1, SIZES["d_model"])
+
+    def decode() -> torch.Tensor:
+        return T5DecoderCache(tiger.decoder, states, mask).step(T5Past(()), embedded, None)[0]
+
+    before = decode()
+    load_other_weights(tiger)
+    assert not torch.allclose(decode(), before, rtol=1e-3)
+    assert_close(decode(), tiger.decoder(embedded, states, mask).detach(), **TOLERANCE)
+
+
+def test_copies_have_their_own_prepared_forms(tiger: TIGER) -> None:
+    tokens = padded_tokens(tiger, [14, 6, 30])
+    mask = tokens != 0
+    names = set(tiger.state_dict())
+    expected = in_batch_order(tiger.eval().encoder.packed(tokens, mask))
+    assert set(tiger.state_dict()) == names
+    twins = copy.deepcopy(tiger.encoder), pickle.loads(pickle.dumps(tiger.encoder))
+    load_other_weights(tiger)
+    for twin in twins:
+        assert_close(in_batch_order(twin.packed(tokens, mask)), expected, **TOLERANCE)
+
+
+def test_nothing_but_the_cpu_waits_for_a_value(tiger: TIGER) -> None:
+    # Tensors on the meta device have no values to read.
+    tiger.eval().to("meta")
+    tokens = torch.zeros(3, 9, dtype=torch.int64, device="meta")
+    mask = tokens != 0
+    states = tiger.encoder(tokens, mask)
+    assert tiger.decoder(states[:, :2], states, mask).shape == (3, 2, SIZES["d_model"])
+    cache = T5DecoderCache(tiger.decoder, states, mask)
+    _, past = cache.step(cache.start(), states[:, :1], None)
+    decoded, _ = cache.step(past, states[:, :4], tokens[:, :4])
+    assert decoded.shape == (3, 4, SIZES["d_model"])
+
+
+def in_batch_order(packed: Packed) -> torch.Tensor:
+    """Return packed values by row of the batch, then by position."""
+    return packed.values[packed.packing.index.argsort()]
+
+
+def read_padded(cache: T5DecoderCache, states: torch.Tensor, packing: Packing) -> None:
+    """Stand in for the CPU's way of reading the encoder states by that of other devices."""
+    mask = torch.zeros(packing.shape[0] * packing.shape[1], dtype=torch.bool)
+    mask[packing.index] = True
+    cache._read_padded(states, mask.view(packing.shape))
+
+
+class Prefixes:
+    """Beams as token lists; what the cache must have decoded for them, by transformers."""
+
+    def __init__(self, reference: T5ForConditionalGeneration, states: torch.Tensor, mask: torch.Tensor) -> None:
+        self.reference, self.states, self.mask = reference, states, mask
+        self.beams = [[[0]] for _ in states]
+
+    def extended(self, parents: torch.Tensor, added: torch.Tensor) -> Prefixes:
+        other = Prefixes(self.reference, self.states, self.mask)
+        other.beams = [
+            [[*self.beams[user][parent], token] for parent, token in zip(*pair, strict=True)]
+            for user, pair in enumerate(zip(parents.tolist(), added.tolist(), strict=True))
+        ]
+        return other
+
+    def decoded(self) -> torch.Tensor:
+        rows = []
+        for user, beams in enumerate(self.beams):
+            own = self.states[user : user + 1].expand(len(beams), -1, -1)
+            own_mask = self.mask[user : user + 1].expand(len(beams), -1)
+            rows.append(
+                self.reference.decoder(
+                    input_ids=torch.tensor(beams), encoder_hidden_states=own, encoder_attention_mask=own_mask.long()
+                ).last_hidden_state[:, -1]
+            )
+        return torch.stack(rows)
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("lengths", [[9, 30, 2], [6, 6, 6]])
-def test_cached_steps_with_reordered_beams_equal_teacher_forcing(tiger: TIGER, lengths: list[int]) -> None:
+@pytest.mark.parametrize("chunk", [1, 7, 512])
+@pytest.mark.parametrize("lengths", [[9, 30, 2, 9], [6, 6, 6]])
+@pytest.mark.parametrize("read", [T5DecoderCache._read_packed, read_padded])
+def test_cached_steps_with_reordered_beams_equal_transformers(
+    tiger: TIGER,
+    reference: T5ForConditionalGeneration,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[..., None],
+    lengths: list[int],
+    chunk: int,
+) -> None:
+    monkeypatch.setattr(T5DecoderCache, "_read_packed", read)
+    monkeypatch.setattr(t5_inference, "CPU_CHUNK_ROWS", chunk)
     tiger.eval()
     tokens = padded_tokens(tiger, lengths)
     mask = tokens != 0
@@ -173,22 +379,42 @@ def test_cached_steps_with_reordered_beams_equal_teacher_forcing(tiger: TIGER, l
     cache = T5DecoderCache(tiger.decoder, states, mask)
     generator = torch.Generator().manual_seed(3)
 
-    # prefixes[user][beam]: the decoder's input tokens so far; the number of beams changes at every step.
-    prefixes = [[[0]] for _ in lengths]
-    found = cache.step(tiger.token_embedding(torch.zeros(len(lengths), 1, dtype=torch.int64)))
-    for n_beams in (4, 6, 3, 5):
-        parents = torch.randint(len(prefixes[0]), (len(lengths), n_beams), generator=generator)
-        added = torch.randint(1, tiger.vocabulary.size, (len(lengths), n_beams), generator=generator)
-        found = cache.step(tiger.token_embedding(added), parents)
-        prefixes = [
-            [[*prefixes[user][parents[user, beam]], int(added[user, beam])] for beam in range(n_beams)]
-            for user in range(len(lengths))
-        ]
-        for user in range(len(lengths)):
-            embedded = tiger.token_embedding(torch.tensor(prefixes[user]))
-            own = states[user : user + 1].expand(n_beams, -1, -1)
-            expected = tiger.decoder(embedded, own, mask[user : user + 1].expand(n_beams, -1))
-            assert_close(found[user], expected[:, -1], **TOLERANCE)
+    prefixes = Prefixes(reference.eval(), states, mask)
+    start = torch.zeros(len(lengths), 1, dtype=torch.int64)
+    found, past = cache.step(cache.start(), tiger.token_embedding(start), None)
+    assert_close(found, prefixes.decoded(), **TOLERANCE)
+    n_before = 1
+    for n_beams in (4, 6, 3, 5):  # changes at every step
+        # Each past is extended twice: the first extension must not disturb the second.
+        for _ in range(2):
+            parents = torch.randint(n_before, (len(lengths), n_beams), generator=generator)
+            added = torch.randint(1, tiger.vocabulary.size, (len(lengths), n_beams), generator=generator)
+            found, extended = cache.step(past, tiger.token_embedding(added), parents)
+            longer = prefixes.extended(parents, added)
+            assert_close(found, longer.decoded(), **TOLERANCE)
+        past, prefixes, n_before = extended, longer, n_beams
+
+    added = torch.randint(1, tiger.vocabulary.size, (len(lengths), n_before), generator=generator)
+    found, _ = cache.step(past, tiger.token_embedding(added), None)
+    stay = torch.arange(n_before).expand(len(lengths), -1)
+    assert_close(found, prefixes.extended(stay, added).decoded(), **TOLERANCE)
+
+
+@torch.no_grad()
+def test_bfloat16_decoding_is_close(tiger: TIGER) -> None:
+    tokens = padded_tokens(tiger, [9, 30, 2])
+    mask = tokens != 0
+    states, embedded = tiger.eval().encoder(tokens, mask), tiger.token_embedding(tokens[:, :2])
+    parents = torch.tensor([[1, 0], [1, 1], [0, 0]])
+
+    def decode() -> torch.Tensor:
+        cache = T5DecoderCache(tiger.decoder, states, mask)
+        _, past = cache.step(cache.start(), embedded, None)
+        return cache.step(past, embedded, parents)[0]
+
+    exact = decode()
+    tiger.decoder.inference_dtype = torch.bfloat16
+    assert 1e-4 < (decode() - exact).norm() / exact.norm() < 0.05
 
 
 def test_a_surplus_weight_is_named(tiger: TIGER) -> None:

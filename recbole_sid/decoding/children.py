@@ -14,23 +14,25 @@ NORMALISERS = ("children", "codes")
 
 
 class Children(NamedTuple):
-    """Valid extensions of a batch's beams, C places a user.
+    """Valid extensions of a batch's beams: at most C a user, P in all.
 
     Attributes:
-        nodes: prefixes int64 [B, C].
-        parents: the beam int64 [B, C] that each extends.
         scores: log-probabilities [B, C], -inf where there is no child.
+        first: int64 [B], where each user's children begin among the P.
+        nodes: prefixes int64 [P].
+        parents: the beam int64 [P] that each extends.
     """
 
+    scores: torch.Tensor
+    first: torch.Tensor
     nodes: torch.Tensor
     parents: torch.Tensor
-    scores: torch.Tensor
 
     def best(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return nodes (-1 where dead), parents and scores [B, K] of the best, by falling score; K <= k."""
         scores, place = self.scores.topk(min(k, self.scores.shape[1]), dim=1)
-        nodes = torch.where(scores > -torch.inf, self.nodes.gather(1, place), -1)
-        return nodes, self.parents.gather(1, place), scores
+        place = (place + self.first.unsqueeze(1)).clamp_(max=len(self.nodes) - 1)
+        return torch.where(scores > -torch.inf, self.nodes[place], -1), self.parents[place], scores
 
 
 def children(
@@ -66,8 +68,10 @@ def _padded(
     chosen = logits.gather(1, trie.code(level)[place].long()).masked_fill(~exists, -torch.inf)
     total = (chosen if normaliser == "children" else logits).logsumexp(-1, keepdim=True)
     log_probs = (chosen - total).masked_fill(~exists, -torch.inf).view(*nodes.shape, width)
-    parents = torch.arange(nodes.shape[1], device=nodes.device).repeat_interleave(width).expand(len(nodes), -1)
-    return Children(place.view(len(nodes), -1), parents, (log_probs + scores.unsqueeze(-1)).flatten(1))
+    n_users, n_beams = nodes.shape
+    first = torch.arange(n_users, device=nodes.device) * (n_beams * width)
+    parents = torch.arange(n_beams, device=nodes.device).repeat_interleave(width).repeat(n_users)
+    return Children((log_probs + scores.unsqueeze(-1)).flatten(1), first, place.flatten(), parents)
 
 
 def _ragged(
@@ -84,31 +88,23 @@ def _ragged(
     count = trie.n_children(level, nodes).flatten()
     beam, child = trie.pairs(level, nodes.flatten(), count)
     reached = scores.flatten().index_select(0, beam)
-    branching = (count >= (2 if normaliser == "children" else 1)).nonzero().squeeze(1)
-    if len(branching):
-        logits = scorer.logits(state, branching).float()
-        pair = (count.index_select(0, beam) > 1).nonzero().squeeze(1) if normaliser == "children" else None
-        of_pair, code_of = (beam, child) if pair is None else (beam.index_select(0, pair), child.index_select(0, pair))
-        row = torch.repeat_interleave(count.index_select(0, branching))
-        code = trie.code(level).index_select(0, code_of)
+    asked = count > (1 if normaliser == "children" else 0)
+    rows = asked.nonzero().squeeze(1)
+    if len(rows):
+        logits = scorer.logits(state, rows).float()
+        pairs = asked.index_select(0, beam).nonzero().squeeze(1)
+        row = torch.repeat_interleave(count.index_select(0, rows))
+        code = trie.code(level).index_select(0, child.index_select(0, pairs))
         chosen = logits.flatten().index_select(0, row * logits.shape[1] + code)
-        if normaliser == "children":
-            total = segment_logsumexp(chosen, row, len(branching))
-        else:
-            total = logits.logsumexp(-1)
-        log_probs = chosen - total.index_select(0, row)
-        reached = reached + log_probs if pair is None else reached.index_add_(0, pair, log_probs)
+        total = segment_logsumexp(chosen, row, len(rows)) if normaliser == "children" else logits.logsumexp(-1)
+        reached.index_add_(0, pairs, chosen - total.index_select(0, row))
     per_user = count.view(n_users, n_beams).sum(1)
     width = int(per_user.max())
     first = per_user.cumsum(0) - per_user
     shift = torch.arange(n_users) * width - first
-    slot = torch.arange(len(beam)) + torch.repeat_interleave(shift, per_user)
-    return Children(
-        *(
-            values.new_full((n_users * width,), fill).index_copy_(0, slot, values).view(n_users, width)
-            for values, fill in ((child, 0), (beam % n_beams, 0), (reached, -torch.inf))
-        )
-    )
+    slot = torch.repeat_interleave(shift, per_user).add_(torch.arange(len(beam)))
+    padded = reached.new_full((n_users * width,), -torch.inf).index_copy_(0, slot, reached)
+    return Children(padded.view(n_users, width), first, child, beam % n_beams)
 
 
 def segment_logsumexp(values: torch.Tensor, segment: torch.Tensor, n_segments: int) -> torch.Tensor:

@@ -20,6 +20,9 @@ import numpy as np
 # infinity keep their meaning.
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 
+# Inlined where called: a call passes arrays with reference counts, which costs more than the short body.
+_inlined = numba.njit(nogil=True, error_model="numpy", inline="always")
+
 _ONE, _HALF, _ROOT_HALF = np.float32(1), np.float32(0.5), np.float32(math.sqrt(0.5))
 _NEVER = np.float32(-np.inf)
 # Prefixes of each user that are expanded before it is decided which others still can reach the beam.
@@ -105,17 +108,24 @@ def _exp(x: np.float32) -> np.float32:
 
 
 @_jit
-def _hidden(heads: Heads, level: int, user_part: np.ndarray, path: np.ndarray, out: np.ndarray) -> None:
-    """Write the activations [H] of the head of `level` after the codes path[:level]."""
-    width = len(out)
-    out[:] = user_part
+def _prefix_part(heads: Heads, level: int, path: np.ndarray, out: np.ndarray) -> None:
+    """Write what the codes path[:level] contribute to the first layer [H] of the head of `level`."""
+    out[:] = np.float32(0)
     for earlier in range(level):
         row = heads.tables[heads.table_start[level, earlier] + path[earlier]]
-        for h in range(width):
+        for h in range(len(out)):
             out[h] += row[h]
+
+
+@_jit
+def _activate(heads: Heads, level: int, user_part: np.ndarray, prefix_part: np.ndarray, out: np.ndarray) -> None:
+    """Write the activations [H] of the head of `level`: LayerNorm of centred parts, then GELU."""
+    width = len(out)
     square = np.float32(0)
     for h in range(width):
-        square += out[h] * out[h]
+        x = user_part[h] + prefix_part[h]
+        out[h] = x
+        square += x * x
     scale = _ONE / np.sqrt(square / np.float32(width) + heads.eps[level])
     gain, shift = heads.gain[level], heads.shift[level]
     for h in range(width):
@@ -147,19 +157,29 @@ def _dots(weight: np.ndarray, codes: np.ndarray, hidden: np.ndarray, out: np.nda
 
 @_jit
 def _dots_of_four(weight: np.ndarray, codes: np.ndarray, hidden: np.ndarray, out: np.ndarray) -> None:
-    """Write the products of rows `codes` [n] of `weight` with each of hidden [4, H] to out [4, n]."""
-    width = hidden.shape[1]
+    """Write the products of rows `codes` [n] of `weight` with each of hidden [4, H] to out [4, n].
+
+    Two rows at a time: eight sums share six loads.
+    """
+    n, width = len(codes), hidden.shape[1]
     p, q, r, s = hidden[0], hidden[1], hidden[2], hidden[3]
-    for child in range(len(codes)):
-        a = weight[codes[child]]
+    for child in range(0, n, 2):
+        a, b = weight[codes[child]], weight[codes[min(child + 1, n - 1)]]
         pa, qa, ra, sa = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        pb, qb, rb, sb = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
         for h in range(width):
-            x = a[h]
+            x, y = a[h], b[h]
             pa += p[h] * x
             qa += q[h] * x
             ra += r[h] * x
             sa += s[h] * x
+            pb += p[h] * y
+            qb += q[h] * y
+            rb += r[h] * y
+            sb += s[h] * y
         out[0, child], out[1, child], out[2, child], out[3, child] = pa, qa, ra, sa
+        if child + 1 < n:
+            out[0, child + 1], out[1, child + 1], out[2, child + 1], out[3, child + 1] = pb, qb, rb, sb
 
 
 @_jit
@@ -179,6 +199,20 @@ def _normalise(heads: Heads, level: int, codes: np.ndarray, log_probs: np.ndarra
 
 
 @_jit
+def _tile_log_probs(
+    heads: Heads, level: int, weight: np.ndarray, codes: np.ndarray, hidden: np.ndarray, out: np.ndarray
+) -> None:
+    """Write the log-probabilities of children `codes` [n] for each of hidden [<= 4, H] to out [4, >= n]."""
+    if len(hidden) == _TILE:
+        _dots_of_four(weight, codes, hidden, out)
+    else:
+        for row in range(len(hidden)):
+            _dots(weight, codes, hidden[row], out[row])
+    for row in range(len(hidden)):
+        _normalise(heads, level, codes, out[row, : len(codes)])
+
+
+@_inlined
 def _children(prefixes: Prefixes, level: int, node: int) -> Any:
     """Return the first child of a prefix of depth `level`, and its children's codes."""
     at = prefixes.start_at[level] + node
@@ -218,7 +252,7 @@ def _sift_down(score: np.ndarray, entry: np.ndarray, size: int) -> None:
         place = below
 
 
-@_jit
+@_inlined
 def _offer(score: np.ndarray, entry: np.ndarray, size: int, value: np.float32, what: int) -> int:
     """Put a value among the largest len(score), held as a heap with the least on top; return the heap's size."""
     if size < len(score):
@@ -271,12 +305,13 @@ def _second_level(
     grown = np.empty(used, np.float32)
     grown[: len(known)] = known
     hidden, out = np.empty((_TILE, width), np.float32), np.empty((_TILE, prefixes.widest), np.float32)
-    path, tile = np.empty(1, np.int64), np.empty(_TILE, np.int64)
+    path, tile, prefix_part = np.empty(1, np.int64), np.empty(_TILE, np.int64), np.empty(width, np.float32)
     weight = _rows_of_level(heads, 1)
     for node in range(n_nodes):
         codes = _children(prefixes, 1, node)[1]
         n = len(codes)
         path[0] = prefixes.code[prefixes.code_at[0] + node]
+        _prefix_part(heads, 1, path, prefix_part)
         held = 0
         for user in range(n_users):
             if wanted[user, node]:
@@ -285,20 +320,26 @@ def _second_level(
                     grown[known_at[user, node]] = np.float32(0)
                     continue
                 tile[held] = user
-                _hidden(heads, 1, user_parts[user, 1], path, hidden[held])
+                _activate(heads, 1, user_parts[user, 1], prefix_part, hidden[held])
                 held += 1
             if held == _TILE or (held and user == n_users - 1):
-                if held == _TILE:
-                    _dots_of_four(weight, codes, hidden, out)
-                else:
-                    for row in range(held):
-                        _dots(weight, codes, hidden[row], out[row])
+                _tile_log_probs(heads, 1, weight, codes, hidden[:held], out)
                 for row in range(held):
                     at = known_at[tile[row], node]
-                    _normalise(heads, 1, codes, out[row, :n])
                     grown[at : at + n] = out[row, :n]
                 held = 0
     return grown
+
+
+@_jit
+def _room(width: int, widest: int, n_levels: int) -> Any:
+    """Return scratch space for one head: prefix part, activations, log-probabilities, codes of the prefix."""
+    return (
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+        np.empty(widest, np.float32),
+        np.empty(n_levels, np.int64),
+    )
 
 
 @_jit
@@ -313,7 +354,7 @@ def _new_pool(size: int) -> Any:
     )
 
 
-@_jit
+@_inlined
 def _with_room(pool: Any, used: int, needed: int) -> Any:
     """Return the pool, or a larger copy if it has no room for `needed` more."""
     if used + needed <= len(pool[0]):
@@ -324,7 +365,7 @@ def _with_room(pool: Any, used: int, needed: int) -> Any:
     return score, node, parent, code, depth
 
 
-@_jit
+@_inlined
 def _expand(
     heads: Heads,
     prefixes: Prefixes,
@@ -343,25 +384,27 @@ def _expand(
         how much of the pool is used.
     """
     score, node, parent, code, depth = pool
-    hidden, log_probs, path = room
+    prefix_part, hidden, log_probs, path = room
     level = depth[entry]
     first, codes = _children(prefixes, level, node[entry])
     n = len(codes)
+    values = log_probs[:n]
     if n == 1:
-        log_probs[0] = np.float32(0)
+        values[0] = np.float32(0)
     elif level == 1 and known_at[node[entry]] >= 0:
         at = known_at[node[entry]]
-        log_probs[:n] = known[at : at + n]
+        values = known[at : at + n]
     else:
         above = entry
         for earlier in range(level - 1, -1, -1):
             path[earlier] = code[above]
             above = parent[above]
-        _hidden(heads, level, user_parts[level], path, hidden)
-        _dots(_rows_of_level(heads, level), codes, hidden, log_probs)
-        _normalise(heads, level, codes, log_probs[:n])
+        _prefix_part(heads, level, path, prefix_part)
+        _activate(heads, level, user_parts[level], prefix_part, hidden)
+        _dots(_rows_of_level(heads, level), codes, hidden, values)
+        _normalise(heads, level, codes, values)
     for child in range(n):
-        total = score[entry] + log_probs[child]
+        total = score[entry] + values[child]
         if total >= bound:
             score[used], node[used], parent[used] = total, first + child, entry
             code[used], depth[used] = codes[child], level + 1
@@ -396,7 +439,7 @@ def _search_beams(
     """
     n_users, n_levels, width = user_parts.shape
     k, n_first = leaves.shape[1], ranked.shape[1]
-    room = (np.empty(width, np.float32), np.empty(prefixes.widest, np.float32), np.empty(n_levels, np.int64))
+    room = _room(width, prefixes.widest, n_levels)
     pool = _new_pool(n_first + 8 * prefixes.widest + 64 * k)
     best, entry, beams = np.empty(k, np.float32), np.empty(k, np.int64), np.empty(max(k, n_first), np.int64)
     for user in range(n_users):
@@ -444,7 +487,7 @@ def _search_above(
     """
     n_users, n_levels, width = user_parts.shape
     k, n_first = leaves.shape[1], ranked.shape[1]
-    room = (np.empty(width, np.float32), np.empty(prefixes.widest, np.float32), np.empty(n_levels, np.int64))
+    room = _room(width, prefixes.widest, n_levels)
     pool = _new_pool(n_first + 8 * prefixes.widest + 64 * k)
     best, leaf = np.empty(k, np.float32), np.empty(k, np.int64)
     for user in range(n_users):
@@ -514,36 +557,45 @@ def _last_wave(first_scores: np.ndarray, bounds: np.ndarray, known_at: np.ndarra
 def _all_leaves(
     heads: Heads, prefixes: Prefixes, user_parts: np.ndarray, first_scores: np.ndarray, scores: np.ndarray
 ) -> None:
-    """Write the log-probability of every leaf of every user: scores [B, n_leaves]."""
+    """Write the log-probability of every leaf of every user: scores [B, n_leaves].
+
+    Users go through the trie four at a time, and share a prefix's table rows and its children's output rows.
+    """
     n_users, n_levels, width = user_parts.shape
-    hidden, log_probs = np.empty(width, np.float32), np.empty(prefixes.widest, np.float32)
+    hidden, log_probs = np.empty((_TILE, width), np.float32), np.empty((_TILE, prefixes.widest), np.float32)
+    prefix_part = np.empty(width, np.float32)
     path, ancestor = np.empty(n_levels, np.int64), np.empty(n_levels, np.int64)
-    above, below = np.empty(scores.shape[1], np.float32), np.empty(scores.shape[1], np.float32)
-    for user in range(n_users):
+    above = np.empty((_TILE, scores.shape[1]), np.float32)
+    below = np.empty((_TILE, scores.shape[1]), np.float32)
+    for user in range(0, n_users, _TILE):
+        held = min(_TILE, n_users - user)
         n_nodes = first_scores.shape[1]
-        above[:n_nodes] = first_scores[user]
+        above[:held, :n_nodes] = first_scores[user : user + held]
         for level in range(1, n_levels):
             ancestor[:] = 0
+            weight = _rows_of_level(heads, level)
             for node in range(n_nodes):
                 first, codes = _children(prefixes, level, node)
                 n = len(codes)
                 if n == 1:
-                    below[first] = above[node]
+                    below[:held, first] = above[:held, node]
                     continue
-                below_node = node
-                for depth in range(level - 1, -1, -1):  # nodes are in order, so ancestors only move forward
-                    while prefixes.start[prefixes.start_at[depth] + ancestor[depth] + 1] <= below_node:
+                lower = node
+                for depth in range(level - 1, -1, -1):  # nodes come in order, so ancestors only move forward
+                    while prefixes.start[prefixes.start_at[depth] + ancestor[depth] + 1] <= lower:
                         ancestor[depth] += 1
-                    path[depth] = prefixes.code[prefixes.code_at[depth] + below_node]
-                    below_node = ancestor[depth]
-                _hidden(heads, level, user_parts[user, level], path, hidden)
-                _dots(_rows_of_level(heads, level), codes, hidden, log_probs)
-                _normalise(heads, level, codes, log_probs[:n])
-                for child in range(n):
-                    below[first + child] = above[node] + log_probs[child]
+                    path[depth] = prefixes.code[prefixes.code_at[depth] + lower]
+                    lower = ancestor[depth]
+                _prefix_part(heads, level, path, prefix_part)
+                for row in range(held):
+                    _activate(heads, level, user_parts[user + row, level], prefix_part, hidden[row])
+                _tile_log_probs(heads, level, weight, codes, hidden[:held], log_probs)
+                for row in range(held):
+                    for child in range(n):
+                        below[row, first + child] = above[row, node] + log_probs[row, child]
             n_nodes = prefixes.start[prefixes.start_at[level] + n_nodes]
             above, below = below, above
-        scores[user] = above
+        scores[user : user + held] = above[:held]
 
 
 def beam(

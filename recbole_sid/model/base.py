@@ -132,12 +132,16 @@ class SIDRecommender(SequentialRecommender):
         found = []
         for group in self.groups(interaction[self.ITEM_SEQ_LEN]):
             tokens = self.history_tokens(interaction if group is None else interaction[group])
-            leaves, scores = self.search(self.scorer(self.encode(tokens)))
+            leaves, scores = self.rank(tokens)
             position, items = self.trie.expand_leaves(leaves)
             rows = position // max(1, leaves.shape[1])
             found.append((rows if group is None else group[rows], items, scores.flatten()[position]))
         rows, items, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
         return rows, items, scores
+
+    def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return leaves and log-probabilities [B, K] of the best semantic IDs for histories int64 [B, S]."""
+        return self.search(self.scorer(self.encode(tokens)))
 
     def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
         """Return the rows int64 of each part of a batch that is ranked together; [None] is the whole batch."""

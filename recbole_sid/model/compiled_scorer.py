@@ -82,7 +82,8 @@ class CompiledScorer(FactorisedScorer):
         if decoding == "full":
             return best_leaves(self.leaf_log_probs(), k)
         search = {"beam": compiled.beam, "exact": compiled.exact}[decoding]
-        ranked = self.first_scores.sort(dim=1, descending=True).indices
+        n_first = self.first_scores.shape[1]
+        ranked = self.first_scores.topk(min(k, n_first) if decoding == "beam" else n_first, dim=1).indices
         leaves, scores = search(*self._arguments(), _array(ranked), k, torch.get_num_threads())
         return torch.from_numpy(leaves), torch.from_numpy(scores)
 

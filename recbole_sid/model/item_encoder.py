@@ -66,6 +66,8 @@ class ItemEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model)
 
+    static_shapes = True  # `forward` can be captured in a CUDA graph
+
     def state_mask(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return bool [B, T], which slots of tokens int64 [B, S] hold an item; T = (S - 2) // L."""
         first = self._slots(tokens)[..., 0]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from recbole_sid.data.vocabulary import PAD
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
 from recbole_sid.model.base import SIDRecommender, is_cpu_inference
+from recbole_sid.model.captured import CapturedSearch, captured_size
 from recbole_sid.model.compiled_scorer import (
     CompiledScorer,
     can_compile,
@@ -92,9 +94,10 @@ class SIDMLP(SIDRecommender):
         if config["encoder_dtype"] not in DTYPES:
             raise InputError(f"encoder_dtype='{config['encoder_dtype']}' must be one of {', '.join(DTYPES)}.")
         _compute_in(self.history_encoder, DTYPES[config["encoder_dtype"]])
-        self.compiled = config["compiled"] and is_installed()
+        self.compiled = config["compiled"]
         self.heads_form = Prepared(_factorise)
         self.compiled_form = Prepared(_compile)
+        self.graphs: Prepared[dict[int, CapturedSearch]] = Prepared(_no_graphs)
         self.start_stage(self.stages[-1])
 
     def make_encoder(self, config: Any, teacher: Any) -> nn.Module:
@@ -118,6 +121,7 @@ class SIDMLP(SIDRecommender):
         super().train(False)
         self.heads_form.forget()
         self.compiled_form.forget()
+        self.graphs.forget()
         self.training = mode
         for module in self.trained_in(self.stage):
             module.train(mode)
@@ -163,7 +167,11 @@ class SIDMLP(SIDRecommender):
 
     def encode_padded(self, tokens: torch.Tensor, mask: torch.Tensor) -> EncodedStates:
         """Return states with padding, for training and where shapes must not depend on the data."""
-        return EncodedStates(self.history_encoder(tokens, mask), state_mask(self.history_encoder, tokens, mask))
+        dtype = getattr(self.history_encoder, "inference_dtype", torch.float32)
+        low = dtype != torch.float32 and not torch.is_grad_enabled()
+        with torch.autocast(tokens.device.type, dtype) if low else nullcontext():
+            states = self.history_encoder(tokens, mask)
+        return EncodedStates(states.float() if low else states, state_mask(self.history_encoder, tokens, mask))
 
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
         context = self.decoder.readout(*self.encode_padded(tokens, tokens != PAD))
@@ -182,8 +190,22 @@ class SIDMLP(SIDRecommender):
             return CompiledScorer(heads, user_parts, self.trie, *self.compiled_form.get(self))
         return FactorisedScorer(heads, user_parts)
 
+    def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return leaves and log-probabilities [B, K]; beam search on CUDA runs as one captured graph."""
+        static = getattr(self.history_encoder, "static_shapes", False) and self.decoding == "beam"
+        if not (tokens.is_cuda and self.compiled and static):
+            return self.rank_eagerly(tokens)
+        graphs, size = self.graphs.get(self), captured_size(len(tokens))
+        if size not in graphs:
+            graphs[size] = CapturedSearch(self, size)
+        return graphs[size](tokens)
+
+    def rank_eagerly(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `rank` does, operation by operation."""
+        return super().rank(tokens)
+
     def _runs_compiled(self, heads: FactorisedHeads, context: torch.Tensor) -> bool:
-        on_cpu = self.compiled and context.device.type == "cpu"
+        on_cpu = self.compiled and is_installed() and context.device.type == "cpu"
         return on_cpu and self.normaliser == "children" and can_compile(heads)
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,6 +226,10 @@ class SIDMLP(SIDRecommender):
 
 def _factorise(model: SIDMLP) -> FactorisedHeads:
     return FactorisedHeads.of(model.decoder, model.token_embedding.weight, model.vocabulary.level_offsets)
+
+
+def _no_graphs(model: SIDMLP) -> dict[int, CapturedSearch]:
+    return {}
 
 
 def _compile(model: SIDMLP) -> tuple[Any, Any]:

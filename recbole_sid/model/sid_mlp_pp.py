@@ -24,8 +24,8 @@ class SIDMLPPlusPlus(SIDMLP):
 
     The paper's encoder of tokens (`MLPEncoder`) is trained in stages. Stage ``encoder``: mean squared error to the
     teacher's states. Stage ``decoder``: the distillation loss with the encoder frozen. Stage ``joint`` (optional, not
-    in the paper): the distillation loss through both. The encoder of items (`ItemEncoder`, not in the paper) has the one
-    stage ``direct``: the distillation loss through both, from scratch.
+    in the paper): the distillation loss through both. The encoder of items (`ItemEncoder`, not in the paper) has one
+    stage, ``direct``: the distillation loss through both, from scratch.
 
     Configuration: SIDMLP's, and encoder; encoder_layers, encoder_ffn_size, encoder_dropout_prob, max_positions (token);
     item_layers, item_ffn_size, item_dropout_prob, item_mixing (item).

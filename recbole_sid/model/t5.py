@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from recbole_sid.errors import InputError
+from recbole_sid.model.packing import Packed
+from recbole_sid.model.prepared import Form, Prepared
+from recbole_sid.model.t5_inference import DecoderForm, EncoderForm
+from recbole_sid.model.t5_inference import T5DecoderCache as T5DecoderCache
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -154,15 +163,50 @@ class DecoderBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class T5Encoder(nn.Module):
+class HasInferenceForm(nn.Module, Generic[Form]):
+    """A module with an inference form (see `Prepared`), which is no part of its state.
+
+    Args:
+        build: makes the form of this module.
+    """
+
+    def __init__(self, build: Callable[[Any], Form]) -> None:
+        super().__init__()
+        self._prepared: Prepared[Form] = Prepared(build)
+        self._inference_dtype = torch.float32
+
+    @property
+    def inference_dtype(self) -> torch.dtype:
+        """Dtype of the products of the inference form: float32 or bfloat16; the rest of it is float32."""
+        return self._inference_dtype
+
+    @inference_dtype.setter
+    def inference_dtype(self, dtype: torch.dtype) -> None:
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise InputError(f"Inference in {dtype} is not possible: choose torch.float32 or torch.bfloat16.")
+        self._inference_dtype = dtype
+        self._prepared.forget()
+
+    def inference_form(self) -> Form:
+        """Return the inference form of the weights as they are now."""
+        return self._prepared.get(self)
+
+    def train(self, mode: bool = True) -> Self:
+        self._prepared.forget()
+        return super().train(mode)
+
+
+class T5Encoder(HasInferenceForm[EncoderForm]):
     """Tokens to states. Holds the token embedding, which the decoder and the output layer share.
 
     Args:
         sizes: sizes of the model.
     """
 
+    static_shapes = True  # `forward` can be captured in a CUDA graph
+
     def __init__(self, sizes: T5Sizes) -> None:
-        super().__init__()
+        super().__init__(EncoderForm)
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.d_model)
         self.relative_bias = RelativeBias(sizes, bidirectional=True)
         self.blocks = nn.ModuleList(EncoderBlock(sizes) for _ in range(sizes.encoder_layers))
@@ -178,12 +222,31 @@ class T5Encoder(nn.Module):
             x = block(x, bias)
         return self.dropout(self.norm(x))
 
+    @property
+    def typed_blocks(self) -> list[EncoderBlock]:
+        """The blocks, under their own type."""
+        return cast("list[EncoderBlock]", list(self.blocks))
 
-class T5Decoder(nn.Module):
+    def packed(self, tokens: torch.Tensor, mask: torch.Tensor) -> Packed:
+        """Return `forward` at the valid positions, without dropout, gradients or work on padding.
+
+        Meant for the CPU: elsewhere the loop over lengths costs more than padding.
+
+        Args:
+            tokens: int64 [B, S].
+            mask: bool [B, S], each row True first and False after.
+
+        Returns:
+            float32 states [N, d] of the valid positions, and where they belong.
+        """
+        return self.inference_form()(tokens, mask)
+
+
+class T5Decoder(HasInferenceForm[DecoderForm]):
     """Embedded target tokens and encoder states to decoder states."""
 
     def __init__(self, sizes: T5Sizes) -> None:
-        super().__init__()
+        super().__init__(DecoderForm)
         self.relative_bias = RelativeBias(sizes, bidirectional=False)
         self.blocks = nn.ModuleList(DecoderBlock(sizes) for _ in range(sizes.decoder_layers))
         self.norm = RMSNorm(sizes.d_model)
@@ -206,60 +269,13 @@ class T5Decoder(nn.Module):
         return self.dropout(self.norm(x))
 
 
-class T5DecoderCache:
-    """Decodes beams one position at a time (no dropout: call in eval mode).
-
-    Cross-attention keys and values exist once per user and are shared by its beams; the self-attention cache holds
-    at most L positions and is reordered when beams are.
-
-    Args:
-        decoder: in eval mode.
-        states: [B, S, d].
-        mask: bool [B, S].
-    """
-
-    def __init__(self, decoder: T5Decoder, states: torch.Tensor, mask: torch.Tensor) -> None:
-        self.decoder = decoder
-        self.cross_bias = mask_bias(mask)
-        self.cross = [block.cross.keys_values(states) for block in decoder.typed_blocks]
-        self.past: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def step(self, embedded: torch.Tensor, parents: torch.Tensor | None = None) -> torch.Tensor:
-        """Return decoder states [B, K, d] of the next position.
-
-        Args:
-            embedded: [B, K, d], the embedded last token of each beam.
-            parents: int64 [B, K], which beam of the last step each beam continues; None at the first step.
-        """
-        x = embedded
-        past = self.past
-        if parents is not None:
-            index = parents[:, :, None, None, None]
-            past = [(k.take_along_dim(index, 1), v.take_along_dim(index, 1)) for k, v in past]
-        n_past = past[0][0].shape[-2] if past else 0
-        keys = torch.arange(n_past + 1, device=x.device)
-        bias = self.decoder.relative_bias(keys[-1:], keys)
-        self.past = []
-        for number, block in enumerate(self.decoder.typed_blocks):
-            attention = block.attention
-            normed = block.attention_norm(x).unsqueeze(2)
-            k, v = attention.keys_values(normed)
-            if past:
-                k, v = torch.cat([past[number][0], k], dim=-2), torch.cat([past[number][1], v], dim=-2)
-            self.past.append((k, v))
-            x = x + attention.attend(attention.split(attention.q(normed)), k, v, bias).squeeze(2)
-            q = block.cross.split(block.cross.q(block.cross_norm(x)))
-            x = x + block.cross.attend(q, *self.cross[number], self.cross_bias)
-            x = x + block.feed_forward(block.feed_forward_norm(x))
-        return self.decoder.norm(x)
-
-
 def mask_bias(mask: torch.Tensor) -> torch.Tensor:
     """Return an additive attention bias: 0 where mask bool [B, S] is True, -inf elsewhere.
 
-    Shape [B, 1, 1, S], or [1, 1, 1, S] where nothing is masked: then no bias per row is formed.
+    Shape [B, 1, 1, S], or [1, 1, 1, S] where nothing is masked on a CPU: then no bias per row is formed. Elsewhere
+    the host would have to wait to know.
     """
-    if mask.all():
+    if mask.device.type == "cpu" and mask.all():
         return torch.zeros(1, 1, 1, mask.shape[1], device=mask.device)
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None, :]
 
