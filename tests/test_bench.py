@@ -224,8 +224,8 @@ def test_peak_memory_counts_what_a_call_frees_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(timing, "_peak_of_process", getattr(timing, measured_by))
     task = Task(allocate, {})
     task.whole(8)
-    assert 58 <= peak_megabytes(task, 60, CPU) < 75
-    assert peak_megabytes(task, 1, CPU) < 20
+    assert 58 <= peak_megabytes(lambda: task.whole(60), CPU) < 75
+    assert peak_megabytes(lambda: task.whole(1), CPU) < 20
 
 
 def test_thread_count_ends_with_the_block() -> None:

@@ -29,7 +29,7 @@ class BenchOptions:
 
     Attributes:
         batches: users a batch.
-        threads: of torch and numba.
+        threads: of torch, and so of the compiled loops.
         histories: ``natural`` or ``full``.
         items: of the synthetic catalogue.
         rows: names in `recbole_sid.bench.rows.ROWS`.

@@ -118,7 +118,7 @@ def _measure(
     for name in progress(list(fitting), f"{setting}: memory", show=True, unit="row"):
         row = _row(name, setting, workload, samples)
         row["same_top10"] = same_items(found.get(name), found.get(ROWS[name].reference), setting.batch)
-        row["peak_mb"] = round(peak_megabytes(fitting[name], batches[0], workload.device), 1)
+        row["peak_mb"] = round(peak_megabytes(partial(fitting[name].whole, batches[0]), workload.device), 1)
         rows.append(row)
     return rows
 

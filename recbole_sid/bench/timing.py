@@ -180,7 +180,7 @@ def sample(task: Task, batch: Any, number: int, into: Samples, clock: Clock, pro
     return perf_counter() - started
 
 
-def peak_megabytes(task: Task, batch: Any, device: torch.device) -> float:
+def peak_megabytes(call: Callable[[], Any], device: torch.device) -> float:
     """Return by how many MB (10^6 bytes) the memory of a warm process, or of the device, grows at most in a call.
 
     Freed memory that the allocator has kept is given back first, so that it does not hide what the call needs.
@@ -189,32 +189,24 @@ def peak_megabytes(task: Task, batch: Any, device: torch.device) -> float:
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        task.whole(batch)
+        call()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     _give_back_freed_memory()
     before = psutil.Process().memory_info().rss
-    peak = _peak_of_process(lambda: task.whole(batch))
+    peak = _peak_of_process(call)
     return max(0, peak - before) / 1e6
 
 
 @contextmanager
 def thread_count(threads: int) -> Iterator[None]:
-    """Let torch and numba use `threads` threads; both, since they share OpenMP's state."""
+    """Let torch, and our compiled loops with it, use `threads` threads."""
     before = torch.get_num_threads()
     try:
-        _set_threads(threads)
+        torch.set_num_threads(threads)
         yield
     finally:
-        _set_threads(before)
-
-
-def _set_threads(threads: int) -> None:
-    with suppress(ImportError):
-        import numba
-
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    torch.set_num_threads(threads)  # after numba, whose first call sets OpenMP, and so torch, to all threads
+        torch.set_num_threads(before)
 
 
 def _give_back_freed_memory() -> None:

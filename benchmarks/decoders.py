@@ -1,0 +1,86 @@
+"""How often a trained model's beam differs from the true top items, and what bf16 changes.
+
+python benchmarks/decoders.py CHECKPOINT... [--batches 40]
+
+For each checkpoint of ours, on its own test histories: the share of the exact top 10 that is found, users whose top 10
+is exactly that, Recall@10 and NDCG@10, and milliseconds a batch (medians of interleaved runs, torch's threads).
+"""
+
+from __future__ import annotations
+
+import argparse
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from recbole_sid.evaluation.retrieved import Retrieved
+from recbole_sid.quick_start import load_data_and_model
+
+TOP = 10
+# Name -> decoder, width (None: the model's own), dtype of the encoder's products.
+SETTINGS: dict[str, tuple[str, int | None, torch.dtype]] = {
+    "exact": ("exact", None, torch.float32),
+    "beam 10": ("beam", 10, torch.float32),
+    "beam 20": ("beam", 20, torch.float32),
+    "beam 50": ("beam", 50, torch.float32),
+    "exact, bf16 encoder": ("exact", None, torch.bfloat16),
+}
+
+
+def top_items(model: Any, interaction: Any) -> torch.Tensor:
+    """Return the best ten items int64 [B, 10], 0 where fewer were found."""
+    rows, items, scores = model.retrieve(interaction)
+    return Retrieved(rows, items, scores, (len(interaction), model.n_items)).top_lists(TOP)
+
+
+def compare(model: Any, batches: list[Any]) -> list[str]:
+    """Return one Markdown row for each setting."""
+    own_width, encoder = model.beam_size, model.history_encoder
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in SETTINGS}
+    seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    for number, (interaction, _, _, _) in enumerate([batches[0], *batches]):
+        for name, (decoding, width, dtype) in SETTINGS.items():
+            model.decoding, model.beam_size, encoder.inference_dtype = decoding, width or own_width, dtype
+            started = perf_counter()
+            lists = top_items(model, interaction)
+            if number:  # the first batch warms up
+                found[name].append(lists)
+                seconds[name].append(perf_counter() - started)
+    targets = torch.cat([interaction[model.ITEM_ID] for interaction, _, _, _ in batches])
+    exact = torch.cat(found["exact"])
+    lines = []
+    for name in SETTINGS:
+        lists = torch.cat(found[name])
+        shared = (lists.unsqueeze(2) == exact.unsqueeze(1)).any(1) & (exact > 0)
+        hits = lists == targets.unsqueeze(1)
+        gain = (hits / torch.arange(2, TOP + 2).log2()).sum(1)
+        cells = [
+            f"{shared.sum() / (exact > 0).sum():.4f}",
+            f"{(lists == exact).all(1).float().mean():.4f}",
+            f"{hits.any(1).float().mean():.4f}",
+            f"{gain.mean():.4f}",
+            f"{median(seconds[name]) * 1e3:.1f}",
+        ]
+        lines.append(f"| {type(model).__name__} | {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--batches", type=int, default=40, help="test batches at most")
+    options = parser.parse_args()
+    print("| model | decoder | share of exact top 10 | users with the same top 10 | Recall@10 | NDCG@10 | ms a batch |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for checkpoint in options.checkpoints:
+        _, model, _, _, _, test_data = load_data_and_model(checkpoint)
+        batches = [batch for _, batch in zip(range(options.batches), test_data, strict=False)]
+        print("\n".join(compare(model.eval(), batches)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
