@@ -25,8 +25,8 @@ def run_main_job(
     """Run the models of a quick-start file in order and compare them on the test split.
 
     Args:
-        file: YAML with ``dataset``, ``settings`` (for all) and ``models`` (name -> settings). One model that students
-            can learn from must come before them.
+        file: YAML with ``dataset``, ``settings`` (for all) and ``models`` (name -> settings; the name is the model's,
+            unless the settings hold ``model``). One model that students can learn from must come before them.
         overrides: settings over those of the file, for the models that know them.
         report: told what begins, a line a model.
 
@@ -40,20 +40,20 @@ def run_main_job(
     rows: list[dict[str, Any]] = []
     teacher: Run | None = None
     teacher_ndcg = None
-    for number, (model, settings) in enumerate(plan["models"].items(), start=1):
-        report(f"[{number}/{len(plan['models'])}] {model}")
-        merged = {**plan["settings"], **(settings or {}), **chosen[model]}
-        config = Config(model, plan["dataset"], config_dict=merged)
+    for number, (name, settings) in enumerate(plan["models"].items(), start=1):
+        report(f"[{number}/{len(plan['models'])}] {name}")
+        merged = {**plan["settings"], **_own(settings), **chosen[name]}
+        config = Config(_model(name, settings), plan["dataset"], config_dict=merged)
         if "teacher_path" in config and teacher is not None and not config["teacher_path"]:
             config["teacher_path"] = teacher.trainer.saved_model_file
         run = run_model(config)
         if hasattr(run.trainer.model, "level_logits"):
             teacher = run
-            rows.append(_row(run, model, constrained=False))
-            rows.append(_row(run, f"{model}-constrained", constrained=True))
+            rows.append(_row(run, name, constrained=False))
+            rows.append(_row(run, f"{name}-constrained", constrained=True))
             teacher_ndcg = rows[-1]["ndcg@10"]
         else:
-            rows.append(_row(run, model))
+            rows.append(_row(run, name))
             if "teacher_path" in config and teacher_ndcg:
                 rows[-1]["share_of_teacher"] = rows[-1]["ndcg@10"] / teacher_ndcg
     return rows
@@ -73,18 +73,30 @@ def _row(run: Run, name: str, constrained: bool | None = None) -> dict[str, Any]
     }
 
 
+def _model(name: str, settings: Mapping[str, Any] | None) -> str:
+    """Return the model that an entry of the file is of."""
+    return (settings or {}).get("model", name)
+
+
+def _own(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return an entry's settings of its model."""
+    return {key: value for key, value in (settings or {}).items() if key != "model"}
+
+
 def _choose(plan: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return per model the overrides that it knows.
 
     Raises:
         InputError: if no model knows a key.
     """
-    known = {model: Config(model, plan["dataset"]).known_keys() for model in plan["models"]}
+    known = {
+        name: Config(_model(name, settings), plan["dataset"]).known_keys() for name, settings in plan["models"].items()
+    }
     everything = set().union(*known.values())
     for key in overrides:
         if key not in everything:
             raise InputError(f"Unknown configuration key '{key}'{nearest(key, everything)}.")
-    return {model: {key: overrides[key] for key in overrides if key in keys} for model, keys in known.items()}
+    return {name: {key: overrides[key] for key in overrides if key in keys} for name, keys in known.items()}
 
 
 def _read(file: str | Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import _padded, _ragged
 from recbole_sid.decoding.full import leaf_log_probs
 from recbole_sid.decoding.trie import Trie
+from recbole_sid.errors import InputError
 from recbole_sid.model.compiled_scorer import CompiledScorer, compiled_heads, compiled_prefixes
 from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.model.mlp import SIDMLPDecoder
@@ -301,3 +302,26 @@ def test_beam_search_can_be_captured(
 
 def masked(mask: torch.Tensor) -> torch.Tensor:
     return torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)[:, None, None, :]
+
+
+def test_without_numba_the_torch_path_ranks_alike(prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, rows = tiny_model(prepare, "SIDMLP", compiled=True)
+    items, scores = ranking(model, rows)
+    monkeypatch.setattr("recbole_sid.model.sid_mlp.is_installed", lambda: False)
+    monkeypatch.setattr("recbole_sid.decoding.compiled.beam", None)
+    monkeypatch.setattr("recbole_sid.decoding.compiled.exact", None)
+    assert ranking(model, rows)[0] == items
+    assert_close(ranking(model, rows)[1], scores, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("decoding", "exct", r"decoding='exct' \(did you mean 'exact'\?\) must be one of beam, exact, full\."),
+        ("normaliser", "child", r"normaliser='child'.* must be one of children, codes\."),
+        ("encoder_dtype", "float16", r"encoder_dtype='float16' must be one of float32, bfloat16\."),
+    ],
+)
+def test_unknown_ways_of_decoding_are_refused(prepare: Callable[..., Any], key: str, value: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny_model(prepare, "SIDMLP", **{key: value})

@@ -223,3 +223,27 @@ def test_main_job_file_must_be_complete(data_path: Path) -> None:
     Path("list.yaml").write_text("[1, 2]", encoding="utf-8")
     with pytest.raises(InputError, match="must name dataset, settings and models"):
         run_main_job("list.yaml")
+
+
+def test_an_entry_may_name_its_model(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    common = {key: value for key, value in settings("TIGER").items() if key in SMALL or key == "data_path"}
+    tiger = {key: value for key, value in SMALL_TIGER.items() if key != "epochs"}
+    student = {**{key: value for key, value in SMALL_STUDENT.items() if key != "teacher_config"}}
+    plan = {
+        "dataset": "tiny",
+        "settings": common,
+        "models": {
+            "TIGER": tiger,
+            "SIDMLPPlusPlus-item": {
+                **student,
+                "model": "SIDMLPPlusPlus",
+                "encoder": "item",
+                "item_layers": 1,
+                "item_ffn_size": 8,
+            },
+        },
+    }
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    rows = run_main_job(tmp_path / "plan.yaml", report=lambda _: None)
+    assert [row["model"] for row in rows] == ["TIGER", "TIGER-constrained", "SIDMLPPlusPlus-item"]
+    assert rows[-1]["share_of_teacher"] == pytest.approx(rows[-1]["ndcg@10"] / rows[1]["ndcg@10"])

@@ -302,7 +302,8 @@ def test_gradients_are_clipped(configure: Callable[..., Config]) -> None:
     assert 0 < moved <= 1.001e-3 * len(train_data)
 
 
-def test_mixed_precision_trains_float32_weights(train: Callable[..., Run]) -> None:
+def test_mixed_precision_trains_float32_weights(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_sid.trainer.sid_trainer.cpu_has_fast_bfloat16", lambda: True)
     run, exact = train("SIDMLP", enable_amp=True), train("SIDMLP")
     found, wanted = weights(run.trainer.model), weights(exact.trainer.model)
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in found.values())
@@ -704,3 +705,23 @@ def test_the_item_encoder_learns_directly_and_its_checkpoint_ranks_alike(train: 
 def test_an_unknown_encoder_is_refused(train: Callable[..., Run]) -> None:
     with pytest.raises(InputError, match=r"encoder='itm' must be one of token, item\."):
         train("SIDMLPPlusPlus", encoder="itm")
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_mixed_precision_is_left_out_where_it_would_be_emulated(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, has_bfloat16: bool
+) -> None:
+    monkeypatch.setattr("recbole_sid.trainer.sid_trainer.cpu_has_fast_bfloat16", lambda: has_bfloat16)
+    seen: list[torch.dtype] = []
+    forward = nn.Linear.forward
+
+    def watched(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        result = forward(layer, x)
+        if torch.is_grad_enabled():
+            seen.append(result.dtype)
+        return result
+
+    monkeypatch.setattr(nn.Linear, "forward", watched)
+    train("TIGER", epochs=1, enable_amp=True)
+    assert set(seen) == {torch.bfloat16 if has_bfloat16 else torch.float32}
+    assert ("no fast bf16" in caplog.text) == (not has_bfloat16)

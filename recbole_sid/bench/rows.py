@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from recbole_sid.bench.data import Workload
 from recbole_sid.bench.plain import PlainDecoder, plain_mlp_encoder, plain_readout
 from recbole_sid.bench.timing import Task
 from recbole_sid.data.vocabulary import PAD
+from recbole_sid.hardware import cpu_has_fast_bfloat16
 from recbole_sid.model.t5 import to_transformers
 
 # Every `Task.whole` here returns what `SIDRecommender.retrieve` does.
@@ -325,17 +324,7 @@ def _in_bf16(model: Any, device: torch.device) -> Any:
     """
     if not hasattr(model.history_encoder, "inference_dtype"):
         raise Unavailable("its encoder computes in fp32 only.")
-    if device.type == "cpu" and _product_seconds(torch.bfloat16) > 3 * _product_seconds(torch.float32):
+    if device.type == "cpu" and not cpu_has_fast_bfloat16():
         raise Unavailable("this processor has no fast products in bf16.")
     model.history_encoder.inference_dtype = torch.bfloat16
     return model
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    rows, weight = torch.ones(512, 128, dtype=dtype), torch.ones(384, 128, dtype=dtype)
-    seconds = []
-    for _ in range(3):
-        started = perf_counter()
-        F.linear(rows, weight)
-        seconds.append(perf_counter() - started)
-    return min(seconds)

@@ -21,6 +21,7 @@ from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.collector import RetrievedItemsCollector
 from recbole_sid.evaluation.retrieved import Retrieved
+from recbole_sid.hardware import cpu_has_fast_bfloat16
 from recbole_sid.progress import progress
 from recbole_sid.trainer.schedule import learning_rate_schedule
 
@@ -60,6 +61,9 @@ class SIDTrainer(Trainer):
         self.eval_collector = RetrievedItemsCollector(config)
         self.item_tensor = ()  # RecBole would copy all items' features to the device, for models that rank by `predict`
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        self.amp_pays = self.device.type != "cpu" or not self.enable_amp or cpu_has_fast_bfloat16()
+        if not self.amp_pays:
+            self.logger.warning("enable_amp is left out: this processor has no fast bf16, and would be slower with it.")
         self.stage = self.stages()[0]
         self.lineage: dict[str, str] = {}
         self.best_epoch = -1
@@ -232,7 +236,7 @@ class SIDTrainer(Trainer):
         return total.item() / max(1, len(train_data))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if not self.enable_amp:
+        if not self.enable_amp or not self.amp_pays:
             return nullcontext()
         has_bfloat16 = self.device.type == "cpu" or torch.cuda.is_bf16_supported()
         return torch.autocast(self.device.type, torch.bfloat16 if has_bfloat16 else torch.float16)
