@@ -54,6 +54,7 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
     ),
     "decoders": ("Beam search against the exact top items, on trained models", [["python", "decoders.py"]]),
     "evaluation": ("Evaluation without a matrix of scores", [["python", "evaluation.py"]]),
+    "mlp_encoder": ("SID-MLP++: sizes at which its encoders win", [["python", "mlp_encoder.py"]]),
     "encoder": ("The T5 encoder", [["python", "encoder.py"]]),
     "training": ("Training the teacher: real tokens a second", [["python", "training.py"]]),
     "trie": ("The trie", [["python", "trie.py"]]),

@@ -42,6 +42,7 @@ def apply() -> None:
     """Apply all patches; calling it again changes nothing."""
     _patch_numpy_aliases()
     _patch_checkpoint_loading()
+    _patch_dok_update()
     _silence_future_warnings()
 
 
@@ -69,6 +70,16 @@ def _patch_numpy_aliases() -> None:
             setattr(np, alias, getattr(np, name))
 
     Config.compatibility_settings = compatibility_settings
+
+
+def _patch_dok_update() -> None:
+    """recbole/model/general_recommender/lightgcn.py, `get_norm_adj_mat` (and ngcf, gcmc, ncl, spectralcf, kgin, mcclk):
+    fills a matrix by `dok_matrix._update`, which scipy 1.13 removed.
+    """
+    from scipy.sparse import dok_matrix
+
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda self, entries: self._dict.update(entries)
 
 
 def _patch_checkpoint_loading() -> None:

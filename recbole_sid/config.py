@@ -33,6 +33,16 @@ VOLATILE_KEYS = frozenset(
     "ip port offset config_files resume distill_cache distill_cache_dir eval_batch_size "
     "verbose loss_decimal_place metric_decimal_place compiled full_sort_items".split()
 )
+# Keys that name files.
+_FILE_KEYS = (
+    "teacher_path",
+    "student_path",
+    "semantic_ids_path",
+    "feature_file",
+    "feature_tokens",
+    "collaborative_checkpoint",
+    "text_model",
+)
 # What RecBole derives from the settings.
 DERIVED_KEYS = frozenset(
     "MODEL_TYPE MODEL_INPUT_TYPE eval_type device single_spec local_rank valid_metric_bigger valid_neg_sample_args "
@@ -178,7 +188,7 @@ class Config(RecBoleConfig):
     def fingerprint(self) -> str:
         """Return eight hex digits that name what this run computes, wherever and whenever it runs."""
         settings = {key: value for key, value in self.plain().items() if key not in VOLATILE_KEYS}
-        for key in ("teacher_path", "student_path", "semantic_ids_path", "feature_file", "feature_tokens"):
+        for key in _FILE_KEYS:
             if settings.get(key):  # the name of a file, not where it lies (ours hold a fingerprint)
                 settings[key] = Path(settings[key]).name
         return fingerprint(settings)

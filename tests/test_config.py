@@ -20,6 +20,7 @@ from recbole.data import data_preparation as recbole_data_preparation
 from recbole.model.general_recommender import BPR
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+from scipy.sparse import dok_matrix
 
 import recbole_sid
 from recbole_sid import compat
@@ -276,6 +277,12 @@ def test_applying_the_patches_again_changes_nothing() -> None:
     compat.apply()
     assert (Trainer.evaluate, Trainer.resume_checkpoint, torch.load) == before
     assert Config("TIGER", "tiny")["learning_rate"] == 0.003
+
+
+def test_recbole_fills_its_graphs_with_any_scipy() -> None:
+    matrix = dok_matrix((2, 3), dtype=np.float32)
+    matrix._update({(0, 1): 1, (1, 2): 4})
+    assert matrix.toarray().tolist() == [[0, 1, 0], [0, 0, 4]]
 
 
 def test_looking_up_a_recbole_model_leaves_anomaly_detection_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
