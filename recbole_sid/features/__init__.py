@@ -10,30 +10,39 @@ from typing import Any
 import numpy as np
 
 from recbole_sid.errors import InputError
+from recbole_sid.features.scaling import check_reduction, normalizers, reduced, training_items
 from recbole_sid.registry import FEATURES, resolve
 
 
 def item_features(config: Any, dataset: Any) -> np.ndarray:
-    """Compute and concatenate the features that ``config['features']`` names.
-
-    Each part is scaled so that its rows have a mean squared norm of 1, so that parts weigh the same.
+    """Compute the features that ``config['features']`` names, normalise each, concatenate, and reduce them by PCA.
 
     Args:
-        config: reads ``features`` and each feature's own keys.
+        config: reads ``features``, each feature's own keys, ``feature_normalize``, ``feature_pca`` and
+            ``feature_whiten``.
         dataset: the training split, a `HistoryDataset`.
 
     Returns:
         float32 [n_items, d].
 
     Raises:
-        InputError: for an unknown feature, or features that are missing, constant or not finite.
+        InputError: for an unknown feature or normalisation, a PCA that is not possible, or features that are missing,
+            all zero or not finite.
     """
+    names = feature_names(config)
+    compute = [resolve(FEATURES, name, "feature") for name in names]
+    normalize = normalizers(config["feature_normalize"], len(names))
+    check_reduction(config["feature_pca"], config["feature_whiten"])
+    train_items = training_items(dataset)
     parts = []
-    for name in feature_names(config):
-        part = np.asarray(resolve(FEATURES, name, "feature")(config, dataset), dtype=np.float32)
+    for name, function, normal in zip(names, compute, normalize, strict=True):
+        part = np.asarray(function(config, dataset), dtype=np.float32)
         _check(part, name, dataset.item_tokens())
-        parts.append(part / np.sqrt(np.mean(np.sum(part**2, axis=1))))
-    return np.concatenate(parts, axis=1)
+        parts.append(normal(part, train_items))
+    features = np.concatenate(parts, axis=1)
+    if config["feature_pca"] is None:
+        return features
+    return reduced(features, train_items, config["feature_pca"], config["feature_whiten"], config["seed"])
 
 
 def feature_names(config: Any) -> list[str]:

