@@ -14,6 +14,8 @@ from recbole_sid.errors import InputError, first_line
 from recbole_sid.files import replacing
 
 FORMAT = "recbole_sid-checkpoint-1"
+# In a lineage: fingerprints of the semantic IDs that the present ones continue.
+_EXTENDS = "extended semantic IDs"
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -63,11 +65,15 @@ def _read(path: str | os.PathLike[str], **options: Any) -> Any:
 
 
 def lineage(config: Any, dataset: Any) -> dict[str, str]:
-    """Return what a model was trained on: dataset name, item tokens and semantic IDs (hashes)."""
+    """Return what a model was trained on: dataset name, item tokens and semantic IDs (hashes); for semantic IDs with
+    later items, which ones they extend.
+    """
+    extends = dataset.semantic_ids.extends
     return {
         "dataset": config["dataset"],
         "item tokens": hash_tokens(dataset.item_tokens()),
         "semantic IDs": dataset.semantic_ids.fingerprint,
+        **({_EXTENDS: " ".join(extends)} if extends else {}),
     }
 
 
@@ -82,11 +88,16 @@ def hash_weights(module: torch.nn.Module) -> str:
 def check_lineage(path: str | os.PathLike[str], recorded: dict[str, str], current: dict[str, str]) -> None:
     """Refuse a checkpoint trained on something else.
 
+    Semantic IDs that extend the checkpoint's are accepted, and so are their further items: weights belong to codes, and
+    those of the old items are unchanged.
+
     Raises:
         InputError: names what differs, both ways.
     """
+    extended = recorded.get("semantic IDs") in current.get(_EXTENDS, "").split()
+    may_differ = {_EXTENDS, "item tokens", "semantic IDs"} if extended else {_EXTENDS}
     for what, value in current.items():
-        if recorded.get(what) != value:
+        if what not in may_differ and recorded.get(what) != value:
             raise InputError(
                 f"'{path}' was trained with {what} {recorded.get(what)} but this run has {what} {value}: use the same "
                 "dataset, semantic IDs (they depend on the seed; semantic_ids_path fixes them) and teacher, or another "

@@ -14,13 +14,20 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import recbole_sid
 from recbole_sid.data import SemanticIDs
 from recbole_sid.data.build import semantic_id_recipe, semantic_ids_file, semantic_ids_for
 from recbole_sid.data.quality import collisions, level_rows
 from recbole_sid.errors import InputError
-from recbole_sid.tokenizer.base import Tokenizer
+from recbole_sid.quick_start import run_recbole_sid
+from recbole_sid.registry import TOKENIZERS
+from recbole_sid.tokenizer.base import Tokenizer, reconstruction_error
 from recbole_sid.tokenizer.collisions import append_rank
+from recbole_sid.tokenizer.faiss_rq import FaissResidualQuantizer
+from recbole_sid.tokenizer.opq import OPQ
+from recbole_sid.tokenizer.random_codes import RandomCodes
 from recbole_sid.tokenizer.rq_kmeans import ResidualKMeans
+from recbole_sid.tokenizer.rq_kmeans_balanced import BalancedResidualKMeans
 from recbole_sid.tokenizer.rq_vae import RQVAE
 
 SHAPES = [(6,), (8, 3), (7, 3, 5, 2, 4)]
@@ -39,28 +46,60 @@ def rq_vae(sizes: tuple[int, ...], seed: int = 0, epochs: int = 3) -> RQVAE:
     return RQVAE(sizes, seed, hidden=(8,), dim=4, epochs=epochs, batch_size=16)
 
 
-def codebooks(tokenizer: Any) -> list[np.ndarray]:
-    if isinstance(tokenizer, ResidualKMeans):
-        return tokenizer.codebooks_
-    return [layer._codebook.embed[0].numpy() for layer in tokenizer.quantizer_.layers]
+def balanced(sizes: tuple[int, ...], seed: int = 0) -> BalancedResidualKMeans:
+    return BalancedResidualKMeans(sizes, seed, iterations=3)
 
 
-def learnt(tokenizer: Any) -> list[np.ndarray]:
+def faiss_rq(sizes: tuple[int, ...], seed: int = 0) -> FaissResidualQuantizer:
+    return FaissResidualQuantizer(sizes, seed)
+
+
+MAKERS: dict[str, Callable[..., Tokenizer]] = {
+    "rq_kmeans": rq_kmeans,
+    "rq_kmeans_balanced": balanced,
+    "rq_vae": rq_vae,
+    "faiss_rq": faiss_rq,
+    "opq": OPQ,
+    "random": RandomCodes,
+}
+LEARNING = [name for name in MAKERS if name != "random"]
+
+
+def test_every_registered_tokenizer_is_tested() -> None:
+    assert set(MAKERS) == set(TOKENIZERS) - {"file"}
+
+
+def makers(names: Any) -> Any:
+    return pytest.mark.parametrize("make", [pytest.param(MAKERS[name], id=name) for name in names])
+
+
+def learnt(tokenizer: Tokenizer) -> list[np.ndarray]:
     """Return everything that `fit` learnt."""
-    if isinstance(tokenizer, ResidualKMeans):
-        return codebooks(tokenizer)
-    modules = (tokenizer.encoder_, tokenizer.decoder_, tokenizer.quantizer_)
-    return [value.numpy() for module in modules for value in module.state_dict().values()]
+    return list(tokenizer.state().values())
+
+
+def codebooks(tokenizer: Any) -> list[np.ndarray]:
+    if isinstance(tokenizer, RQVAE):
+        return [layer._codebook.embed[0].numpy() for layer in tokenizer.quantizer_.layers]
+    return tokenizer.codebooks_
 
 
 def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-both = pytest.mark.parametrize("make", [rq_kmeans, rq_vae])
+@makers(MAKERS)
+@pytest.mark.parametrize("sizes", [(8,), (8, 4), (4, 2, 8, 4)])
+def test_codes_are_in_range_and_use_what_there_is(make: Callable[..., Tokenizer], sizes: tuple[int, ...]) -> None:
+    codes = make(sizes).fit(features(), TRAIN).encode(features())
+    assert codes.dtype == np.int64
+    assert codes.shape == (80, len(sizes))
+    assert (codes >= 0).all()
+    assert (codes < sizes).all()
+    assert all(len(np.unique(codes[:, level])) > sizes[level] / 2 for level in range(len(sizes)))
 
 
-@both
+@makers(["rq_kmeans", "rq_vae"])
 @pytest.mark.parametrize("sizes", SHAPES)
 def test_codes_are_the_residually_nearest_of_every_item(make: Callable[..., Tokenizer], sizes: tuple[int, ...]) -> None:
     tokenizer = make(sizes).fit(features(), TRAIN)
@@ -78,15 +117,73 @@ def test_codes_are_the_residually_nearest_of_every_item(make: Callable[..., Toke
         residual = residual - codebook[nearest]
 
 
-@both
+@makers(MAKERS)
 def test_the_seed_decides(make: Callable[..., Tokenizer]) -> None:
     tokenizers = [make((8, 4), seed).fit(features(), TRAIN) for seed in (3, 3, 4)]
     assert same(learnt(tokenizers[0]), learnt(tokenizers[1]))
     assert not same(learnt(tokenizers[0]), learnt(tokenizers[2]))
-    assert np.array_equal(tokenizers[0].encode(features()), tokenizers[1].encode(features()))
+    codes = [tokenizer.encode(features()) for tokenizer in tokenizers]
+    assert np.array_equal(codes[0], codes[1])
+    assert not np.array_equal(codes[0], codes[2])
 
 
-@both
+@makers(MAKERS)
+def test_an_item_has_its_codes_whatever_it_is_encoded_with(make: Callable[..., Tokenizer]) -> None:
+    tokenizer = make((8, 4)).fit(features(), TRAIN)
+    assert np.array_equal(tokenizer.encode(features())[30:43], tokenizer.encode(features()[30:43]))
+
+
+@makers(MAKERS)
+def test_a_tokenizer_is_what_its_state_says(make: Callable[..., Tokenizer]) -> None:
+    fitted = make((8, 4, 2)).fit(features(), TRAIN)
+    state = {name: np.array(values) for name, values in fitted.state().items()}
+    assert all(values.dtype != object for values in state.values())
+    loaded = make((8, 4, 2), seed=9).load_state(state)
+    other = features(seed=1)
+    codes = fitted.encode(other)
+    assert np.array_equal(loaded.encode(other), codes)
+    assert np.array_equal(loaded.distortions(other, codes), fitted.distortions(other, codes))
+    if fitted.reconstruct(codes) is not None:
+        assert np.array_equal(loaded.reconstruct(codes), fitted.reconstruct(codes))
+    missing = dict(list(state.items())[1:])
+    with pytest.raises(KeyError):
+        make((8, 4, 2)).load_state(missing)
+
+
+@makers(["rq_kmeans", "rq_kmeans_balanced", "faiss_rq", "opq"])
+@pytest.mark.parametrize("sizes", [(8,), (8, 4)])
+def test_distortions_are_what_another_last_code_changes(make: Callable[..., Any], sizes: tuple[int, ...]) -> None:
+    tokenizer = make(sizes).fit(features(), TRAIN)
+    codes = tokenizer.encode(features())
+    distortions = tokenizer.distortions(features(), codes)
+    assert distortions.shape == (80, sizes[-1])
+    errors = []
+    for code in range(sizes[-1]):
+        changed = codes.copy()
+        changed[:, -1] = code
+        errors.append(((features() - tokenizer.reconstruct(changed)) ** 2).sum(1))
+    expected = np.stack(errors, axis=1)
+    np.testing.assert_allclose(distortions - distortions[:, :1], expected - expected[:, :1], atol=1e-4)
+
+
+def test_distortions_of_an_rq_vae_are_those_of_its_latent_vectors() -> None:
+    tokenizer = rq_vae((8, 4)).fit(features(), TRAIN)
+    codes = tokenizer.encode(features())
+    latents = tokenizer.encoder_((torch.from_numpy(features()) - tokenizer.mean_) / tokenizer.scale_).detach().numpy()
+    first, last = codebooks(tokenizer)
+    expected = ((latents - first[codes[:, 0]])[:, None] - last) ** 2
+    np.testing.assert_allclose(tokenizer.distortions(features(), codes), expected.sum(2), rtol=1e-4, atol=1e-5)
+
+
+@makers(LEARNING)
+def test_further_levels_such_as_ranks_are_ignored_by_reconstruction(make: Callable[..., Any]) -> None:
+    tokenizer = make((8, 4)).fit(features(), TRAIN)
+    codes = tokenizer.encode(features())
+    ranked = np.column_stack([codes, np.full(80, 99)])
+    assert np.array_equal(tokenizer.reconstruct(ranked), tokenizer.reconstruct(codes))
+
+
+@makers(MAKERS)
 def test_the_global_random_states_are_neither_read_nor_moved(make: Callable[..., Tokenizer]) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -97,7 +194,7 @@ def test_the_global_random_states_are_neither_read_nor_moved(make: Callable[...,
     assert same(learnt(first), learnt(make((8, 4)).fit(features(), TRAIN)))
 
 
-@both
+@makers(LEARNING)
 def test_only_the_training_items_are_learnt_from(make: Callable[..., Tokenizer]) -> None:
     changed = features()
     changed[1::2] = 100 * features(seed=1)[1::2]
@@ -107,28 +204,128 @@ def test_only_the_training_items_are_learnt_from(make: Callable[..., Tokenizer])
     assert not same(learnt(first), learnt(make((8, 4)).fit(changed, TRAIN)))
 
 
-@both
+@makers([name for name in MAKERS if name != "faiss_rq"])
 def test_fewer_items_than_codes_are_enough(make: Callable[..., Tokenizer]) -> None:
-    codes = make((9, 4)).fit(features(), np.array([3, 5, 8])).encode(features())
+    tokenizer = make((9, 4)).fit(features(), np.array([3, 5, 8]))
+    codes = tokenizer.encode(features())
     assert (codes >= 0).all()
     assert (codes < [9, 4]).all()
+    unused = np.full_like(codes, 3)  # the collision rules may give codes that encoding never does
+    assert tokenizer.distortions(features(), unused).shape == (80, 4)
+    if tokenizer.reconstruct(codes) is not None:
+        assert np.isfinite(tokenizer.reconstruct(unused)).all()
 
 
-@both
+@makers(MAKERS)
 @pytest.mark.parametrize("sizes", [(), (4, 0)])
 def test_empty_codebooks_are_refused(make: Callable[..., Tokenizer], sizes: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="codebook_sizes"):
         make(sizes)
 
 
-def test_residual_k_means_reconstructs_better_with_every_level() -> None:
-    errors = [float((features() ** 2).sum())]
-    for n_levels in range(1, 6):
-        tokenizer = rq_kmeans((8, 7, 6, 5, 4)[:n_levels]).fit(features(), np.arange(80))
-        codes = tokenizer.encode(features())
-        rebuilt = sum(book[codes[:, level]] for level, book in enumerate(tokenizer.codebooks_))
+@makers(["rq_kmeans", "rq_kmeans_balanced", "faiss_rq", "opq"])
+def test_every_level_improves_the_reconstruction(make: Callable[..., Tokenizer]) -> None:
+    errors = [float(((features() - features().mean(0)) ** 2).sum())]
+    for n_levels in (1, 2, 3):
+        tokenizer = make((8, 8, 8)[:n_levels]).fit(features(), np.arange(80))
+        rebuilt = tokenizer.reconstruct(tokenizer.encode(features()))
         errors.append(float(((features() - rebuilt) ** 2).sum()))
     assert all(after < 0.9 * before for before, after in pairwise(errors))
+
+
+def test_more_levels_improve_the_reconstruction_of_an_rq_vae() -> None:
+    errors = []
+    for sizes in ((4,), (4, 8, 8)):
+        tokenizer = RQVAE(sizes, hidden=(16,), dim=6, epochs=80, batch_size=16, learning_rate=0.01)
+        tokenizer.fit(features(), np.arange(80))
+        errors.append(reconstruction_error(tokenizer, features(), tokenizer.encode(features())))
+    assert errors[1] < 0.9 * errors[0] < 0.9
+
+
+def test_the_reconstruction_error_by_hand() -> None:
+    tokenizer = ResidualKMeans((2,)).load_state({"codebook_0": np.array([[0, 0], [4, 0]], dtype=np.float32)})
+    points = np.array([[1, 0], [0, 1], [4, 2], [5, 0]], dtype=np.float32)
+    codes = tokenizer.encode(points)
+    assert codes[:, 0].tolist() == [0, 0, 1, 1]
+    # Squared errors 1, 1, 4, 1; the mean is (2.5, 0.75), around it 2.25 + 6.25 + 2.25 + 6.25 and 2.75 in all.
+    assert reconstruction_error(tokenizer, points, codes) == pytest.approx((7 / 4) / ((17 + 2.75) / 4))
+    assert reconstruction_error(RandomCodes((2,)), points, codes) is None
+    assert reconstruction_error(tokenizer, np.ones((4, 2), dtype=np.float32), codes) is None
+
+
+def test_balanced_clusters_are_of_about_equal_size() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(1200, 4)).astype(np.float32) * rng.exponential(size=(1200, 1)).astype(np.float32)
+    largest = {}
+    for cls in (ResidualKMeans, BalancedResidualKMeans):
+        codes = cls((12, 6)).fit(points, np.arange(1200)).encode(points)
+        largest[cls] = [np.bincount(codes[:, level]).max() * size / 1200 for level, size in enumerate((12, 6))]
+    assert max(largest[ResidualKMeans]) > 1.8
+    assert max(largest[BalancedResidualKMeans]) < 1.15
+
+
+def test_a_balanced_code_is_the_nearest_at_its_price() -> None:
+    tokenizer = balanced((8, 4)).fit(features(), TRAIN)
+    codes, residual = tokenizer.encode(features()), features()
+    for level in range(2):
+        book, prices = tokenizer.codebooks_[level], tokenizer.prices_[level]
+        cheapest = [int((((row - book) ** 2).sum(1) + prices).argmin()) for row in residual]
+        assert codes[:, level].tolist() == cheapest
+        residual = residual - book[cheapest]
+
+
+def test_a_wide_beam_finds_the_best_codes_of_all() -> None:
+    tokenizer = FaissResidualQuantizer((4, 2, 4), beam=32).fit(features(), TRAIN)
+    every = np.stack(np.meshgrid(range(4), range(2), range(4), indexing="ij"), axis=-1).reshape(-1, 3)
+    sums = sum(book[every[:, level]] for level, book in enumerate(tokenizer.codebooks_))
+    best = [int(((row - sums) ** 2).sum(1).argmin()) for row in features()]
+    assert np.array_equal(tokenizer.encode(features()), every[best])
+    greedy = FaissResidualQuantizer((4, 2, 4), beam=1).load_state(tokenizer.state())
+    assert not np.array_equal(greedy.encode(features()), every[best])
+
+
+def test_fitting_all_codebooks_together_lowers_the_error() -> None:
+    points = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
+    errors = []
+    for refine in (False, True):
+        tokenizer = FaissResidualQuantizer((8, 8, 8), refine=refine).fit(points, np.arange(400))
+        errors.append(reconstruction_error(tokenizer, points, tokenizer.encode(points)))
+    assert errors[1] < 0.97 * errors[0]
+
+
+@pytest.mark.parametrize("sizes", [(8, 6), (1,)])
+def test_faiss_rq_says_that_sizes_are_powers_of_two(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=f"codebook_sizes has {sizes[-1]}: use powers of two"):
+        FaissResidualQuantizer(sizes)
+
+
+def test_faiss_rq_refuses_fewer_items_than_codes_and_no_beam() -> None:
+    with pytest.raises(InputError, match="cannot learn 8 codes from the 3 items"):
+        faiss_rq((8, 4)).fit(features(), np.array([3, 5, 8]))
+    with pytest.raises(InputError, match="faiss_rq_beam=0"):
+        FaissResidualQuantizer((8,), beam=0)
+
+
+@pytest.mark.parametrize(("sizes", "width"), [((8, 4), 6), ((4, 3, 2, 5), 8)])
+def test_opq_turns_features_and_cuts_them_in_parts(sizes: tuple[int, ...], width: int) -> None:
+    tokenizer = OPQ(sizes).fit(features(), TRAIN)
+    assert tokenizer.rotation_.shape == (width, 6)
+    np.testing.assert_allclose(tokenizer.rotation_.T @ tokenizer.rotation_, np.eye(6), atol=1e-5)
+    turned = (features() @ tokenizer.rotation_.T).reshape(80, len(sizes), -1)
+    codes = tokenizer.encode(features())
+    for level, book in enumerate(tokenizer.codebooks_):
+        assert book.shape == (sizes[level], width // len(sizes))
+        assert codes[:, level].tolist() == [int(((part - book) ** 2).sum(1).argmin()) for part in turned[:, level]]
+
+
+def test_random_codes_are_uniform_and_blind_to_similarity() -> None:
+    points = np.random.default_rng(0).normal(size=(4000, 6)).astype(np.float32)
+    codes = RandomCodes((5, 4)).encode(points)
+    counts = np.bincount(codes[:, 0] * 4 + codes[:, 1], minlength=20)
+    assert ((counts - 200) ** 2 / 200).sum() < 43.8  # chi-square, 19 degrees of freedom, p = 0.001
+    near = RandomCodes((5, 4)).encode(np.nextafter(points, np.float32(9)))
+    assert abs((codes == near).mean(0) - [1 / 5, 1 / 4]).max() < 0.03
+    assert np.array_equal(RandomCodes((5, 4)).encode(points[[7, 7]]), codes[[7, 7]])
 
 
 def test_residual_k_means_centroids_are_means_of_their_items() -> None:
@@ -150,6 +347,65 @@ def test_rq_vae_learns_to_reconstruct_groups_of_items() -> None:
     assert losses[-1] < 0.2 * np.mean((points - points.mean(0)) ** 2)  # the error without any code
     one_code = [len(set(codes[group == number, 0].tolist())) == 1 for number in range(8)]
     assert sum(one_code) >= 6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"codebook": "gradient"},
+        {"codebook": "gradient", "kmeans_init": False, "dead_code": 0},
+        {"dead_code": 2.0, "rotation_trick": False},
+        {"kmeans_init": False},
+    ],
+)
+def test_every_way_of_learning_an_rq_vae_learns(options: dict[str, Any]) -> None:
+    def error(epochs: int) -> float:
+        tokenizer = RQVAE((8, 4), hidden=(16,), dim=4, epochs=epochs, batch_size=16, learning_rate=0.01, **options)
+        tokenizer.fit(features(), np.arange(80))
+        return reconstruction_error(tokenizer, features(), tokenizer.encode(features())) or 0.0
+
+    assert error(60) < 0.8 * error(1)
+
+
+def test_gradient_codebooks_move_by_the_optimizer_and_others_do_not() -> None:
+    gradient = RQVAE((4,), hidden=(8,), dim=4, epochs=1, codebook="gradient").fit(features(), TRAIN)
+    average = RQVAE((4,), hidden=(8,), dim=4, epochs=1, codebook="ema").fit(features(), TRAIN)
+    assert [sum(p.numel() for p in t.quantizer_.parameters()) for t in (gradient, average)] == [16, 0]
+
+
+def test_dead_codes_are_revived() -> None:
+    points = np.repeat(features()[:4], 20, axis=0) + features() / 1000  # four clusters for sixteen codes
+    used = []
+    for dead_code in (0, 2.0):
+        tokenizer = RQVAE(
+            (16,), hidden=(8,), dim=4, epochs=30, batch_size=80, kmeans_init=False, dead_code=dead_code
+        ).fit(points, np.arange(80))
+        used.append(len(np.unique(tokenizer.encode(points))))
+    assert used[1] > used[0]
+
+
+def test_an_rq_vae_stops_when_it_no_longer_improves_and_keeps_the_best() -> None:
+    patient = RQVAE((8,), hidden=(8,), dim=4, epochs=400, patience=5, batch_size=16, learning_rate=0.03)
+    losses = patient.fit(features(), np.arange(80)).losses_
+    assert len(losses) < 400
+    assert np.argmin(losses) == len(losses) - 6
+    best = RQVAE((8,), hidden=(8,), dim=4, epochs=len(losses) - 5, batch_size=16, learning_rate=0.03)
+    assert same(learnt(best.fit(features(), np.arange(80))), learnt(patient))
+
+
+def test_an_unknown_way_of_learning_codebooks_is_refused() -> None:
+    with pytest.raises(InputError, match=r"rq_vae_codebook='gradients' \(did you mean 'gradient'\?\)"):
+        RQVAE((4,), codebook="gradients")
+
+
+@pytest.mark.parametrize("tokenizer", MAKERS)
+def test_every_tokenizer_feeds_every_model(settings: Callable[..., dict[str, Any]], tokenizer: str) -> None:
+    for model in ("TIGER", "SIDMLP", "SIDMLPPlusPlus"):
+        changes: dict[str, Any] = {"epochs": 1, "codebook_sizes": [8, 4], "tokenizer": tokenizer, "rq_vae_epochs": 2}
+        if model == "SIDMLPPlusPlus":
+            changes |= {"encoder_epochs": 1}
+        result = run_recbole_sid(model, "tiny", config_dict=settings(model, **changes))
+        assert 0 < result["test_result"]["recall@10"] <= 1
 
 
 @pytest.mark.parametrize("tokenizer", ["rq_kmeans", "rq_vae"])
@@ -308,13 +564,52 @@ def test_semantic_ids_of_the_same_recipe_are_reused_and_of_another_are_not(prepa
     config, train, _, _ = prepare("TIGER")
     dataset = train._dataset
     file = semantic_ids_file(config, semantic_id_recipe(config, dataset))
-    marked = SemanticIDs(dataset.semantic_ids.codes[::-1], dataset.semantic_ids.codebook_sizes, dataset.item_tokens())
+    own = dataset.semantic_ids
+    marked = SemanticIDs(own.codes[::-1], own.codebook_sizes, dataset.item_tokens(), own.recipe)
     marked.save(file)
     assert semantic_ids_for(config, dataset).fingerprint == marked.fingerprint
     config["seed"] += 1
     assert semantic_ids_for(config, dataset).fingerprint != marked.fingerprint
     config["semantic_ids_path"] = str(file)
     assert semantic_ids_for(config, dataset).fingerprint == marked.fingerprint
+
+
+def test_the_log_says_what_differs_and_a_file_of_another_recipe_is_built_anew(
+    prepare: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        config, train, _, _ = prepare("TIGER", state="INFO")
+        dataset = train._dataset
+        recipe = semantic_id_recipe(config, dataset)
+        assert recipe.items() <= dataset.semantic_ids.recipe.items()
+        assert "differs" not in caplog.text
+        config["codebook_sizes"], config["seed"] = [4, 3], 7
+        caplog.clear()
+        other = semantic_ids_for(config, dataset)
+        assert "because it differs from tiny-" in caplog.text
+        assert "in codebook_sizes: [5, 3] -> [4, 3]; seed: 2020 -> 7" in caplog.text
+        caplog.clear()
+        assert semantic_ids_for(config, dataset).fingerprint == other.fingerprint
+        assert "of the same recipe reused" in caplog.text
+        file = semantic_ids_file(config, semantic_id_recipe(config, dataset))
+        dataset.semantic_ids.save(file)  # under a name that promises another recipe
+        caplog.clear()
+        assert semantic_ids_for(config, dataset).fingerprint == other.fingerprint
+        assert "built and written" in caplog.text
+
+
+def test_the_recipe_is_the_whole_lineage(prepare: Callable[..., Any]) -> None:
+    config, train, _, _ = prepare("TIGER", tokenizer="rq_vae", rq_vae_epochs=1)
+    recipe = train._dataset.semantic_ids.recipe
+    assert recipe["dataset"] == "tiny"
+    assert recipe["package_version"] == recbole_sid.__version__
+    assert {"item_tokens", "training_part", "features", "features_hash", "tokenizer", "rq_vae_epochs"} <= set(recipe)
+    assert {"codebook_sizes", "collision", "rank_size", "seed"} <= set(recipe)
+    assert not any(key.startswith("faiss_rq_") for key in recipe)
+    config["faiss_rq_beam"] = 9
+    assert semantic_id_recipe(config, train._dataset).items() <= recipe.items()
+    config["rq_vae_epochs"] = 2
+    assert semantic_id_recipe(config, train._dataset)["rq_vae_epochs"] == 2
 
 
 def test_semantic_ids_of_other_items_are_refused(prepare: Callable[..., Any], tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
 from recbole_sid.files import replacing
 
-_TRIE = "trie_"  # what the trie's arrays are called in a file
+# What the arrays of the trie and of the tokenizer are called in a file.
+_TRIE = "trie_"
+_TOKENIZER = "tokenizer_"
+EXTENDED_AT = "extended_at"  # in the recipe: the numbers of items before each extension
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class SemanticIDs:
         codebook_sizes: number of codes per level, length L; levels may differ.
         item_tokens: str [n_items], the raw item ids the rows belong to, unique.
         recipe: how the codes were made (dataset, features, tokenizer, parameters, hashes), JSON types only.
+        popularity: int64 [n_items], how often each item occurs in training; orders the items that share a semantic ID,
+            then their row number does. None: the row number alone.
+        tokenizer_state: the fitted tokenizer's arrays, for items that come later; may be empty.
 
     Raises:
         InputError: if shapes disagree, a code is no integer or out of range, or an item occurs twice.
@@ -38,6 +44,8 @@ class SemanticIDs:
     codebook_sizes: tuple[int, ...]
     item_tokens: np.ndarray
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    popularity: np.ndarray | None = None
+    tokenizer_state: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not np.issubdtype(np.asarray(self.codes).dtype, np.integer):
@@ -62,6 +70,10 @@ class SemanticIDs:
             )
         if len(np.unique(self.item_tokens)) != len(self.item_tokens):
             raise InputError("Semantic IDs name an item twice: every item token must occur once.")
+        if self.popularity is not None:
+            object.__setattr__(self, "popularity", np.asarray(self.popularity, dtype=np.int64))
+            if self.popularity.shape != (len(codes),):
+                raise InputError(f"Semantic IDs hold {len(codes)} rows but popularity {self.popularity.shape}.")
 
     @property
     def n_levels(self) -> int:
@@ -70,16 +82,28 @@ class SemanticIDs:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits over codes, codebook sizes and item tokens: the identity that checkpoints record."""
-        digest = hashlib.sha256(self.codes.tobytes())
+        """Eight hex digits over codes, codebook sizes, item tokens and popularity: what checkpoints record."""
+        return self._fingerprint_of_first(len(self.codes))
+
+    @property
+    def extends(self) -> tuple[str, ...]:
+        """Fingerprints of the semantic IDs that these continue, oldest first: their first rows are those."""
+        earlier = (int(n_items) for n_items in self.recipe.get(EXTENDED_AT, ()))
+        return tuple(self._fingerprint_of_first(n_items) for n_items in earlier)
+
+    def _fingerprint_of_first(self, n_items: int) -> str:
+        digest = hashlib.sha256(self.codes[:n_items].tobytes())
         digest.update(json.dumps(self.codebook_sizes).encode())
-        digest.update(hash_tokens(self.item_tokens).encode())
+        digest.update(hash_tokens(self.item_tokens[:n_items]).encode())
+        if self.popularity is not None:
+            digest.update(self.popularity[:n_items].tobytes())
         return digest.hexdigest()[:8]
 
     @cached_property
     def trie(self) -> Trie:
         """The trie of these semantic IDs; its items are row numbers. Saved with them, so that it is sorted once."""
-        return Trie(self.codes, self.codebook_sizes)
+        rows = np.arange(len(self.codes))
+        return _trie(self.codes, self.codebook_sizes, rows, self.popularity)
 
     def trie_of(self, item_tokens: Sequence[str] | np.ndarray) -> Trie:
         """Return the trie of a dataset's items; its items are RecBole's internal item ids.
@@ -91,8 +115,9 @@ class SemanticIDs:
             row = match_rows(np.asarray(item_tokens, dtype=str), self.item_tokens)
             if (row >= 0).all():
                 return self.trie.relabelled(row + 1)
-        table = self.table(item_tokens)
-        return Trie(table[1:], self.codebook_sizes, items=np.arange(1, len(table)))
+        row = self._rows(item_tokens)
+        popularity = None if self.popularity is None else self.popularity[row]
+        return _trie(self.codes[row], self.codebook_sizes, np.arange(1, len(row) + 1), popularity)
 
     def table(self, item_tokens: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return the codes in the order of `item_tokens`, with a row of zeros in front for padding.
@@ -103,15 +128,20 @@ class SemanticIDs:
         Raises:
             InputError: if an item of the dataset has no semantic ID; says how many and names one.
         """
+        codes = self.codes[self._rows(item_tokens)]
+        return np.concatenate([np.zeros((1, self.n_levels), dtype=np.int64), codes])
+
+    def _rows(self, item_tokens: Sequence[str] | np.ndarray) -> np.ndarray:
         wanted = np.asarray(item_tokens, dtype=str)
         row = match_rows(self.item_tokens, wanted)
         missing = row < 0
         if missing.any():
             raise InputError(
                 f"{missing.sum()} of the dataset's {len(wanted)} items have no semantic ID "
-                f"(for example '{wanted[missing][0]}'): use semantic IDs made for this dataset."
+                f"(for example '{wanted[missing][0]}'): use semantic IDs made for this dataset, or give the new items "
+                "theirs with recbole_sid.data.extend.extend."
             )
-        return np.concatenate([np.zeros((1, self.n_levels), dtype=np.int64), self.codes[row]])
+        return row
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one ``.npz`` file that loads without pickle."""
@@ -122,7 +152,9 @@ class SemanticIDs:
                 codebook_sizes=np.asarray(self.codebook_sizes, dtype=np.int64),
                 item_tokens=self.item_tokens,
                 recipe=np.asarray(json.dumps(dict(self.recipe))),
-                **{_TRIE + name: values for name, values in self.trie.arrays().items()},  # type: ignore[arg-type]
+                **_prefixed(_TRIE, self.trie.arrays()),  # type: ignore[arg-type]
+                **_prefixed(_TOKENIZER, self.tokenizer_state),  # type: ignore[arg-type]
+                **({} if self.popularity is None else {"popularity": self.popularity}),  # type: ignore[arg-type]
             )
 
     @classmethod
@@ -141,8 +173,10 @@ class SemanticIDs:
                     codebook_sizes=tuple(data["codebook_sizes"].tolist()),
                     item_tokens=data["item_tokens"],
                     recipe=json.loads(str(data["recipe"])),
+                    popularity=data["popularity"] if "popularity" in data.files else None,
+                    tokenizer_state=_with_prefix(_TOKENIZER, data),
                 )
-                saved = {name.removeprefix(_TRIE): data[name] for name in data.files if name.startswith(_TRIE)}
+                saved = _with_prefix(_TRIE, data)
             if saved:  # files of version 0.1 have none
                 trie = Trie.from_arrays(saved, semantic_ids.codebook_sizes)
                 if not np.array_equal(trie.codes().numpy(), semantic_ids.codes[saved["item"]]):
@@ -155,3 +189,28 @@ class SemanticIDs:
             raise InputError(
                 f"'{path}' is not a semantic-ID file written by `recbole-sid tokenize` ({error})."
             ) from error
+
+
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the recipe in a file written by `SemanticIDs.save`, without reading the codes; empty if there is none."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return dict(json.loads(str(data["recipe"])))
+    except Exception:  # a damaged file fails in zipfile, zlib, numpy or json, each with its own
+        return {}
+
+
+def _trie(codes: np.ndarray, sizes: tuple[int, ...], items: np.ndarray, popularity: np.ndarray | None) -> Trie:
+    """Return the trie of `items`, of which the most popular comes first in a leaf, then the one of the first row."""
+    if popularity is None:
+        return Trie(codes, sizes, items=items)
+    order = np.argsort(-popularity, kind="stable")
+    return Trie(codes[order], sizes, items=items[order])
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {prefix + name: values for name, values in arrays.items()}
+
+
+def _with_prefix(prefix: str, data: Any) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): data[name] for name in data.files if name.startswith(prefix)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from recbole_sid.errors import InputError
 
 class Tokenizer(ABC):
     """Learns codebooks from item features and encodes features as codes.
+
+    The codes of an item depend on its features only, not on the other rows that are encoded with it.
 
     Args:
         codebook_sizes: codes per level, length L >= 1; levels may differ.
@@ -44,3 +46,43 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, features: np.ndarray) -> np.ndarray:
         """Return codes int64 [n_items, L]."""
+
+    @abstractmethod
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
+        """Return the features that codes stand for: float32 [n, d]; None if they stand for none.
+
+        Args:
+            codes: int64 [n, L or more]; what comes after the tokenizer's own levels (a rank) is ignored.
+        """
+
+    @abstractmethod
+    def distortions(self, features: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return how badly each code of the last level would fit, given the item's codes of the levels before.
+
+        Returns:
+            float32 [n, size of the last level], squared errors in the space that the last level quantises.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what `fit` learnt, as arrays that need no pickle."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, np.ndarray]) -> Tokenizer:
+        """Become the fitted tokenizer that `state` was called on.
+
+        Raises:
+            KeyError: if an array is missing.
+        """
+
+
+def reconstruction_error(tokenizer: Tokenizer, features: np.ndarray, codes: np.ndarray) -> float | None:
+    """Return the mean squared error of the features that `codes` stand for, relative to the features' variance.
+
+    0 is perfect, 1 as good as the mean of all items; None if the tokenizer reconstructs nothing or features are equal.
+    """
+    rebuilt = tokenizer.reconstruct(codes)
+    variance = float(features.var(axis=0, dtype=np.float64).sum())
+    if rebuilt is None or variance == 0:
+        return None
+    return float(np.square(features - rebuilt).sum(axis=1).mean(dtype=np.float64) / variance)

@@ -5,15 +5,14 @@ Y. Chen, T. Guan, C. Wang, "Approximate Nearest Neighbor Search by Residual Vect
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from recbole_sid.progress import progress
+from recbole_sid.tokenizer import residual as rq
 from recbole_sid.tokenizer.base import Tokenizer
-
-logging.getLogger("faiss").setLevel(logging.WARNING)  # its loader logs which instruction sets it tried
 
 
 class ResidualKMeans(Tokenizer):
@@ -23,48 +22,62 @@ class ResidualKMeans(Tokenizer):
         codebooks_: per level float32 [size, d]; a level with fewer training items than codes uses only as many.
     """
 
-    def __init__(self, codebook_sizes: Sequence[int], seed: int = 0, iterations: int = 25) -> None:
+    def __init__(
+        self, codebook_sizes: Sequence[int], seed: int = 0, iterations: int = 25, show_progress: bool = False
+    ) -> None:
         super().__init__(codebook_sizes, seed)
         self.iterations = iterations
+        self.show_progress = show_progress
+        self.codebooks_: list[np.ndarray] = []
 
     @classmethod
     def from_config(cls, config: Any) -> ResidualKMeans:
-        """Read ``codebook_sizes`` and ``seed``."""
-        return cls(config["codebook_sizes"], config["seed"])
+        """Read ``codebook_sizes``, ``seed`` and ``show_progress``."""
+        return cls(config["codebook_sizes"], config["seed"], show_progress=bool(config["show_progress"]))
 
     def fit(self, features: np.ndarray, train_items: np.ndarray) -> ResidualKMeans:
         """Learn one codebook per level."""
-        import faiss
-
         residual = np.ascontiguousarray(features[train_items], dtype=np.float32)
-        self.codebooks_: list[np.ndarray] = []
-        for level, size in enumerate(self.codebook_sizes):
-            size = min(size, len(residual))
-            kmeans = faiss.Kmeans(
-                residual.shape[1],
-                size,
-                niter=self.iterations,
-                seed=self.seed + level + 1,
-                min_points_per_centroid=1,
-                max_points_per_centroid=256,
-            )
-            kmeans.train(residual)
-            self.codebooks_.append(np.array(kmeans.centroids, dtype=np.float32))
-            residual = residual - self.codebooks_[-1][_nearest(residual, self.codebooks_[-1])]
+        self._forget()
+        levels = range(len(self.codebook_sizes))
+        for level in progress(levels, "Residual k-means", self.show_progress, unit="level"):
+            self._learn(level, residual)
+            residual = residual - self.codebooks_[level][self._assign(level, residual)]
         return self
 
     def encode(self, features: np.ndarray) -> np.ndarray:
-        """Assign each level's nearest centroid to what the levels before left."""
+        """Assign each level's centroid to what the levels before left."""
         residual = np.ascontiguousarray(features, dtype=np.float32)
         codes = []
-        for codebook in self.codebooks_:
-            codes.append(_nearest(residual, codebook))
+        for level, codebook in enumerate(self.codebooks_):
+            codes.append(self._assign(level, residual))
             residual = residual - codebook[codes[-1]]
         return np.stack(codes, axis=1)
 
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        """Return the sum of the centroids."""
+        return rq.total(rq.filled(self.codebooks_, self.codebook_sizes), codes)
 
-def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    import faiss
+    def distortions(self, features: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return squared errors of the features."""
+        return rq.last_level_distortions(features, rq.filled(self.codebooks_, self.codebook_sizes), codes)
 
-    _, index = faiss.knn(np.ascontiguousarray(points), np.ascontiguousarray(centroids), 1)
-    return index[:, 0].astype(np.int64)
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the codebooks."""
+        return rq.name_levels("codebook", self.codebooks_)
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> ResidualKMeans:
+        """Take over the codebooks."""
+        self.codebooks_ = rq.read_levels("codebook", state, len(self.codebook_sizes))
+        return self
+
+    def _forget(self) -> None:
+        self.codebooks_ = []
+
+    def _learn(self, level: int, residual: np.ndarray) -> None:
+        """Append the codebook of `level`."""
+        size = self.codebook_sizes[level]
+        self.codebooks_.append(rq.k_means(residual, size, self.seed + level + 1, self.iterations))
+
+    def _assign(self, level: int, residual: np.ndarray) -> np.ndarray:
+        return rq.nearest(residual, self.codebooks_[level])

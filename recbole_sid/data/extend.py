@@ -1,0 +1,131 @@
+"""Semantic IDs for items that came after training, without touching those that a model has learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from recbole_sid.catalogue import hash_tokens, match_rows
+from recbole_sid.config import PROPERTIES
+from recbole_sid.data.semantic_ids import EXTENDED_AT, SemanticIDs
+from recbole_sid.errors import InputError
+from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
+from recbole_sid.tokenizer.base import Tokenizer
+from recbole_sid.tokenizer.collisions import CollisionContext
+
+# Share of the known items that must get their first code again from the features given.
+_AGREEMENT = 0.9
+
+
+def extend(semantic_ids: SemanticIDs, features: np.ndarray, item_tokens: Sequence[str] | np.ndarray) -> SemanticIDs:
+    """Give semantic IDs to the items that have none, by the fitted tokenizer and the same collision rule.
+
+    Models trained with `semantic_ids` load with the result and can recommend the new items at once. Codes of known
+    items stay as they are: ranks go on, `nearest` and `sinkhorn` take free codes, `keep` shares.
+
+    Args:
+        semantic_ids: made by `recbole-sid tokenize` or a run.
+        features: float32 [n, d] of `item_tokens`, computed as those that `semantic_ids` were made from.
+        item_tokens: raw item ids [n], new ones and, if at hand, known ones: by these the features are checked.
+
+    Returns:
+        `semantic_ids` with the new items behind the old ones; itself if no item is new.
+
+    Raises:
+        InputError: if `semantic_ids` hold no tokenizer, the features are not of the same space, or there is no code
+            left for a new item.
+    """
+    tokens = np.asarray(item_tokens, dtype=str)
+    row = match_rows(semantic_ids.item_tokens, tokens)
+    new = row < 0
+    if not new.any():
+        return semantic_ids
+    tokenizer = fitted_tokenizer(semantic_ids)
+    features = np.ascontiguousarray(features, dtype=np.float32)
+    _check_features(features, tokens)
+    raw = _encode(tokenizer, features)
+    if tokenizer.reconstruct(semantic_ids.codes[:1]) is not None:  # random codes have no space to keep to
+        _check_space(raw[~new], semantic_ids.codes[row[~new]])
+    rule = resolve(COLLISIONS, semantic_ids.recipe["collision"], "collision rule")
+    context = CollisionContext(semantic_ids.codebook_sizes[-1], features[new], tokenizer, kept=semantic_ids.codes)
+    codes, _ = rule(raw[new], tokenizer.codebook_sizes, context)
+    popularity = semantic_ids.popularity
+    all_tokens = np.concatenate([semantic_ids.item_tokens, tokens[new]])
+    n_known = len(semantic_ids.codes)
+    return SemanticIDs(
+        np.concatenate([semantic_ids.codes, codes]),
+        semantic_ids.codebook_sizes,
+        all_tokens,
+        {
+            **semantic_ids.recipe,
+            "item_tokens": hash_tokens(all_tokens),
+            EXTENDED_AT: [*semantic_ids.recipe.get(EXTENDED_AT, ()), n_known],
+        },
+        popularity=None if popularity is None else np.pad(popularity, (0, len(codes))),
+        tokenizer_state=semantic_ids.tokenizer_state,
+    )
+
+
+def fitted_tokenizer(semantic_ids: SemanticIDs) -> Tokenizer:
+    """Return the tokenizer that made `semantic_ids`, as it was fitted then.
+
+    Raises:
+        InputError: if they hold none: ready-made ones, or ones written by version 0.1.
+    """
+    name = semantic_ids.recipe.get("tokenizer")
+    if name is None or not semantic_ids.tokenizer_state:
+        raise InputError(
+            "These semantic IDs hold no fitted tokenizer (ready-made ones never do): make them with `recbole-sid "
+            "tokenize` to encode further items."
+        )
+    settings = {**_defaults(), **semantic_ids.recipe, "device": "cpu", "show_progress": False}
+    tokenizer = resolve(TOKENIZERS, name, "tokenizer").from_config(settings)
+    try:
+        return tokenizer.load_state(semantic_ids.tokenizer_state)
+    except KeyError as error:
+        raise InputError(
+            f"The semantic IDs lack {error} of their tokenizer '{name}': make them again with `recbole-sid tokenize`."
+        ) from error
+
+
+def _defaults() -> dict[str, Any]:
+    """Return the keys of other tokenizers and later versions, which a recipe lacks."""
+    return yaml.safe_load((PROPERTIES / "semantic_ids.yaml").read_text(encoding="utf-8"))
+
+
+def _check_features(features: np.ndarray, tokens: np.ndarray) -> None:
+    if features.ndim != 2 or len(features) != len(tokens):
+        raise InputError(f"Features {features.shape} must have one row for each of the {len(tokens)} item tokens.")
+    bad = ~np.isfinite(features).all(axis=1)
+    if bad.any():
+        raise InputError(f"The features of {bad.sum()} items are not finite (for example '{tokens[bad][0]}').")
+    if len(np.unique(tokens)) != len(tokens):
+        raise InputError("item_tokens name an item twice: every item token must occur once.")
+
+
+def _encode(tokenizer: Tokenizer, features: np.ndarray) -> np.ndarray:
+    try:
+        return tokenizer.encode(features)
+    except (ValueError, RuntimeError, AssertionError, IndexError) as error:  # numpy's, torch's and faiss's of a width
+        raise InputError(
+            f"The tokenizer cannot encode features of width {features.shape[1]}: compute them as those that the "
+            "semantic IDs were made from."
+        ) from error
+
+
+def _check_space(raw: np.ndarray, known: np.ndarray) -> None:
+    """Refuse features that no longer give the known items their first code.
+
+    With a single level the collision rule may have changed that code, so nothing is checked.
+    """
+    if len(known) == 0 or raw.shape[1] == 1:
+        return
+    agreement = float((raw[:, 0] == known[:, 0]).mean())
+    if agreement < _AGREEMENT:
+        raise InputError(
+            f"Only {agreement:.0%} of the known items get their first code again from these features: give features in "
+            "the space that the semantic IDs were made from (the same text model or file, not fitted anew)."
+        )
