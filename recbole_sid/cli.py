@@ -20,6 +20,11 @@ Commands
   quick-start   Pop, SASRec, TIGER, SID-MLP and SID-MLP++ on ml-100k, compared in one table (the default)
   run           train and test one model:  recbole-sid run --model=SIDMLP --dataset=ml-100k
   tokenize      make semantic IDs:         recbole-sid tokenize --dataset=ml-100k
+  report        their quality:             recbole-sid report saved/semantic_ids/FILE.npz --dataset=ml-100k
+  import        from others' files:        recbole-sid import FILE --dataset=ml-100k
+  export        for others:                recbole-sid export FILE.npz --output=FILE.csv
+  convert       raw data to atomic files:  recbole-sid convert --source=amazon2023 --interactions=DIR/Video_Games \\
+                                           --items=DIR/meta_Video_Games.jsonl.gz --dataset=Video_Games --output=dataset
   bench         time the decoders:         recbole-sid bench --quick
 
 Options of every command
@@ -27,7 +32,13 @@ Options of every command
   --json=FILE                      write the result as one JSON object
   --KEY=VALUE                      any configuration key, over the property files
 
-quick-start, tokenize and bench also take --output: a folder for tables and pictures, or the file of semantic IDs.
+All but run also take --output: a folder for tables and pictures, or the file to write.
+tokenize --report (or --report=FOLDER) adds the quality report. report, import and export read semantic IDs of any
+format (--format, by default by the file's ending; --numbering=FILE names numbered items, one a line); import with
+--model=TIGER, SIDMLP or SIDMLPPlusPlus (and --encoder_file) reads others' weights.
+convert takes no configuration keys but these: --interactions="A.csv B.csv" (CSV, JSON lines or Parquet, .gz too)
+--user --item --time --rating (their columns) --items=FILE --item_id --item_fields=[title,brand] (its columns)
+--separator --show_progress; --source=amazon2023 stands for the columns of Amazon Reviews 2023.
 bench takes no configuration keys but these: --quick (under two minutes), --batches=[1,32,256] --threads=[1,all]
 --histories=[natural,full] --items=25000 --rows=[sidmlp,sasrec] --beam_size=50 --rounds=40 --seconds=60 (of a setting)
 --device=auto --seed=2020 --checkpoint=FILE (a trained model in place of random ones).
@@ -38,8 +49,18 @@ _NOT_TAKEN = {
     "quick-start": ("model", "dataset"),
     "run": ("output",),
     "bench": ("model", "dataset", "config_files"),
+    "convert": ("model", "config_files"),
+    "report": ("model",),
+    "export": ("model", "dataset", "config_files", "json"),
 }
-_SWITCHES = ("quick",)  # options that may stand without a value
+# Options of one command, beside those of all; --input may be given as the word behind the command.
+_COMMAND_OPTIONS = {
+    "tokenize": ("report",),
+    "report": ("input", "format", "numbering"),
+    "import": ("input", "format", "numbering", "encoder_file"),
+    "export": ("input", "format"),
+}
+_SWITCHES = ("quick", "report")  # options that may stand without a value
 
 
 class Call(NamedTuple):
@@ -80,6 +101,8 @@ def parse(arguments: Sequence[str]) -> Call:
     words = list(arguments)
     command = words.pop(0) if words and not words[0].startswith("-") else ""
     settings: dict[str, str] = {}
+    if "input" in _COMMAND_OPTIONS.get(command, ()) and words and not words[0].startswith("-"):
+        settings["input"] = words.pop(0)
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
@@ -97,7 +120,8 @@ def parse(arguments: Sequence[str]) -> Call:
     command = command or ("run" if "model" in settings else "quick-start")
     if command not in COMMANDS:
         raise InputError(f"Unknown command '{command}'{nearest(command, COMMANDS)}; known: {', '.join(COMMANDS)}.")
-    options = {key: settings.pop(key) for key in _OWN_OPTIONS if key in settings}
+    own = (*_OWN_OPTIONS, *_COMMAND_OPTIONS.get(command, ()))
+    options = {key: settings.pop(key) for key in own if key in settings}
     for key in options:
         if key in _NOT_TAKEN.get(command, ()):
             raise InputError(f"{command} takes no --{key}.")
@@ -150,21 +174,134 @@ def tokenize(call: Call) -> None:
     """Make semantic IDs and show their quality."""
     from recbole_sid.data import create_dataset
     from recbole_sid.data.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
-    from recbole_sid.data.quality import collisions, level_rows
-    from recbole_sid.evaluation.comparison import markdown_table
+    from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
 
     config = Config(call.options.get("model", "TIGER"), call.options.get("dataset"), _files(call), call.overrides)
     train_dataset = create_dataset(config).build()[0]
     semantic_ids = build_semantic_ids(config, train_dataset)
     path = call.options.get("output") or semantic_ids_file(config, semantic_id_recipe(config, train_dataset))
     semantic_ids.save(path)
-    rows, collided = level_rows(semantic_ids), collisions(semantic_ids)
-    _write_json(call, config, rows, {**collided, "path": str(path), "fingerprint": semantic_ids.fingerprint})
-    print(
-        f"{markdown_table(rows)}\n\n{len(semantic_ids.codes)} items; before the collision rule "
-        f"{collided['collided_items']} items share their codes in {collided['groups']} groups, the largest of "
-        f"{collided['largest_group']}.\nWritten: {path} ({semantic_ids.fingerprint})"
+    written = [f"{path} ({semantic_ids.fingerprint})"]
+    found = sid_report(semantic_ids)
+    if "report" in call.options:
+        found = _report_on(semantic_ids, train_dataset, config)
+        folder = Path(f"{path}.report") if call.options["report"] == "True" else Path(call.options["report"])
+        write_report(found, semantic_ids, folder)
+        written.append(f"{folder}/report.md, .json, .png")
+    details = {key: value for key, value in found.items() if key != "rows"}
+    _write_json(call, config, found["rows"], {**details, "path": str(path)})
+    print(f"{report_text(found)}\nWritten: {', '.join(written)}")
+
+
+def report(call: Call) -> None:
+    """Report on the quality of semantic IDs in a file, with a dataset also on what codes mean there."""
+    from recbole_sid.data import create_dataset
+    from recbole_sid.data.ready_made import read_semantic_ids
+    from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
+
+    file, settings = _input(call), {"seed": None, "device": "cpu"}
+    options: dict[str, Any] = {"file_format": call.options.get("format"), "numbering": call.options.get("numbering")}
+    if "dataset" in call.options:
+        settings = config = Config("TIGER", call.options["dataset"], _files(call), call.overrides)
+        train_dataset = create_dataset(config).build()[0]
+        semantic_ids = read_semantic_ids(file, train_dataset.item_tokens(), **options)
+        found = _report_on(semantic_ids, train_dataset, config)
+    elif call.overrides or _files(call):
+        raise InputError("report needs --dataset for configuration keys to mean something: add it, or leave them out.")
+    else:
+        semantic_ids = read_semantic_ids(file, **options)
+        found = sid_report(semantic_ids)
+    folder = Path(call.options.get("output", Path("saved") / "reports" / Path(file).name))
+    write_report(found, semantic_ids, folder)
+    _write_json(call, settings, found["rows"], {key: value for key, value in found.items() if key != "rows"})
+    print(f"{report_text(found)}\nWritten: {folder}/report.md, .json, .png")
+
+
+def _report_on(semantic_ids: Any, train_dataset: Any, config: Config) -> dict[str, Any]:
+    from recbole_sid.evaluation.sid_report import report_with_dataset
+    from recbole_sid.features import feature_names, item_features
+
+    features = item_features(config, train_dataset)
+    return report_with_dataset(semantic_ids, train_dataset, features, feature_names(config), config["seed"])
+
+
+def import_files(call: Call) -> None:
+    """Make one of our files of others' semantic IDs or, if a model is named, of others' weights."""
+    if "model" in call.options:
+        _import_weights(call)
+    else:
+        _import_semantic_ids(call)
+
+
+def _import_weights(call: Call) -> None:
+    from recbole_sid.import_job import import_checkpoint
+
+    target = import_checkpoint(
+        _input(call),
+        call.options["model"],
+        call.options.get("dataset"),
+        _files(call),
+        call.overrides,
+        encoder_file=call.options.get("encoder_file"),
+        output=call.options.get("output"),
     )
+    print(f"Written: {target}")
+
+
+def _import_semantic_ids(call: Call) -> None:
+    from recbole_sid.data import create_dataset
+    from recbole_sid.data.build import training_popularity
+    from recbole_sid.data.ready_made import read_semantic_ids
+    from recbole_sid.evaluation.sid_report import report_text, sid_report
+
+    config = Config("TIGER", call.options.get("dataset"), _files(call), call.overrides)
+    train_dataset = create_dataset(config).build()[0]
+    semantic_ids = read_semantic_ids(
+        _input(call),
+        train_dataset.item_tokens(),
+        file_format=call.options.get("format"),
+        numbering=call.options.get("numbering"),
+        codebook_sizes=config.external_config_dict.get("codebook_sizes"),
+        collision=config["collision"],
+        rank_size=config["rank_size"],
+        popularity=training_popularity(train_dataset),
+        dataset=config["dataset"],
+    )
+    name = f"{config['dataset']}-{semantic_ids.fingerprint}.npz"
+    path = call.options.get("output") or Path(config["checkpoint_dir"]) / "semantic_ids" / "imported" / name
+    semantic_ids.save(path)
+    found = sid_report(semantic_ids)
+    details = {key: value for key, value in found.items() if key != "rows"}
+    _write_json(call, config, found["rows"], {**details, "path": str(path)})
+    print(f"{report_text(found)}\nWritten: {path} ({semantic_ids.fingerprint})")
+
+
+def export(call: Call) -> None:
+    """Write semantic IDs in another format."""
+    from recbole_sid.data.ready_made import read_semantic_ids, write_semantic_ids
+
+    if call.overrides:
+        raise InputError(f"export takes no --{next(iter(call.overrides))}: give the file, --output and --format.")
+    if "output" not in call.options:
+        raise InputError("export needs --output=FILE: its ending says the format, or --format does.")
+    beside = write_semantic_ids(read_semantic_ids(_input(call)), call.options["output"], call.options.get("format"))
+    print(f"Written: {', '.join(str(file) for file in beside)}")
+
+
+def convert(call: Call) -> None:
+    """Write a dataset's atomic files from the files of a release."""
+    from recbole_sid.data.convert import convert_dataset, convert_options, summary_rows
+    from recbole_sid.evaluation.comparison import markdown_table
+
+    options = convert_options(call.overrides, call.options.get("dataset"), call.options.get("output", "dataset"))
+    result = convert_dataset(options)
+    rows = summary_rows(options, result)
+    files = [str(file) for file in result.files]
+    details = {"items_without_text": result.items_without_text, "files": files}
+    _write_json(call, {"seed": None, "device": "cpu"}, rows, details)
+    missing = result.items_without_text or 0
+    note = f"\n{missing:,} items have no row in the item file and got empty texts." if missing else ""
+    print(f"\n{markdown_table(rows)}\n{note}\nWritten: {', '.join(files)}")
 
 
 def bench(call: Call) -> None:
@@ -191,8 +328,18 @@ COMMANDS: dict[str, Callable[[Call], None]] = {
     "quick-start": quick_start,
     "run": run,
     "tokenize": tokenize,
+    "report": report,
+    "import": import_files,
+    "export": export,
+    "convert": convert,
     "bench": bench,
 }
+
+
+def _input(call: Call) -> str:
+    if "input" not in call.options:
+        raise InputError(f"{call.command} needs a file: recbole-sid {call.command} FILE.")
+    return call.options["input"]
 
 
 def _files(call: Call) -> list[str]:

@@ -32,11 +32,27 @@ FEATURES = {
 
 TOKENIZERS = {
     "rq_kmeans": "recbole_sid.tokenizer.rq_kmeans:ResidualKMeans",
+    "rq_kmeans_balanced": "recbole_sid.tokenizer.rq_kmeans_balanced:BalancedResidualKMeans",
     "rq_vae": "recbole_sid.tokenizer.rq_vae:RQVAE",
+    "faiss_rq": "recbole_sid.tokenizer.faiss_rq:FaissResidualQuantizer",
+    "opq": "recbole_sid.tokenizer.opq:OPQ",
+    "random": "recbole_sid.tokenizer.random_codes:RandomCodes",
 }
 
 COLLISIONS = {
-    "rank": "recbole_sid.tokenizer.collisions:append_rank",
+    "rank": "recbole_sid.tokenizer.collisions:rank",
+    "sinkhorn": "recbole_sid.tokenizer.reassign:sinkhorn",
+    "nearest": "recbole_sid.tokenizer.reassign:nearest",
+    "keep": "recbole_sid.tokenizer.collisions:keep",
+}
+
+FORMATS = {
+    "json": "recbole_sid.data.formats:PLAIN",
+    "index": "recbole_sid.data.formats:INDEX",
+    "sem_ids": "recbole_sid.data.formats:SEM_IDS",
+    "tensor": "recbole_sid.data.formats:TENSOR",
+    "csv": "recbole_sid.data.formats:CSV",
+    "parquet": "recbole_sid.data.formats:PARQUET",
 }
 
 
