@@ -16,6 +16,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 
+def require_known(key: str, value: object, known: Iterable[str]) -> None:
+    """Raise InputError unless configuration key `key` has one of the `known` values."""
+    names = list(known)
+    if value not in names:
+        raise InputError(f"{key}='{value}'{nearest(str(value), names)} must be one of {', '.join(names)}.")
+
+
 def first_line(error: Exception) -> str:
     """Return the class and the first line of an exception, to quote in a message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

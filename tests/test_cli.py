@@ -178,7 +178,8 @@ WRONG = [
 def test_wrong_input_ends_with_one_line_and_no_output(
     capsys: pytest.CaptureFixture[str], data_path: Path, words: list[str], message: str
 ) -> None:
-    small = options({"data_path": data_path, "state": "ERROR", "codebook_sizes": [5, 3], "collaborative_dim": 8})
+    quiet = {"state": "ERROR", "show_progress": False}
+    small = options({"data_path": data_path, **quiet, "codebook_sizes": [5, 3], "collaborative_dim": 8})
     assert main([*words, "--json=result.json", *small]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("recbole-sid: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from recbole_sid.decoding.children import _padded, _ragged
 from recbole_sid.decoding.full import leaf_log_probs
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
-from recbole_sid.model.compiled_scorer import CompiledScorer, compiled_heads, compiled_prefixes
+from recbole_sid.model.compiled_scorer import CompiledScorer, compiled_heads, compiled_prefixes, is_usable
 from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.model.mlp import SIDMLPDecoder
 from recbole_sid.model.packing import Packed, Packing
@@ -307,7 +308,7 @@ def masked(mask: torch.Tensor) -> torch.Tensor:
 def test_without_numba_the_torch_path_ranks_alike(prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, rows = tiny_model(prepare, "SIDMLP", compiled=True)
     items, scores = ranking(model, rows)
-    monkeypatch.setattr("recbole_sid.model.sid_mlp.is_installed", lambda: False)
+    monkeypatch.setattr("recbole_sid.model.sid_mlp.is_usable", lambda: False)
     monkeypatch.setattr("recbole_sid.decoding.compiled.beam", None)
     monkeypatch.setattr("recbole_sid.decoding.compiled.exact", None)
     assert ranking(model, rows)[0] == items
@@ -319,9 +320,86 @@ def test_without_numba_the_torch_path_ranks_alike(prepare: Callable[..., Any], m
     [
         ("decoding", "exct", r"decoding='exct' \(did you mean 'exact'\?\) must be one of beam, exact, full\."),
         ("normaliser", "child", r"normaliser='child'.* must be one of children, codes\."),
-        ("encoder_dtype", "float16", r"encoder_dtype='float16' must be one of float32, bfloat16\."),
+        ("encoder_dtype", "float16", r"encoder_dtype='float16'.* must be one of float32, bfloat16\."),
     ],
 )
 def test_unknown_ways_of_decoding_are_refused(prepare: Callable[..., Any], key: str, value: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         tiny_model(prepare, "SIDMLP", **{key: value})
+
+
+def test_a_numba_that_does_not_work_is_left_out(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    is_usable.cache_clear()
+    monkeypatch.setattr("recbole_sid.model.compiled_scorer._try_out", broken)
+    try:
+        model, _, rows = tiny_model(prepare, "SIDMLP", compiled=True)
+        assert "Decoding is not compiled, since numba does not work here (RuntimeError: cannot cache" in caplog.text
+        assert len(ranking(model, rows)[0]) == len(rows)
+    finally:
+        is_usable.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "changes"), [("TIGER", {}), *STUDENTS])
+def test_weights_that_are_not_finite_are_refused(
+    prepare: Callable[..., Any], name: str, changes: dict[str, Any]
+) -> None:
+    model, _, rows = tiny_model(prepare, name, **changes)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(torch.nan)
+    with pytest.raises(InputError, match="scores are not finite, so nothing can be ranked"):
+        model.retrieve(rows)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_scoring_everything_goes_by_parts_of_the_batch(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    model, _, rows = tiny_model(prepare, "SIDMLP", decoding="full", compiled=compiled)
+    whole = ranking(model, rows)
+    monkeypatch.setattr("recbole_sid.model.base._FULL_SCORES", 3 * model.n_items)
+    assert model.fully_scored_users == 3
+    assert ranking(model, rows)[0] == whole[0]
+    assert_close(ranking(model, rows)[1], whole[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("name", "changes"), STUDENTS)
+def test_models_of_other_types_rank(
+    prepare: Callable[..., Any], name: str, changes: dict[str, Any], dtype: torch.dtype
+) -> None:
+    model, _, rows = tiny_model(prepare, name, **changes)
+    expected = ranking(model, rows)
+    scores = ranking(model.to(dtype), rows)[1]
+    assert_close(scores.float(), expected[1], atol=1e-4 if dtype == torch.float64 else 0.5, rtol=0)
+
+
+def test_a_float32_encoder_refuses_another_type(prepare: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="MLPEncoder computes in float32 only: leave out encoder_dtype"):
+        tiny_model(prepare, "SIDMLPPlusPlus", encoder_dtype="bfloat16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_captured_graph_follows_weights_and_settings(prepare: Callable[..., Any]) -> None:
+    model, _, rows = tiny_model(prepare, "SIDMLP", decoding="beam", beam_size=20)
+    on_gpu, rows = copy.deepcopy(model).to("cuda"), rows.to("cuda")
+
+    def expect_alike() -> None:
+        items, scores = ranking(model, rows.to("cpu"))
+        found, found_scores = ranking(on_gpu, rows.to("cuda"))
+        assert found == items
+        assert_close(found_scores.cpu(), scores, atol=1e-4, rtol=1e-4)
+
+    expect_alike()
+    model.beam_size = on_gpu.beam_size = 12
+    expect_alike()
+    with torch.no_grad():
+        for weights in (model.parameters(), on_gpu.parameters()):
+            for weight in weights:
+                weight.mul_(1.1)
+    expect_alike()

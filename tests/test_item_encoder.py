@@ -231,7 +231,7 @@ def test_forward_never_waits_for_values(build: Callable[..., Any], mixing: str) 
 
 
 def test_impossible_choices_are_refused() -> None:
-    with pytest.raises(InputError, match=r"Unknown mixing 'postion' .*position.*known: position, attention"):
+    with pytest.raises(InputError, match=r"item_mixing='postion' .*position.* must be one of position, attention"):
         ItemEncoder(nn.Embedding(9, 8), 2, 1, 6, 4, 1, 8, "postion", 0.0)
     with pytest.raises(InputError, match="width 6 do not split"):
         ItemEncoder(nn.Embedding(9, 6), 2, 1, 6, 4, 1, 8, "attention", 0.0)

@@ -13,6 +13,7 @@ from recbole_sid.bench.plain import PlainDecoder, plain_mlp_encoder, plain_reado
 from recbole_sid.bench.timing import Task
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.hardware import cpu_has_fast_bfloat16
+from recbole_sid.model.compiled_scorer import is_usable
 from recbole_sid.model.t5 import to_transformers
 
 # Every `Task.whole` here returns what `SIDRecommender.retrieve` does.
@@ -134,11 +135,6 @@ def sidmlppp(workload: Workload, beam_size: int) -> Task:
     return sid_task(workload.model("SIDMLPPlusPlus", decoding="beam"))
 
 
-def sidmlppp_bf16(workload: Workload, beam_size: int) -> Task:
-    """SID-MLP++ over tokens with products of the encoder in bf16."""
-    return sid_task(_in_bf16(workload.model("SIDMLPPlusPlus", decoding="beam"), workload.device))
-
-
 def sidmlppp_item(workload: Workload, beam_size: int) -> Task:
     """SID-MLP++ over items."""
     return sid_task(workload.model("SIDMLPPlusPlus-item", decoding="beam"))
@@ -205,7 +201,6 @@ ROWS: dict[str, Row] = {
     "full-torch": Row("SIDMLP", full_torch, score_matrix, reference="sidmlp-plain"),
     "sidmlppp-plain": Row("SIDMLPPlusPlus", sidmlppp_plain),
     "sidmlppp": Row("SIDMLPPlusPlus", sidmlppp, reference="sidmlppp-plain"),
-    "sidmlppp-bf16": Row("SIDMLPPlusPlus", sidmlppp_bf16, reference="sidmlppp-plain"),
     "sidmlppp-item": Row("SIDMLPPlusPlus-item", sidmlppp_item),
     "sasrec": Row("SASRec", sasrec, score_matrix),
 }
@@ -311,8 +306,8 @@ def _compiled(workload: Workload) -> bool:
     Raises:
         Unavailable: if they need numba and it is not installed.
     """
-    if workload.device.type == "cpu" and find_spec("numba") is None:
-        raise Unavailable("numba is not installed: pip install recbole-sid[fast].")
+    if workload.device.type == "cpu" and not is_usable():
+        raise Unavailable('numba is not installed or does not work: pip install "recbole-sid[fast]".')
     return True
 
 
@@ -320,10 +315,8 @@ def _in_bf16(model: Any, device: torch.device) -> Any:
     """Return `model` with the products of its encoder in bf16.
 
     Raises:
-        Unavailable: if the encoder has no such form, or the CPU no instructions for it: it is then far slower.
+        Unavailable: if the CPU has no instructions for it: it is then far slower.
     """
-    if not hasattr(model.history_encoder, "inference_dtype"):
-        raise Unavailable("its encoder computes in fp32 only.")
     if device.type == "cpu" and not cpu_has_fast_bfloat16():
         raise Unavailable("this processor has no fast products in bf16.")
     model.history_encoder.inference_dtype = torch.bfloat16

@@ -91,6 +91,8 @@ def _start(options: BenchOptions, workload: Workload, skipped: list[str]) -> dic
             tasks[name] = ROWS[name].start(workload, options.beam_size)
         except Unavailable as reason:
             skipped.append(f"{name} is left out: {reason}")
+    if not tasks:
+        raise InputError("No row can be measured: " + " ".join(skipped))
     return tasks
 
 

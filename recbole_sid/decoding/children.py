@@ -31,6 +31,8 @@ class Children(NamedTuple):
     def best(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return nodes (-1 where dead), parents and scores [B, K] of the best, by falling score; K <= k."""
         scores, place = self.scores.topk(min(k, self.scores.shape[1]), dim=1)
+        if len(self.nodes) == 0:
+            return torch.full_like(place, -1), torch.zeros_like(place), scores
         place = (place + self.first.unsqueeze(1)).clamp_(max=len(self.nodes) - 1)
         return torch.where(scores > -torch.inf, self.nodes[place], -1), self.parents[place], scores
 
@@ -99,7 +101,7 @@ def _ragged(
         total = segment_logsumexp(chosen, row, len(rows)) if normaliser == "children" else logits.logsumexp(-1)
         reached.index_add_(0, pairs, chosen - total.index_select(0, row))
     per_user = count.view(n_users, n_beams).sum(1)
-    width = int(per_user.max())
+    width = max(1, int(per_user.max()))
     first = per_user.cumsum(0) - per_user
     shift = torch.arange(n_users) * width - first
     slot = torch.repeat_interleave(shift, per_user).add_(torch.arange(len(beam)))

@@ -25,6 +25,8 @@ _inlined = numba.njit(nogil=True, error_model="numpy", inline="always")
 
 _ONE, _HALF, _ROOT_HALF = np.float32(1), np.float32(0.5), np.float32(math.sqrt(0.5))
 _NEVER = np.float32(-np.inf)
+# Of the bound of exact search, against rounding.
+_SLACK = np.float32(1e-4)
 # Prefixes of each user that are expanded before it is decided which others still can reach the beam.
 _FIRST_WAVE = 8
 # Users whose activations are held at a time: they stay in the first-level cache.
@@ -489,11 +491,12 @@ def _search_above(
     k, n_first = leaves.shape[1], ranked.shape[1]
     room = _room(width, prefixes.widest, n_levels)
     pool = _new_pool(n_first + 8 * prefixes.widest + 64 * k)
-    best, leaf = np.empty(k, np.float32), np.empty(k, np.int64)
+    best, leaf = np.empty(k, np.float32), np.full(k, -1, np.int64)
     for user in range(n_users):
         bound = scores[user, k - 1]
         if bound == _NEVER:  # the beam never left a prefix out
             continue
+        bound -= _SLACK
         _plant(prefixes, first_scores[user], ranked[user], pool)
         used, held, entry = n_first, 0, 0
         while entry < used:
@@ -612,7 +615,7 @@ def beam(
     Args:
         user_parts: fp32 [B, L, H], the user's part of every head's centred first layer.
         first_scores: fp32 [B, n_nodes(1)], log-probabilities of the first level's prefixes.
-        ranked: int64 of the same shape, these prefixes by falling score.
+        ranked: int64 [B, R], prefixes of the first level by falling score: the best k at least (or all there are).
         k: the beam's width.
         n_threads: users are shared among this many threads.
 
@@ -631,7 +634,7 @@ def exact(
     k: int,
     n_threads: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The true best k of all leaves; arguments and result as `beam`."""
+    """The true best k of all leaves; arguments and result as `beam`, but all first-level prefixes are `ranked`."""
     return _by_search(_exact, heads, prefixes, user_parts, first_scores, ranked, k, n_threads)
 
 

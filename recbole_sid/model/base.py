@@ -14,13 +14,13 @@ from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import NORMALISERS, masked_log_softmax
 from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.errors import InputError, nearest
+from recbole_sid.errors import InputError, require_known
 
 # A batch is ranked in groups of similar history length if that saves this share of the tokens or more.
 _WORTHWHILE_SAVING = 0.1
 _MAX_GROUPS = 4
-# Users whose whole catalogue is scored together: what is computed for all prefixes has to fit the memory.
-_FULL_SORT_USERS = 32
+# Users whose whole catalogue is scored together, and scores: what is computed for all prefixes has to fit the memory.
+_FULL_USERS, _FULL_SCORES = 32, 1 << 23
 
 
 class SIDRecommender(SequentialRecommender):
@@ -53,11 +53,8 @@ class SIDRecommender(SequentialRecommender):
         self.decoding = config["decoding"]
         self.normaliser = config["normaliser"]
         self.full_sort_items = config["full_sort_items"]
-        for key, known in (("decoding", DECODERS), ("normaliser", NORMALISERS)):
-            if config[key] not in known:
-                raise InputError(
-                    f"{key}='{config[key]}'{nearest(str(config[key]), known)} must be one of {', '.join(known)}."
-                )
+        require_known("decoding", self.decoding, DECODERS)
+        require_known("normaliser", self.normaliser, NORMALISERS)
         self.trie = self.semantic_ids.trie_of(dataset.item_tokens())
         item_codes = torch.from_numpy(table)
         item_tokens = self.vocabulary.code_tokens(item_codes)
@@ -79,21 +76,35 @@ class SIDRecommender(SequentialRecommender):
 
     def history_tokens(self, interaction: Any) -> torch.Tensor:
         """Return the serialised histories int64 [B, 2 + T * L], T the longest history of this batch."""
-        lengths = interaction[self.ITEM_SEQ_LEN]
-        history = interaction[self.ITEM_SEQ][:, : int(lengths.max())]
+        lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]
+        if history.device.type == "cpu":  # elsewhere the host would have to wait to know
+            history = history[:, : int(lengths.max())]
         return self.vocabulary.serialise(self.item_tokens[history], lengths, interaction[self.USER_ID])
 
     def target_codes(self, interaction: Any) -> torch.Tensor:
         """Return the codes of the target items int64 [B, L]."""
         return self.item_codes[interaction[self.ITEM_ID]]
 
+    @property
+    def shared_among(self) -> str:
+        """What a prefix's probability is shared among: its valid ``children``, or all ``codes``."""
+        return self.normaliser
+
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
         """Return leaves and log-probabilities [B, K] of the best semantic IDs, by the configured decoder."""
-        return DECODERS[self.decoding](scorer, self.trie, self.beam_size, self.normaliser)
+        return DECODERS[self.decoding](scorer, self.trie, self.beam_size, self.shared_among)
+
+    def check_finite(self, leaves: torch.Tensor) -> None:
+        """Raise InputError if some user's search for valid semantic IDs found none: only NaN scores do that."""
+        if leaves.device.type == "cpu" and (leaves[:, :1] < 0).any():
+            raise InputError(
+                "The model's scores are not finite, so nothing can be ranked: its weights are damaged, or its training "
+                "diverged (lower learning_rate, set clip_grad_norm)."
+            )
 
     def leaf_log_probs(self, scorer: LevelScorer) -> torch.Tensor:
         """Return the log-probabilities [B, n_leaves] of all semantic IDs, in the trie's order."""
-        return leaf_log_probs(scorer, self.trie, self.normaliser)
+        return leaf_log_probs(scorer, self.trie, self.shared_among)
 
     def item_log_probs(self, scorer: LevelScorer) -> torch.Tensor:
         """Return the log-probabilities [B, n_items] of all items, -inf for padding."""
@@ -113,7 +124,7 @@ class SIDRecommender(SequentialRecommender):
         if self.scores_every_item:
             parts = [
                 self.item_log_probs(self.scorer(self.encode(self.history_tokens(interaction[rows]))))
-                for rows in torch.arange(len(interaction)).split(_FULL_SORT_USERS)
+                for rows in torch.arange(len(interaction)).split(self.fully_scored_users)
             ]
             return torch.cat(parts).view(-1)
         rows, items, scores = self.retrieve(interaction)
@@ -133,6 +144,7 @@ class SIDRecommender(SequentialRecommender):
         for group in self.groups(interaction[self.ITEM_SEQ_LEN]):
             tokens = self.history_tokens(interaction if group is None else interaction[group])
             leaves, scores = self.rank(tokens)
+            self.check_finite(leaves)
             position, items = self.trie.expand_leaves(leaves)
             rows = position // max(1, leaves.shape[1])
             found.append((rows if group is None else group[rows], items, scores.flatten()[position]))
@@ -145,7 +157,14 @@ class SIDRecommender(SequentialRecommender):
 
     def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
         """Return the rows int64 of each part of a batch that is ranked together; [None] is the whole batch."""
+        if self.decoding == "full":
+            return list(torch.arange(len(lengths), device=lengths.device).split(self.fully_scored_users))
         return length_groups(lengths, self.vocabulary.n_levels)
+
+    @property
+    def fully_scored_users(self) -> int:
+        """How many users' whole catalogue is scored at a time."""
+        return max(1, min(_FULL_USERS, _FULL_SCORES // self.n_items))
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """Return the log-probability [B] of each row's item, whether or not a beam would reach it."""
@@ -158,7 +177,7 @@ class SIDRecommender(SequentialRecommender):
         total = torch.zeros(len(codes), device=codes.device)
         for level, nodes in enumerate(self.trie.path(self.trie.find(codes))):
             mask = self.trie.child_mask(level, nodes)
-            if self.normaliser == "codes":
+            if self.shared_among == "codes":
                 mask = torch.ones_like(mask)
             log_probs = masked_log_softmax(logits[level], mask)
             total = total + log_probs.gather(1, codes[:, level : level + 1]).squeeze(1)

@@ -18,11 +18,12 @@ class CapturedSearch:
     Args:
         model: a student on CUDA in eval mode, whose encoder and scorer use static shapes.
         n_users: rows of the captured batch; smaller batches are filled up.
+        device: the CUDA device.
     """
 
-    def __init__(self, model: Any, n_users: int) -> None:
+    def __init__(self, model: Any, n_users: int, device: torch.device) -> None:
         vocabulary = model.vocabulary
-        self.empty = torch.full((n_users, 2 + model.max_seq_length * vocabulary.n_levels), PAD, device=model.device)
+        self.empty = torch.full((n_users, 2 + model.max_seq_length * vocabulary.n_levels), PAD, device=device)
         self.empty[:, 0] = vocabulary.user_offset  # a history without tokens would give NaN
         self.tokens = self.empty.clone()
         side = torch.cuda.Stream()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import lru_cache
+from logging import getLogger
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -11,15 +13,36 @@ from torch import nn
 
 from recbole_sid.decoding.full import best_leaves
 from recbole_sid.decoding.trie import Trie
+from recbole_sid.errors import first_line
 from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
 
 if TYPE_CHECKING:
     from recbole_sid.decoding.compiled import Heads, Prefixes
 
 
-def is_installed() -> bool:
-    """Say whether numba, the optional extra ``fast``, is there."""
-    return importlib.util.find_spec("numba") is not None
+@lru_cache(maxsize=1)
+def is_usable() -> bool:
+    """Say whether numba, the optional extra ``fast``, is there and works; the first call compiles (seconds)."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    getLogger().info("Preparing compiled decoding: seconds where it has to be compiled first.")
+    try:
+        _try_out()
+    except Exception as error:  # an unwritable cache, a numpy or compiler that does not suit: each fails in its own way
+        getLogger().warning(f"Decoding is not compiled, since numba does not work here ({first_line(error)}).")
+        return False
+    return True
+
+
+def _try_out() -> None:
+    """Search a catalogue of two items, by every compiled function."""
+    trie = Trie(np.array([[0, 1], [1, 0]]), (2, 2))
+    layers = [nn.Sequential(nn.Linear(2, 2)) for _ in range(2)]
+    norms = (nn.LayerNorm(2), nn.LayerNorm(2))
+    heads = FactorisedHeads(torch.ones(4, 2), torch.ones(4), torch.ones(2, 2), ((), (0,)), norms, tuple(layers))
+    scorer = CompiledScorer(heads, torch.ones(1, 2, 2), trie, compiled_heads(heads), compiled_prefixes(trie))
+    for decoding in ("beam", "exact", "full"):
+        scorer.search(decoding, 2)
 
 
 def can_compile(heads: FactorisedHeads) -> bool:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_sid.errors import InputError, nearest
+from recbole_sid.errors import InputError, require_known
 from recbole_sid.model.packing import Packed, Packing
 from recbole_sid.model.prepared import Prepared
 
@@ -55,8 +55,7 @@ class ItemEncoder(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        if mixing not in MIXINGS:
-            raise InputError(f"Unknown mixing '{mixing}'{nearest(mixing, MIXINGS)}; known: {', '.join(MIXINGS)}.")
+        require_known("item_mixing", mixing, MIXINGS)
         d_model = embedding.embedding_dim
         self.n_levels = n_levels
         self.code_tokens = range(first_code_token, first_code_token + n_code_tokens)

@@ -58,7 +58,8 @@ class Readout(nn.Module):
     def packed(self, states: Packed) -> torch.Tensor:
         """Return z [B, d] for inference, of states without padding; equal to `forward`."""
         form, order, groups = self.absorbed.get(self), states.packing.order, states.packing.groups
-        histories = [states.values[group.rows].unflatten(0, (-1, group.length)) for group in groups]  # [g, n, d]
+        values = states.values.to(self.query.weight.dtype)
+        histories = [values[group.rows].unflatten(0, (-1, group.length)) for group in groups]  # [g, n, d]
         query = self.query(torch.cat([history.mean(1) for history in histories]))
         keys = F.linear(query, form.keys).unflatten(1, (self.n_heads, -1))  # [B, h, d]
         context = torch.empty_like(keys)

@@ -72,6 +72,18 @@ def chunked(groups: Sequence[Group], max_rows: int) -> Iterator[list[Group]]:
         yield chunk
 
 
+class Padded(NamedTuple):
+    """States with padding.
+
+    Attributes:
+        states: [B, S, d].
+        mask: bool [B, S], which of them are no padding.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor
+
+
 class Packed(NamedTuple):
     """Values of the valid positions only.
 

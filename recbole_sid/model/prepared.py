@@ -37,7 +37,7 @@ class Prepared(Generic[Form]):
         weights = list(_weights(module))
         seen = tuple(_mark(weight) for weight in weights)
         if self._form is None or seen != self._seen:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # forms outlive the caller's mode
                 self._form = self._build(module)
             self._seen = seen
             self._storages = [weight.untyped_storage() for weight in weights]

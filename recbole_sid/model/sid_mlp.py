@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from logging import getLogger
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from torch import nn
 
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, require_known
+from recbole_sid.hardware import cpu_has_fast_bfloat16
 from recbole_sid.model.base import SIDRecommender, is_cpu_inference
 from recbole_sid.model.captured import CapturedSearch, captured_size
 from recbole_sid.model.compiled_scorer import (
@@ -23,11 +25,11 @@ from recbole_sid.model.compiled_scorer import (
     can_compile,
     compiled_heads,
     compiled_prefixes,
-    is_installed,
+    is_usable,
 )
 from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.model.mlp import SIDMLPDecoder
-from recbole_sid.model.packing import Packed
+from recbole_sid.model.packing import Packed, Padded
 from recbole_sid.model.prepared import Prepared
 from recbole_sid.model.supervision import Supervision
 from recbole_sid.model.teacher import build_teacher, freeze, load_teacher
@@ -35,13 +37,6 @@ from recbole_sid.model.teacher import build_teacher, freeze, load_teacher
 # Users whose beams are searched together on the CPU: more, and activations leave the cache.
 _USERS_IN_CACHE = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class EncodedStates(NamedTuple):
-    """Encoder states [B, S, d] and which of them, bool [B, S], are no padding."""
-
-    states: torch.Tensor
-    mask: torch.Tensor
 
 
 class SIDMLP(SIDRecommender):
@@ -91,13 +86,14 @@ class SIDMLP(SIDRecommender):
             head_layers=config["head_layers"],
             dropout=config["dropout_prob"],
         )
-        if config["encoder_dtype"] not in DTYPES:
-            raise InputError(f"encoder_dtype='{config['encoder_dtype']}' must be one of {', '.join(DTYPES)}.")
-        _compute_in(self.history_encoder, DTYPES[config["encoder_dtype"]])
+        require_known("encoder_dtype", config["encoder_dtype"], DTYPES)
+        _compute_in(self.history_encoder, DTYPES[config["encoder_dtype"]], config["device"])
         self.compiled = config["compiled"]
+        if self.compiled and config["device"].type == "cpu":
+            is_usable()  # compiles now, before anything is timed
         self.heads_form = Prepared(_factorise)
         self.compiled_form = Prepared(_compile)
-        self.graphs: Prepared[dict[int, CapturedSearch]] = Prepared(_no_graphs)
+        self.graphs: Prepared[dict[Any, CapturedSearch]] = Prepared(_no_graphs)
         self.start_stage(self.stages[-1])
 
     def make_encoder(self, config: Any, teacher: Any) -> nn.Module:
@@ -158,31 +154,31 @@ class SIDMLP(SIDRecommender):
         """Return the embedded codes of all levels but the last: [B, L - 1, d]."""
         return self.token_embedding(self.vocabulary.code_tokens(codes[:, :-1]))
 
-    def encode(self, tokens: torch.Tensor) -> Packed | EncodedStates:
+    def encode(self, tokens: torch.Tensor) -> Packed | Padded:
         """Return the encoder's states: for inference on the CPU without padding, where the encoder offers it."""
         mask = tokens != PAD
         if is_cpu_inference(tokens) and hasattr(self.history_encoder, "packed"):
             return self.history_encoder.packed(tokens, mask)
         return self.encode_padded(tokens, mask)
 
-    def encode_padded(self, tokens: torch.Tensor, mask: torch.Tensor) -> EncodedStates:
+    def encode_padded(self, tokens: torch.Tensor, mask: torch.Tensor) -> Padded:
         """Return states with padding, for training and where shapes must not depend on the data."""
         dtype = getattr(self.history_encoder, "inference_dtype", torch.float32)
         low = dtype != torch.float32 and not torch.is_grad_enabled()
         with torch.autocast(tokens.device.type, dtype) if low else nullcontext():
             states = self.history_encoder(tokens, mask)
-        return EncodedStates(states.float() if low else states, state_mask(self.history_encoder, tokens, mask))
+        return Padded(states.float() if low else states, state_mask(self.history_encoder, tokens, mask))
 
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
         context = self.decoder.readout(*self.encode_padded(tokens, tokens != PAD))
         return self.decoder(context, self.embed_prefix(codes))
 
-    def context(self, encoded: Packed | EncodedStates) -> torch.Tensor:
+    def context(self, encoded: Packed | Padded) -> torch.Tensor:
         """Return the user context z [B, d]."""
         readout = self.decoder.readout
         return readout.packed(encoded) if isinstance(encoded, Packed) else readout(*encoded)
 
-    def scorer(self, encoded: Packed | EncodedStates) -> LevelScorer:
+    def scorer(self, encoded: Packed | Padded) -> LevelScorer:
         context = self.context(encoded)
         heads = self.heads_form.get(self)
         user_parts = heads.user_parts(context)
@@ -196,16 +192,18 @@ class SIDMLP(SIDRecommender):
         if not (tokens.is_cuda and self.compiled and static):
             return self.rank_eagerly(tokens)
         graphs, size = self.graphs.get(self), captured_size(len(tokens))
-        if size not in graphs:
-            graphs[size] = CapturedSearch(self, size)
-        return graphs[size](tokens)
+        dtype = getattr(self.history_encoder, "inference_dtype", torch.float32)
+        key = (size, self.beam_size, self.normaliser, dtype)  # what a graph holds besides the weights
+        if key not in graphs:
+            graphs[key] = CapturedSearch(self, size, tokens.device)
+        return graphs[key](tokens)
 
     def rank_eagerly(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `rank` does, operation by operation."""
         return super().rank(tokens)
 
     def _runs_compiled(self, heads: FactorisedHeads, context: torch.Tensor) -> bool:
-        on_cpu = self.compiled and is_installed() and context.device.type == "cpu"
+        on_cpu = self.compiled and is_usable() and context.device.type == "cpu"
         return on_cpu and self.normaliser == "children" and can_compile(heads)
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -221,14 +219,15 @@ class SIDMLP(SIDRecommender):
         return super().leaf_log_probs(scorer)
 
     def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
-        return [None] if hasattr(self.history_encoder, "packed") else super().groups(lengths)
+        whole = hasattr(self.history_encoder, "packed") and self.decoding != "full"
+        return [None] if whole else super().groups(lengths)
 
 
 def _factorise(model: SIDMLP) -> FactorisedHeads:
     return FactorisedHeads.of(model.decoder, model.token_embedding.weight, model.vocabulary.level_offsets)
 
 
-def _no_graphs(model: SIDMLP) -> dict[int, CapturedSearch]:
+def _no_graphs(model: SIDMLP) -> dict[Any, CapturedSearch]:
     return {}
 
 
@@ -244,10 +243,19 @@ def join_rankings(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[t
     return torch.cat(leaves), torch.cat(scores)
 
 
-def _compute_in(encoder: Any, dtype: torch.dtype) -> None:
-    """Let the encoder's inference use products of `dtype`, if it has the choice."""
-    if hasattr(encoder, "inference_dtype"):
-        encoder.inference_dtype = dtype
+def _compute_in(encoder: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Let the encoder's inference use products of `dtype`.
+
+    Raises:
+        InputError: if the encoder has no such choice.
+    """
+    if dtype == torch.float32:
+        return
+    if not hasattr(encoder, "inference_dtype"):
+        raise InputError(f"{type(encoder).__name__} computes in float32 only: leave out encoder_dtype.")
+    if device.type == "cpu" and not cpu_has_fast_bfloat16():
+        getLogger().warning("encoder_dtype: this processor only emulates bf16 and will be slower with it.")
+    encoder.inference_dtype = dtype
 
 
 def state_mask(encoder: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from recbole_sid.data.vocabulary import PAD
-from recbole_sid.errors import InputError
+from recbole_sid.errors import require_known
 from recbole_sid.model.item_encoder import ItemEncoder
 from recbole_sid.model.mlp import MLPEncoder
 from recbole_sid.model.sid_mlp import SIDMLP
@@ -41,8 +41,7 @@ class SIDMLPPlusPlus(SIDMLP):
 
     def make_encoder(self, config: Any, teacher: Any) -> nn.Module:
         """Return the configured encoder, untrained."""
-        if config["encoder"] not in _ENCODERS:
-            raise InputError(f"encoder='{config['encoder']}' must be one of {', '.join(_ENCODERS)}.")
+        require_known("encoder", config["encoder"], _ENCODERS)
         return _ENCODERS[config["encoder"]](self, config)
 
     def trained_in(self, stage: str) -> Sequence[nn.Module]:

@@ -18,6 +18,7 @@ from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
 from recbole_sid.model.base import SIDRecommender, is_cpu_inference
+from recbole_sid.model.packing import Padded
 from recbole_sid.model.t5 import (
     T5Decoder,
     T5DecoderCache,
@@ -38,7 +39,6 @@ class TIGER(SIDRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.normaliser_if_constrained = self.normaliser
         self.constrained = config["constrained"]
         self.d_model = config["d_model"]
         sizes = T5Sizes(
@@ -55,15 +55,14 @@ class TIGER(SIDRecommender):
         self.decoder = T5Decoder(sizes)
         initialise(self, sizes)
 
-    @property
-    def constrained(self) -> bool:
-        """Whether only valid semantic IDs are searched; if not, probability is shared among all codes."""
-        return self._constrained
+    def check_finite(self, leaves: torch.Tensor) -> None:
+        if self.constrained:  # else a user's beams may all be no item's semantic ID
+            super().check_finite(leaves)
 
-    @constrained.setter
-    def constrained(self, value: bool) -> None:
-        self._constrained = value
-        self.normaliser = self.normaliser_if_constrained if value else "codes"
+    @property
+    def shared_among(self) -> str:
+        """Among all codes, unless only valid semantic IDs are searched."""
+        return self.normaliser if self.constrained else "codes"
 
     @property
     def history_encoder(self) -> T5Encoder:
@@ -107,13 +106,13 @@ class TIGER(SIDRecommender):
         mask = tokens != PAD
         return self.level_logits(self.encoder(tokens, mask), mask, codes)
 
-    def encode(self, tokens: torch.Tensor) -> EncodedHistory:
+    def encode(self, tokens: torch.Tensor) -> Padded:
         mask = tokens != PAD
         if is_cpu_inference(tokens) and not self.training:
-            return EncodedHistory(self.encoder.packed(tokens, mask).padded(), mask)
-        return EncodedHistory(self.encoder(tokens, mask), mask)
+            return Padded(self.encoder.packed(tokens, mask).padded(), mask)
+        return Padded(self.encoder(tokens, mask), mask)
 
-    def scorer(self, encoded: EncodedHistory) -> LevelScorer:
+    def scorer(self, encoded: Padded) -> LevelScorer:
         return TIGERScorer(self, encoded)
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,13 +155,6 @@ class TIGER(SIDRecommender):
         return {name: value for name, value in self.state_dict().items() if name.startswith(("encoder.", "decoder."))}
 
 
-class EncodedHistory(NamedTuple):
-    """Encoder states [B, S, d] and which of them, bool [B, S], are no padding."""
-
-    states: torch.Tensor
-    mask: torch.Tensor
-
-
 class TIGERState(NamedTuple):
     """Beams [B, K] with what the decoder keeps of them.
 
@@ -180,7 +172,7 @@ class TIGERState(NamedTuple):
 class TIGERScorer:
     """The `LevelScorer` of TIGER, with cached attention (see `T5DecoderCache`)."""
 
-    def __init__(self, model: TIGER, encoded: EncodedHistory) -> None:
+    def __init__(self, model: TIGER, encoded: Padded) -> None:
         self.model = model
         self.vocabulary: TokenVocabulary = model.vocabulary
         self.cache = T5DecoderCache(model.decoder, encoded.states, encoded.mask)
