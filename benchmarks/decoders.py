@@ -36,13 +36,17 @@ def top_items(model: Any, interaction: Any) -> torch.Tensor:
 
 
 def compare(model: Any, batches: list[Any]) -> list[str]:
-    """Return one Markdown row for each setting."""
+    """Return one Markdown row for each setting that the model has."""
     own_width, encoder = model.beam_size, model.history_encoder
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in SETTINGS}
-    seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    has_types = hasattr(encoder, "inference_dtype")
+    settings = {name: value for name, value in SETTINGS.items() if has_types or value[2] == torch.float32}
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in settings}
+    seconds: dict[str, list[float]] = {name: [] for name in settings}
     for number, (interaction, _, _, _) in enumerate([batches[0], *batches]):
-        for name, (decoding, width, dtype) in SETTINGS.items():
-            model.decoding, model.beam_size, encoder.inference_dtype = decoding, width or own_width, dtype
+        for name, (decoding, width, dtype) in settings.items():
+            model.decoding, model.beam_size = decoding, width or own_width
+            if has_types:
+                encoder.inference_dtype = dtype
             started = perf_counter()
             lists = top_items(model, interaction)
             if number:  # the first batch warms up
@@ -51,7 +55,7 @@ def compare(model: Any, batches: list[Any]) -> list[str]:
     targets = torch.cat([interaction[model.ITEM_ID] for interaction, _, _, _ in batches])
     exact = torch.cat(found["exact"])
     lines = []
-    for name in SETTINGS:
+    for name in settings:
         lists = torch.cat(found[name])
         shared = (lists.unsqueeze(2) == exact.unsqueeze(1)).any(1) & (exact > 0)
         hits = lists == targets.unsqueeze(1)

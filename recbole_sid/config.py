@@ -163,8 +163,10 @@ class Config(RecBoleConfig):
         if isinstance(default, (int, float)) and not isinstance(default, bool):
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             is_kind = is_number and (isinstance(value, int) or isinstance(default, float))
-            is_size = isinstance(default, int) and key not in ("warmup_steps", "stopping_step")
+            is_size = isinstance(default, int) and key not in ("warmup_steps", "stopping_step", "full_sort_items")
             wrong = not is_kind or (key in self.model_keys() and value < (1 if is_size else 0))
+        if isinstance(default, bool) and key in self.model_keys():
+            wrong = not isinstance(value, bool)
         if wrong:
             raise InputError(f"{key}={value!r} is not possible: the default is {default!r}.")
 

@@ -320,3 +320,16 @@ def test_sampled_evaluation_ranks_by_predict(evaluated: Callable[..., Any], monk
     assert len(ranks) == 40
     for k in (1, 3):
         assert result[f"recall@{k}"] == pytest.approx(np.mean([rank < k for rank in ranks]), abs=1e-4)
+
+
+def test_short_lists_are_said_to_count_in_coverage(
+    evaluated: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, train, test = evaluated(metrics=["ItemCoverage", "NDCG"], topk=[10], beam_size=10)
+    trainer.eval_collector.data_collect(train)
+    trainer.evaluate(test, load_best_model=False)
+    assert "metrics of coverage count" not in caplog.text
+    retrieve = trainer.model.retrieve
+    trainer.model.retrieve = lambda rows: tuple(values[:-3] for values in retrieve(rows))
+    trainer.evaluate(test, load_best_model=False)
+    assert caplog.text.count("Some rankings hold fewer than 10 items: metrics of coverage count") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class RetrievedItemsCollector(Collector):
         super().__init__(config)
         self.data_struct = BatchedStruct()
         self.score_metrics = [name for name in config["metrics"] if not _lists_suffice(name)]
+        self.warned = False
 
     def eval_batch_collect(
         self,
@@ -86,6 +88,12 @@ class RetrievedItemsCollector(Collector):
     def _collect_lists(self, found: Retrieved, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
         lists = found.top_lists(max(self.topk))
         if self.register.need("rec.items"):
+            if not self.warned and (lists == 0).any():
+                self.warned = True
+                getLogger().warning(
+                    f"Some rankings hold fewer than {lists.shape[1]} items: metrics of coverage count the missing "
+                    "places as one more item."
+                )
             self.data_struct.update_tensor("rec.items", lists)
         if self.register.need("rec.topk"):
             result = hits_and_positives(lists, positive_u, positive_i, found.shape[1])
