@@ -403,3 +403,11 @@ def test_a_captured_graph_follows_weights_and_settings(prepare: Callable[..., An
             for weight in weights:
                 weight.mul_(1.1)
     expect_alike()
+
+
+def test_trying_out_numba_leaves_the_random_state_alone() -> None:
+    is_usable.cache_clear()
+    torch.manual_seed(3)
+    expected = torch.get_rng_state()
+    assert is_usable()
+    assert torch.equal(torch.get_rng_state(), expected)

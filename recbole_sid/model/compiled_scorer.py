@@ -27,7 +27,8 @@ def is_usable() -> bool:
         return False
     getLogger().info("Preparing compiled decoding: seconds where it has to be compiled first.")
     try:
-        _try_out()
+        with torch.random.fork_rng(devices=[]):  # a model's weights must not depend on whether this was called before
+            _try_out()
     except Exception as error:  # an unwritable cache, a numpy or compiler that does not suit: each fails in its own way
         getLogger().warning(f"Decoding is not compiled, since numba does not work here ({first_line(error)}).")
         return False
