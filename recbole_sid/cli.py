@@ -204,7 +204,7 @@ def report(call: Call) -> None:
     if "dataset" in call.options:
         settings = config = Config("TIGER", call.options["dataset"], _files(call), call.overrides)
         train_dataset = create_dataset(config).build()[0]
-        semantic_ids = read_semantic_ids(file, train_dataset.item_tokens(), **options)
+        semantic_ids = read_semantic_ids(file, train_dataset.item_tokens(), dataset=config["dataset"], **options)
         found = _report_on(semantic_ids, train_dataset, config)
     elif call.overrides or _files(call):
         raise InputError("report needs --dataset for configuration keys to mean something: add it, or leave them out.")

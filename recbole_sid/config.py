@@ -33,6 +33,7 @@ VOLATILE_KEYS = frozenset(
     "ip port offset config_files resume distill_cache distill_cache_dir eval_batch_size "
     "verbose loss_decimal_place metric_decimal_place compiled full_sort_items".split()
 )
+_SIZES_OF_SEMANTIC_IDS = ("rank_size", "rq_vae_dim", "rq_vae_epochs", "rq_vae_batch_size", "rq_vae_patience")
 # Keys that name files.
 _FILE_KEYS = (
     "teacher_path",
@@ -147,6 +148,10 @@ class Config(RecBoleConfig):
         sizes = self["codebook_sizes"]
         if not isinstance(sizes, (list, tuple)) or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise InputError(f"codebook_sizes={sizes!r} must be a list of whole numbers above 0, such as [256, 256].")
+        for key in _SIZES_OF_SEMANTIC_IDS:
+            value = self[key]
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise InputError(f"{key}={value!r} must be a whole number of at least 1.")
         largest, beam = max(self["topk"]), self["beam_size"]
         if beam < largest:
             raise InputError(f"beam_size={beam} is smaller than the largest topk={largest}: raise beam_size.")

@@ -296,3 +296,13 @@ def test_commands_end_with_one_line(words: list[str], message: str, capsys: pyte
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not Path("y.json").exists()
+
+
+def test_our_own_file_of_another_dataset_or_catalogue_is_refused(tmp_path: Path) -> None:
+    made = SemanticIDs(np.array([[0, 1], [1, 0]]), (2, 2), np.array(["a", "b"]), {"dataset": "first"})
+    made.save(tmp_path / "made.npz")
+    with pytest.raises(InputError, match="were made for dataset 'first' and this is 'second'"):
+        read_semantic_ids(tmp_path / "made.npz", ["a", "b"], dataset="second")
+    with pytest.raises(InputError, match="1 of the dataset's 3 items have no semantic ID"):
+        read_semantic_ids(tmp_path / "made.npz", ["a", "b", "c"], dataset="first")
+    assert read_semantic_ids(tmp_path / "made.npz", ["b", "a"], dataset="first").codes.tolist() == [[0, 1], [1, 0]]

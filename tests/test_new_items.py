@@ -130,7 +130,7 @@ def test_what_cannot_be_extended_is_refused(made: Callable[..., Any]) -> None:
         extend(replace(ids, tokenizer_state={}), features, TOKENS)
     with pytest.raises(InputError, match=r"lack 'codebook_0' of their tokenizer 'rq_kmeans'"):
         extend(replace(ids, tokenizer_state={"codebook_1": np.zeros((2, 6))}), features, TOKENS)
-    with pytest.raises(InputError, match="first code again from these features"):
+    with pytest.raises(InputError, match="codes again from these features"):
         extend(ids, features[:, ::-1], TOKENS)
     with pytest.raises(InputError, match="cannot encode features of width 5"):
         extend(ids, features[:, :5], TOKENS)

@@ -17,7 +17,7 @@ from recbole_sid.tokenizer.base import Tokenizer
 from recbole_sid.tokenizer.collisions import CollisionContext
 
 # Share of the known items that must get their first code again from the features given.
-_AGREEMENT = 0.9
+_AGREEMENT = 0.99
 
 
 def extend(semantic_ids: SemanticIDs, features: np.ndarray, item_tokens: Sequence[str] | np.ndarray) -> SemanticIDs:
@@ -48,7 +48,7 @@ def extend(semantic_ids: SemanticIDs, features: np.ndarray, item_tokens: Sequenc
     _check_features(features, tokens)
     raw = _encode(tokenizer, features)
     if tokenizer.reconstruct(semantic_ids.codes[:1]) is not None:  # random codes have no space to keep to
-        _check_space(raw[~new], semantic_ids.codes[row[~new]])
+        _check_space(raw[~new], semantic_ids.codes[row[~new]], semantic_ids.recipe["collision"])
     rule = resolve(COLLISIONS, semantic_ids.recipe["collision"], "collision rule")
     context = CollisionContext(semantic_ids.codebook_sizes[-1], features[new], tokenizer, kept=semantic_ids.codes)
     codes, _ = rule(raw[new], tokenizer.codebook_sizes, context)
@@ -116,16 +116,18 @@ def _encode(tokenizer: Tokenizer, features: np.ndarray) -> np.ndarray:
         ) from error
 
 
-def _check_space(raw: np.ndarray, known: np.ndarray) -> None:
-    """Refuse features that no longer give the known items their first code.
+def _check_space(raw: np.ndarray, known: np.ndarray, rule: str) -> None:
+    """Refuse features that no longer give the known items the codes that the tokenizer gave them.
 
-    With a single level the collision rule may have changed that code, so nothing is checked.
+    Collision rules leave these alone, or change only the last (nearest, sinkhorn).
     """
-    if len(known) == 0 or raw.shape[1] == 1:
+    n_levels = raw.shape[1] - (rule in ("nearest", "sinkhorn"))
+    if len(known) == 0 or n_levels == 0:
         return
-    agreement = float((raw[:, 0] == known[:, 0]).mean())
+    agreement = float((raw[:, :n_levels] == known[:, :n_levels]).all(1).mean())
     if agreement < _AGREEMENT:
         raise InputError(
-            f"Only {agreement:.0%} of the known items get their first code again from these features: give features in "
-            "the space that the semantic IDs were made from (the same text model or file, not fitted anew)."
+            f"Only {agreement:.0%} of the known items get their codes again from these features: give features in the "
+            "space that the semantic IDs were made from (the same text model or file, normalised and reduced as then, "
+            "not fitted anew)."
         )

@@ -71,7 +71,7 @@ def read_semantic_ids(
         raise InputError(f"There is no semantic-ID file at '{path}': write one with `recbole-sid tokenize`.")
     name = file_format or format_of(path)
     if name == "npz":
-        return _load(path, item_tokens)
+        return _load(path, item_tokens, dataset)
     table = resolve(FORMATS, name, "format").read(path)
     if numbering is not None:
         table = _renamed(table, numbering, path)
@@ -87,10 +87,10 @@ def read_semantic_ids(
     recipe |= {"dataset": dataset} if dataset else {}
     recipe |= {"rank_from": table.rank_from} if table.rank_from else {}
     recipe |= {"padded_levels": padded} if padded else {}
-    before = summary(codes)
+    before, rule = summary(codes), resolve(COLLISIONS, collision, "collision rule")
     if before["groups"] == 0:
         return SemanticIDs(codes, sizes, table.items, recipe)
-    codes, sizes = resolve(COLLISIONS, collision, "collision rule")(codes, sizes, CollisionContext(rank_size))
+    codes, sizes = rule(codes, sizes, CollisionContext(rank_size))
     getLogger().warning(
         f"{before['collided_items']} items in '{path}' share their codes with another item: collision={collision} "
         f"{'lets them' if collision == 'keep' else f'tells them apart, with {codes.shape[1]} levels'}."
@@ -123,9 +123,18 @@ def write_semantic_ids(
     return [Path(path), *([beside] if beside.is_file() else [])]
 
 
-def _load(path: str | os.PathLike[str], item_tokens: Sequence[str] | np.ndarray | None) -> SemanticIDs:
+def _load(
+    path: str | os.PathLike[str], item_tokens: Sequence[str] | np.ndarray | None, dataset: str | None
+) -> SemanticIDs:
     semantic_ids = SemanticIDs.load(path)
-    if item_tokens is not None:  # `SemanticIDs.table` refuses what is missing
+    made_for = semantic_ids.recipe.get("dataset")
+    if dataset is not None and made_for not in (None, dataset):
+        raise InputError(
+            f"The semantic IDs in '{path}' were made for dataset '{made_for}' and this is '{dataset}': use semantic "
+            "IDs made for this dataset."
+        )
+    if item_tokens is not None:
+        semantic_ids.table(item_tokens)  # refuses what is missing
         _warn_of_surplus(Coverage.of(semantic_ids.item_tokens, np.asarray(item_tokens, dtype=str)), path)
     return semantic_ids
 
