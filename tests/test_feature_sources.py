@@ -536,3 +536,18 @@ def test_impossible_settings_are_refused(with_file: Callable[..., Any], settings
 def test_pca_of_few_items_is_refused() -> None:
     with pytest.raises(InputError, match="feature_pca=4 is more than 3 training items of 8 features allow"):
         reduced(np.zeros((9, 8)), np.arange(3), dim=4, whiten=False, seed=0)
+
+
+def test_a_parquet_file_whose_item_column_is_called_otherwise_is_refused(
+    prepare: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, train, _, _ = prepare("TIGER")
+    tokens = train._dataset.item_tokens()
+    table = pd.DataFrame({"asin": tokens, **{f"x{i}": np.arange(len(tokens), dtype=np.float32) for i in range(3)}})
+    table.to_parquet(tmp_path / "features.parquet")
+    with pytest.raises(InputError, match="has no column 'item_id' to name the items but text in asin"):
+        prepare("TIGER", features=["file"], feature_file=str(tmp_path / "features.parquet"))
+    twice = pd.concat([table.rename(columns={"asin": "item_id"})] * 2)
+    twice.to_parquet(tmp_path / "twice.parquet")
+    with pytest.raises(InputError, match=r"name item '.*' twice: every item needs one row"):
+        prepare("TIGER", features=["file"], feature_file=str(tmp_path / "twice.parquet"))

@@ -41,6 +41,9 @@ def file_features(config: Any, dataset: Any) -> np.ndarray:
     tokens = _tokens(config["feature_tokens"], len(matrix)) if named is None else named
     if len(tokens) != len(matrix):
         raise InputError(f"'{path}' has {len(matrix)} rows but feature_tokens names {len(tokens)} items.")
+    names, count = np.unique(tokens, return_counts=True)
+    if (count > 1).any():
+        raise InputError(f"The rows of '{path}' name item '{names[count > 1][0]}' twice: every item needs one row.")
     wanted = dataset.item_tokens()
     rows = match_rows(tokens, wanted)
     missing = rows < 0
@@ -107,6 +110,12 @@ def _parquet(path: str, name: str | None, config: Any) -> Rows:
     table = pd.read_parquet(path)
     item_field = config["ITEM_ID_FIELD"]
     tokens = table.pop(item_field).astype(str).to_numpy(dtype=str) if item_field in table else None
+    words = [column for column in table.columns if pd.api.types.is_string_dtype(table[column])]
+    if tokens is None and words and not config["feature_tokens"]:
+        raise InputError(
+            f"'{path}' has no column '{item_field}' to name the items but text in {', '.join(words)}: rename that "
+            f"column to '{item_field}', or name the items of the rows in feature_tokens."
+        )
     numbers = table.select_dtypes("number")
     if name is None and numbers.shape[1]:
         return Rows(numbers.to_numpy(), tokens)
