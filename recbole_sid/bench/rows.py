@@ -307,7 +307,7 @@ def _compiled(workload: Workload) -> bool:
         Unavailable: if they need numba and it is not installed.
     """
     if workload.device.type == "cpu" and not is_usable():
-        raise Unavailable('numba is not installed or does not work: pip install "recbole-sid[fast]".')
+        raise Unavailable('numba is not installed or does not work: pip install -e ".[fast]".')
     return True
 
 

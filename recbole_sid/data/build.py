@@ -16,7 +16,6 @@ from recbole_sid.catalogue import hash_tokens
 from recbole_sid.config import fingerprint, semantic_id_keys
 from recbole_sid.data.ready_made import read_semantic_ids
 from recbole_sid.data.semantic_ids import SemanticIDs, read_recipe
-from recbole_sid.errors import InputError
 from recbole_sid.features import feature_names, item_features
 from recbole_sid.features.sources import feature_sources
 from recbole_sid.features.text import item_texts
@@ -49,7 +48,6 @@ def semantic_ids_for(config: Any, train_dataset: Any) -> SemanticIDs:
             popularity=training_popularity(train_dataset),
             dataset=config["dataset"],
         )
-        _check_dataset(semantic_ids, config)
         log.info(f"Semantic IDs {semantic_ids.fingerprint} loaded from {config['semantic_ids_path']}")
     else:
         recipe = semantic_id_recipe(config, train_dataset)
@@ -137,15 +135,6 @@ def _nearest_recipe(path: Path, recipe: Mapping[str, Any]) -> str:
         return ""
     changed, other = min(found, key=lambda pair: len(pair[0]))
     return f", because it differs from {other.name} in {'; '.join(changed)}"
-
-
-def _check_dataset(semantic_ids: SemanticIDs, config: Any) -> None:
-    made_for = semantic_ids.recipe.get("dataset")
-    if made_for is not None and made_for != config["dataset"]:
-        raise InputError(
-            f"The semantic IDs in '{config['semantic_ids_path']}' were made for dataset '{made_for}' and this is "
-            f"'{config['dataset']}': use semantic IDs made for this dataset."
-        )
 
 
 def _keys_of_other_tokenizers(tokenizer: str) -> list[str]:
