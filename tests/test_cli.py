@@ -13,7 +13,8 @@ import yaml
 from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER
 
 import recbole_sid
-from recbole_sid.cli import COMMANDS, Call, main, parse
+from recbole_sid.cli import COMMANDS, main, parse
+from recbole_sid.commands.call import Call
 from recbole_sid.data import SemanticIDs
 from recbole_sid.errors import InputError
 
@@ -191,7 +192,7 @@ def test_interruption_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, caps
     def interrupted(call: Call) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "run", interrupted)
+    monkeypatch.setattr("recbole_sid.commands.run.run", interrupted)
     assert main(["run", "--model=TIGER"]) == 130
     assert "--resume=True" in capsys.readouterr().err
 

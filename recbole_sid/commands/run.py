@@ -1,0 +1,26 @@
+"""``recbole-sid run``."""
+
+from __future__ import annotations
+
+from recbole_sid.commands.call import Call, config_files, write_result
+from recbole_sid.config import Config
+
+
+def run(call: Call) -> None:
+    """Train and test one model."""
+    from recbole_sid.evaluation.comparison import markdown_table
+    from recbole_sid.evaluation.throughput import users_per_second
+    from recbole_sid.quick_start import count_parameters, run_model
+
+    config = Config(call.options.get("model"), call.options.get("dataset"), config_files(call), call.overrides)
+    result = run_model(config)
+    constrained = getattr(result.trainer.model, "constrained", False)
+    row = {
+        "model": f"{config['model']}-constrained" if constrained else config["model"],
+        **{name: float(value) for name, value in (result.test_result or {}).items()},
+        "users_per_s": users_per_second(result.trainer, result.test_data, repeats=1),
+        "parameters": count_parameters(result.trainer.model),
+        "wall_s": result.train_s,
+    }
+    write_result(call, config, [row])
+    print(f"\n{markdown_table([row])}\n\nWritten: {result.trainer.saved_model_file}")

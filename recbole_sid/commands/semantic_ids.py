@@ -1,0 +1,128 @@
+"""``recbole-sid tokenize, report, import, export``: semantic IDs from features and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recbole_sid.commands.call import Call, config_files, input_file, write_result
+from recbole_sid.config import Config
+from recbole_sid.errors import InputError
+
+
+def tokenize(call: Call) -> None:
+    """Make semantic IDs and show their quality."""
+    from recbole_sid.data import create_dataset
+    from recbole_sid.data.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
+    from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
+
+    config = Config(call.options.get("model", "TIGER"), call.options.get("dataset"), config_files(call), call.overrides)
+    train_dataset = create_dataset(config).build()[0]
+    semantic_ids = build_semantic_ids(config, train_dataset)
+    path = call.options.get("output") or semantic_ids_file(config, semantic_id_recipe(config, train_dataset))
+    semantic_ids.save(path)
+    written = [f"{path} ({semantic_ids.fingerprint})"]
+    found = sid_report(semantic_ids)
+    if "report" in call.options:
+        found = _report_on(semantic_ids, train_dataset, config)
+        folder = Path(f"{path}.report") if call.options["report"] == "True" else Path(call.options["report"])
+        write_report(found, semantic_ids, folder)
+        written.append(f"{folder}/report.md, .json, .png")
+    details = {key: value for key, value in found.items() if key != "rows"}
+    write_result(call, config, found["rows"], {**details, "path": str(path)})
+    print(f"{report_text(found)}\nWritten: {', '.join(written)}")
+
+
+def report(call: Call) -> None:
+    """Report on the quality of semantic IDs in a file, with a dataset also on what codes mean there."""
+    from recbole_sid.data import create_dataset
+    from recbole_sid.data.ready_made import read_semantic_ids
+    from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
+
+    file, settings = input_file(call), {"seed": None, "device": "cpu"}
+    options: dict[str, Any] = {"file_format": call.options.get("format"), "numbering": call.options.get("numbering")}
+    if "dataset" in call.options:
+        settings = config = Config("TIGER", call.options["dataset"], config_files(call), call.overrides)
+        train_dataset = create_dataset(config).build()[0]
+        semantic_ids = read_semantic_ids(file, train_dataset.item_tokens(), dataset=config["dataset"], **options)
+        found = _report_on(semantic_ids, train_dataset, config)
+    elif call.overrides or config_files(call):
+        raise InputError("report needs --dataset for configuration keys to mean something: add it, or leave them out.")
+    else:
+        semantic_ids = read_semantic_ids(file, **options)
+        found = sid_report(semantic_ids)
+    folder = Path(call.options.get("output", Path("saved") / "reports" / Path(file).name))
+    write_report(found, semantic_ids, folder)
+    write_result(call, settings, found["rows"], {key: value for key, value in found.items() if key != "rows"})
+    print(f"{report_text(found)}\nWritten: {folder}/report.md, .json, .png")
+
+
+def _report_on(semantic_ids: Any, train_dataset: Any, config: Config) -> dict[str, Any]:
+    from recbole_sid.evaluation.sid_report import report_with_dataset
+    from recbole_sid.features import feature_names, item_features
+
+    features = item_features(config, train_dataset)
+    return report_with_dataset(semantic_ids, train_dataset, features, feature_names(config), config["seed"])
+
+
+def import_files(call: Call) -> None:
+    """Make one of our files of others' semantic IDs or, if a model is named, of others' weights."""
+    if "model" in call.options:
+        _import_weights(call)
+    else:
+        _import_semantic_ids(call)
+
+
+def _import_weights(call: Call) -> None:
+    from recbole_sid.import_job import import_checkpoint
+
+    target = import_checkpoint(
+        input_file(call),
+        call.options["model"],
+        call.options.get("dataset"),
+        config_files(call),
+        call.overrides,
+        encoder_file=call.options.get("encoder_file"),
+        output=call.options.get("output"),
+    )
+    print(f"Written: {target}")
+
+
+def _import_semantic_ids(call: Call) -> None:
+    from recbole_sid.data import create_dataset
+    from recbole_sid.data.build import training_popularity
+    from recbole_sid.data.ready_made import read_semantic_ids
+    from recbole_sid.evaluation.sid_report import report_text, sid_report
+
+    config = Config("TIGER", call.options.get("dataset"), config_files(call), call.overrides)
+    train_dataset = create_dataset(config).build()[0]
+    semantic_ids = read_semantic_ids(
+        input_file(call),
+        train_dataset.item_tokens(),
+        file_format=call.options.get("format"),
+        numbering=call.options.get("numbering"),
+        codebook_sizes=config.external_config_dict.get("codebook_sizes"),
+        collision=config["collision"],
+        rank_size=config["rank_size"],
+        popularity=training_popularity(train_dataset),
+        dataset=config["dataset"],
+    )
+    name = f"{config['dataset']}-{semantic_ids.fingerprint}.npz"
+    path = call.options.get("output") or Path(config["checkpoint_dir"]) / "semantic_ids" / "imported" / name
+    semantic_ids.save(path)
+    found = sid_report(semantic_ids)
+    details = {key: value for key, value in found.items() if key != "rows"}
+    write_result(call, config, found["rows"], {**details, "path": str(path)})
+    print(f"{report_text(found)}\nWritten: {path} ({semantic_ids.fingerprint})")
+
+
+def export(call: Call) -> None:
+    """Write semantic IDs in another format."""
+    from recbole_sid.data.ready_made import read_semantic_ids, write_semantic_ids
+
+    if call.overrides:
+        raise InputError(f"export takes no --{next(iter(call.overrides))}: give the file, --output and --format.")
+    if "output" not in call.options:
+        raise InputError("export needs --output=FILE: its ending says the format, or --format does.")
+    beside = write_semantic_ids(read_semantic_ids(input_file(call)), call.options["output"], call.options.get("format"))
+    print(f"Written: {', '.join(str(file) for file in beside)}")
