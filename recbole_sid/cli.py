@@ -17,7 +17,9 @@ recbole-sid [COMMAND] [--key=value ...]
 Commands
   quick-start   Pop, SASRec, TIGER, SID-MLP and SID-MLP++ on ml-100k, compared in one table (the default)
   run           train and test one model:  recbole-sid run --model=SIDMLP --dataset=ml-100k
+  compare       several, with seeds:       recbole-sid compare --models=Pop,SASRec,TIGER --dataset=ml-100k --seeds=3
   tokenize      make semantic IDs:         recbole-sid tokenize --dataset=ml-100k
+  extend        for later items:           recbole-sid extend FILE.npz --dataset=ml-100k --output=FILE.npz
   report        their quality:             recbole-sid report saved/semantic_ids/FILE.npz --dataset=ml-100k
   import        from others' files:        recbole-sid import FILE --dataset=ml-100k
   export        for others:                recbole-sid export FILE.npz --output=FILE.csv
@@ -34,6 +36,8 @@ All but run also take --output: a folder for tables and pictures, or the file to
 tokenize --report (or --report=FOLDER) adds the quality report. report, import and export read semantic IDs of any
 format (--format, by default by the file's ending; --numbering=FILE names numbered items, one a line); import with
 --model=TIGER, SIDMLP or SIDMLPPlusPlus (and --encoder_file) reads others' weights.
+compare: --seeds=5 or [2020,2021], --baseline=MODEL (of the tests; the first model by default), --plan=FILE in place of
+--models and --dataset.
 convert takes no configuration keys but these: --interactions="A.csv B.csv" (CSV, JSON lines or Parquet, .gz too)
 --user --item --time --rating (their columns) --items=FILE --item_id --item_fields=[title,brand] (its columns)
 --separator --show_progress; --source=amazon2023 stands for the columns of Amazon Reviews 2023.
@@ -63,7 +67,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "quick-start": Command("quick_start:quick_start", not_taken=("model", "dataset")),
     "run": Command("run:run", not_taken=("output",)),
+    "compare": Command("compare:compare", not_taken=("model",), options=("models", "seeds", "plan", "baseline")),
     "tokenize": Command("semantic_ids:tokenize", options=("report",)),
+    "extend": Command("extend:extend", not_taken=("model",), options=("input",)),
     "report": Command("semantic_ids:report", not_taken=("model",), options=("input", "format", "numbering")),
     "import": Command("semantic_ids:import_files", options=("input", "format", "numbering", "encoder_file")),
     "export": Command(

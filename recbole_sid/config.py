@@ -33,11 +33,13 @@ VOLATILE_KEYS = frozenset(
     "ip port offset config_files resume distill_cache distill_cache_dir eval_batch_size "
     "verbose loss_decimal_place metric_decimal_place compiled full_sort_items".split()
 )
-_SIZES_OF_SEMANTIC_IDS = ("rank_size", "rq_vae_dim", "rq_vae_epochs", "rq_vae_batch_size", "rq_vae_patience")
+_OPTIONAL_COUNTS = ("rank_size", "rq_vae_patience")
 # Keys that name files.
-_FILE_KEYS = (
+FILE_KEYS = (
     "teacher_path",
     "student_path",
+    "id_model_path",
+    "sid_model_path",
     "semantic_ids_path",
     "feature_file",
     "feature_tokens",
@@ -52,6 +54,13 @@ DERIVED_KEYS = frozenset(
 # Keys that a student's run and its teacher's run share: the data, the semantic IDs and how results are measured.
 _SHARED_SECTIONS = ("Dataset", "Evaluation", "General")
 _COUNTS = ("epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "beam_size", "n_user_tokens")
+_COUNTS_OF_SEMANTIC_IDS = (
+    "collaborative_dim",
+    "text_dim",
+    "rq_vae_dim",
+    "rq_vae_epochs",
+    "rq_vae_batch_size",
+)
 _LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
 
 
@@ -140,18 +149,18 @@ class Config(RecBoleConfig):
             raise InputError(
                 "recbole_sid rebuilds datasets instead of pickling them: leave out save_dataset/dataloaders."
             )
-        for key in _COUNTS:
-            if not isinstance(self[key], int) or isinstance(self[key], bool) or self[key] < 1:
+        optional = [key for key in _OPTIONAL_COUNTS if self[key] is not None]
+        for key in (*_COUNTS, *_COUNTS_OF_SEMANTIC_IDS, *optional):
+            if not _is_count(self[key]):
                 raise InputError(f"{key}={self[key]!r} must be a whole number of at least 1.")
         for key, value in self.external_config_dict.items():
             self._check_type(key, value, self.internal_config_dict.get(key))
-        sizes = self["codebook_sizes"]
-        if not isinstance(sizes, (list, tuple)) or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise InputError(f"codebook_sizes={sizes!r} must be a list of whole numbers above 0, such as [256, 256].")
-        for key in _SIZES_OF_SEMANTIC_IDS:
+        for key in ("codebook_sizes", "rq_vae_hidden"):
             value = self[key]
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{key}={value!r} must be a whole number of at least 1.")
+            if not isinstance(value, (list, tuple)) or not all(map(_is_count, value)):
+                raise InputError(f"{key}={value!r} must be a list of whole numbers above 0, such as [256, 256].")
+        if self["tokenizer"] == "file" and not self["semantic_ids_path"]:
+            raise InputError("tokenizer=file takes ready-made semantic IDs: name their file in semantic_ids_path.")
         largest, beam = max(self["topk"]), self["beam_size"]
         if beam < largest:
             raise InputError(f"beam_size={beam} is smaller than the largest topk={largest}: raise beam_size.")
@@ -192,10 +201,14 @@ class Config(RecBoleConfig):
         shared = {key: value for key, value in self.final_config_dict.items() if key in keys}
         return {**shared, "data_path": _data_root(self.final_config_dict)}
 
+    def run_name(self) -> str:
+        """Return ``model-dataset-fingerprint``, which names this run's files."""
+        return f"{self['model']}-{self['dataset']}-{self.fingerprint()}"
+
     def fingerprint(self) -> str:
         """Return eight hex digits that name what this run computes, wherever and whenever it runs."""
         settings = {key: value for key, value in self.plain().items() if key not in VOLATILE_KEYS}
-        for key in _FILE_KEYS:
+        for key in FILE_KEYS:
             if settings.get(key):  # the name of a file, not where it lies (ours hold a fingerprint)
                 settings[key] = Path(settings[key]).name
         return fingerprint(settings)
@@ -237,6 +250,10 @@ def parse_value(text: str) -> Any:
         return yaml.safe_load(text) if text[:1] in ("[", "{") else text
     except yaml.YAMLError:
         return text
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _as_plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from time import perf_counter
 
@@ -16,6 +17,18 @@ _EMULATED = 3
 def cpu_has_fast_bfloat16() -> bool:
     """Say whether this CPU multiplies bf16 matrices about as fast as fp32's or faster, by trying (milliseconds)."""
     return _product_seconds(torch.bfloat16) < _EMULATED * _product_seconds(torch.float32)
+
+
+def peak_memory(device: torch.device | str) -> float | None:
+    """Return the most memory this process has held so far, in MB: of the GPU if `device` is one; None if unknown."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _product_seconds(dtype: torch.dtype) -> float:

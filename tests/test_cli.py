@@ -46,7 +46,7 @@ def test_parse(words: list[str], expected: Call) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tokenise"], "Unknown command 'tokenise' .did you mean 'tokenize'.*known: quick-start, run, tokenize"),
+        (["tokenise"], "Unknown command 'tokenise' .did you mean 'tokenize'.*known: quick-start, run, compare, tokenize"),
         (["xyz"], "Unknown command 'xyz'; known"),
         (["run", "epochs=3"], "'epochs=3' is no option: write --key=value"),
         (["run", "-e", "3"], "'-e' is no option"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER, random_sequences, write_dataset
+from conftest import SETTINGS, SMALL, SMALL_STUDENT, SMALL_TIGER, random_sequences, write_dataset
 from recbole.config import Config as RecBoleConfig
 from recbole.data import create_dataset as recbole_create_dataset
 from recbole.data import data_preparation as recbole_data_preparation
@@ -21,7 +21,7 @@ from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.main_job import run_main_job
 from recbole_sid.quick_start import count_parameters, load_data_and_model, run_model, run_recbole_sid
-from recbole_sid.registry import MODELS, get_model, get_trainer
+from recbole_sid.registry import get_model, get_trainer
 
 METRICS = {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
 RECBOLE = {"SASRec": {"n_layers": 1, "hidden_size": 16, "inner_size": 16}, "BPR": {"embedding_size": 8}, "Pop": {}}
@@ -32,7 +32,7 @@ def make_settings(settings: Callable[..., dict[str, Any]], data_path: Path) -> C
     """Return ``make_settings(model, **changes)`` for our models and RecBole's."""
 
     def make(model: str, **changes: Any) -> dict[str, Any]:
-        if model in MODELS:
+        if model in SETTINGS:
             return settings(model, **changes)
         common = {key: SMALL[key] for key in ("use_gpu", "show_progress", "state", "epochs")}
         common["data_path"] = str(data_path)
@@ -49,7 +49,7 @@ def scores(model: Any, loader: Any) -> torch.Tensor:
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("model", [*MODELS, *RECBOLE])
+@pytest.mark.parametrize("model", [*SETTINGS, *RECBOLE])
 def test_result_has_recboles_keys_and_ours(make_settings: Callable[..., dict[str, Any]], model: str) -> None:
     result = run_recbole_sid(model, "tiny", config_dict=make_settings(model))
     assert result["valid_score_bigger"] is True
@@ -97,7 +97,7 @@ def test_configuration_may_come_from_a_file(make_settings: Callable[..., dict[st
     assert from_file["test_result"] == run_recbole_sid("TIGER", "tiny", config_dict=settings)["test_result"]
 
 
-@pytest.mark.parametrize("model", [*MODELS, *RECBOLE])
+@pytest.mark.parametrize("model", [*SETTINGS, *RECBOLE])
 def test_loaded_model_predicts_as_the_trained(make_settings: Callable[..., dict[str, Any]], model: str) -> None:
     run = run_model(Config(model, "tiny", config_dict=make_settings(model)))
     if run.config["teacher_path"]:
@@ -215,13 +215,13 @@ def test_main_job_overrides_hold_for_all_models(data_path: Path) -> None:
 
 
 def test_main_job_file_must_be_complete(data_path: Path) -> None:
-    with pytest.raises(InputError, match=r"quick-start file 'none\.yaml' does not exist"):
+    with pytest.raises(InputError, match=r"plan 'none\.yaml' does not exist"):
         run_main_job("none.yaml")
-    for changes in ({"models": None}, {"dataset": None}, {"settings": {}}):
-        with pytest.raises(InputError, match="must name dataset, settings and models"):
+    for changes in ({"models": None}, {"dataset": None}):
+        with pytest.raises(InputError, match="must name dataset and models"):
             run_main_job(plan(data_path, **changes))
     Path("list.yaml").write_text("[1, 2]", encoding="utf-8")
-    with pytest.raises(InputError, match="must name dataset, settings and models"):
+    with pytest.raises(InputError, match="must name dataset and models"):
         run_main_job("list.yaml")
 
 

@@ -122,6 +122,13 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
                 lists[getattr(self, f"{field}_list_field")] = values[index] * mask
         return Interaction(lists)
 
+    def full_history_lengths(self) -> np.ndarray:
+        """Return how many interactions precede each row's target, int64 [n_rows], not cut to MAX_ITEM_LIST_LENGTH."""
+        opens = self.opens_sequence.numpy()
+        opening_row = np.maximum.accumulate(np.where(opens, np.arange(len(opens)), 0))
+        rows = self.inter_feat[ROW_FIELD].numpy()
+        return rows - opening_row[rows] + 1
+
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """Return the sparse user x item matrix of this split's targets and of each first item it starts from."""
         rows = self.inter_feat

@@ -10,13 +10,34 @@ from recbole_sid.files import replacing
 
 Row = Mapping[str, Any]
 
-_DECIMALS = {"users_per_s": 0, "wall_s": 0, "share_of_teacher": 3, "parameters": 0}
+_DECIMALS = {
+    "users_per_s": 0,
+    "wall_s": 0,
+    "train_s": 0,
+    "peak_memory_mb": 0,
+    "share_of_teacher": 3,
+    "parameters": 0,
+}
+_TEXTS = ("model", "by", "bin")
 _TITLES = {
     "model": "Model",
     "users_per_s": "Users/s",
     "parameters": "Parameters",
     "share_of_teacher": "Share of teacher's NDCG@10",
     "wall_s": "Training s",
+    "train_s": "Training s",
+    "peak_memory_mb": "Peak memory MB",
+    "seeds": "Seeds",
+    "ci_low": "95% from",
+    "ci_high": "to",
+    "difference": "Difference",
+    "t_test": "t-test p",
+    "t_test_holm": "Holm",
+    "wilcoxon": "Wilcoxon p",
+    "wilcoxon_holm": "Holm",
+    "by": "By",
+    "bin": "Bin",
+    "instances": "Instances",
 }
 
 
@@ -24,10 +45,10 @@ def markdown_table(rows: Sequence[Row]) -> str:
     """Return `rows` as a Markdown table; columns in the order of the first row's keys, empty where None."""
     columns = list(rows[0])
     lines = [
-        "| " + " | ".join(_title(column) for column in columns) + " |",
-        "|" + "|".join(" --- " if column == "model" else " ---: " for column in columns) + "|",
+        "| " + " | ".join(column_title(column) for column in columns) + " |",
+        "|" + "|".join(" --- " if column in _TEXTS else " ---: " for column in columns) + "|",
     ]
-    lines += ["| " + " | ".join(_cell(column, row.get(column)) for column in columns) + " |" for row in rows]
+    lines += ["| " + " | ".join(format_value(column, row.get(column)) for column in columns) + " |" for row in rows]
     return "\n".join(lines)
 
 
@@ -48,18 +69,20 @@ def accuracy_speed_figure(rows: Sequence[Row], path: str | os.PathLike[str], met
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.1, y=0.15)
     axes.set_xlabel("users per second of full evaluation (log scale)")
-    axes.set_ylabel(_title(metric))
+    axes.set_ylabel(column_title(metric))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))
 
 
-def _title(column: str) -> str:
+def column_title(column: str) -> str:
+    """Return the heading of a column."""
     return _TITLES.get(column) or column.replace("ndcg", "NDCG").replace("recall", "Recall")
 
 
-def _cell(column: str, value: Any) -> str:
+def format_value(column: str, value: Any) -> str:
+    """Return a table cell: figures with the decimals of their column, nothing for None."""
     if value is None:
         return ""
     if isinstance(value, int):

@@ -24,15 +24,22 @@ class Retrieved(NamedTuple):
 
     def top_lists(self, k: int) -> torch.Tensor:
         """Return the first k items of each row, int64 [B, k], padding item 0 where fewer were retrieved."""
+        return self._in_rows(self.items.masked_fill(self.scores.isneginf(), 0), k)
+
+    def top_scores(self, k: int) -> torch.Tensor:
+        """Return the scores [B, k] of `top_lists`, 0 where fewer were retrieved."""
+        return self._in_rows(self.scores.masked_fill(self.scores.isneginf(), 0), k)
+
+    def _in_rows(self, values: torch.Tensor, k: int) -> torch.Tensor:
+        """Return the first k values [n] of each row as [B, k], 0 where there are fewer."""
         n_rows = self.shape[0]
         order = torch.argsort(self.rows, stable=True)
         rows = self.rows[order]
-        items = self.items.masked_fill(self.scores.isneginf(), 0)[order]
         count = torch.zeros(n_rows, dtype=torch.int64, device=rows.device).index_add_(0, rows, torch.ones_like(rows))
         rank = torch.arange(len(rows), device=rows.device) - (count.cumsum(0) - count)[rows]
-        lists = items.new_zeros(n_rows, k + 1)  # all that comes after rank k falls into the last column
-        lists[rows, rank.clamp(max=k)] = items
-        return lists[:, :k]
+        table = values.new_zeros(n_rows, k + 1)  # all that comes after rank k falls into the last column
+        table[rows, rank.clamp(max=k)] = values[order]
+        return table[:, :k]
 
 
 def hits_and_positives(

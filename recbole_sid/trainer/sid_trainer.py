@@ -56,8 +56,7 @@ class SIDTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
-        name = f"{config['model']}-{config['dataset']}-{config.fingerprint()}.pth"
-        self.saved_model_file = os.path.join(self.checkpoint_dir, name)
+        self.saved_model_file = os.path.join(self.checkpoint_dir, f"{config.run_name()}.pth")
         self.eval_collector = RetrievedItemsCollector(config)
         self.item_tensor = ()  # RecBole would copy all items' features to the device, for models that rank by `predict`
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
@@ -188,7 +187,7 @@ class SIDTrainer(Trainer):
         self._add_train_loss_to_tensorboard(epoch, loss)
         message = f"{self.stage.name} epoch {epoch + 1}: loss {loss:.4f}, {perf_counter() - started:.1f}s"
         validates = bool(valid_data) and self.eval_step > 0
-        stop, improved = False, not validates
+        stop, improved, score = False, not validates, None
         if validates and (epoch + 1) % min(self.eval_step, self.stage.epochs) == 0:
             started = perf_counter()
             score, result = self.validate(valid_data)
@@ -199,14 +198,14 @@ class SIDTrainer(Trainer):
             )
             if improved:
                 self.best_valid_result = result
-            if callback_fn:
-                callback_fn(epoch, score)
         if verbose:
             self.logger.info(message)
         if improved:
             self.best_epoch = epoch
             if saved:
                 self._save_checkpoint(epoch)
+        if score is not None and callback_fn:  # after the checkpoint: a callback may end the training
+            callback_fn(epoch, score)
         return stop
 
     def _train_epoch(

@@ -1,0 +1,61 @@
+"""``recbole-sid compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from recbole_sid.commands.call import Call, config_files, write_result
+from recbole_sid.config import parse_value
+from recbole_sid.errors import InputError
+
+_FIRST_SEED = 2020
+
+
+def compare(call: Call) -> None:
+    """Train several models with several seeds and compare them: means, tests over users, breakdowns."""
+    from recbole_sid.comparison.job import make_jobs
+    from recbole_sid.comparison.plan import Plan, make_plan, read_plan, tuned_file
+    from recbole_sid.comparison.report import markdown, write_comparison
+    from recbole_sid.comparison.runner import run_jobs
+    from recbole_sid.comparison.summary import summarise
+
+    started = perf_counter()
+    plan: Plan
+    seeds = _seeds(call.options.get("seeds"))
+    if "plan" in call.options:
+        for key in ("models", "dataset"):
+            if key in call.options:
+                raise InputError(f"--{key} is part of the plan: leave it out, or leave out --plan.")
+        plan = read_plan(call.options["plan"], call.overrides, seeds, config_files(call))
+    else:
+        dataset, models = call.options.get("dataset"), call.options.get("models")
+        if not dataset or not models:
+            raise InputError("compare needs --models=A,B and --dataset=NAME, or --plan=FILE.")
+        names = [name.strip() for name in models.strip("[]").split(",") if name.strip()]
+        tuned = {name: tuned_file(dataset, name) for name in names}
+        entries = {name: {"files": [str(file)]} if file else {} for name, file in tuned.items()}
+        plan = make_plan(dataset, entries, seeds or [_FIRST_SEED], config_files(call), None, call.overrides)
+    folder = Path(call.options.get("output", Path("saved") / "comparison" / plan.dataset))
+    jobs = make_jobs(plan, folder / "runs")
+    outcomes = run_jobs(jobs)
+    summary = summarise(outcomes, call.options.get("baseline"))
+    details = {"dataset": plan.dataset, "seeds": list(plan.seeds), "runs": [job.folder for job in jobs]}
+    written = write_comparison(summary, folder, details)
+    write_result(call, jobs[0].config(), summary.rows, {**details, "tests": summary.tests})
+    files = f"{written[0]}, {', '.join(path.suffix for path in written[1:])}; results per user in {folder}/runs"
+    print(f"\n{markdown(summary)}\nDone in {perf_counter() - started:.0f} s. Written: {files}")
+
+
+def _seeds(text: str | None) -> Sequence[int] | None:
+    """Read ``--seeds``: how many, from 2020 on, or a list."""
+    if text is None:
+        return None
+    value: Any = parse_value(text)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return list(range(_FIRST_SEED, _FIRST_SEED + value))
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    raise InputError(f"--seeds={text} must be how many, such as 5, or a list, such as [2020,2021].")

@@ -1,0 +1,1 @@
+"""Comparing models fairly: the same data, split and evaluator, several seeds, and tests over users."""

@@ -1,0 +1,202 @@
+"""One training of a comparison and its evaluations, kept in a folder by configuration so that none is done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole_sid import __version__
+from recbole_sid.comparison.plan import Entry, Plan
+from recbole_sid.config import Config, fingerprint
+from recbole_sid.errors import InputError, first_line
+from recbole_sid.evaluation.per_user import per_user_results, write_per_user
+from recbole_sid.evaluation.throughput import users_per_second
+from recbole_sid.features.sources import content_hash, feature_sources
+from recbole_sid.files import write_json
+from recbole_sid.hardware import peak_memory
+from recbole_sid.quick_start import Run, count_parameters, run_model
+from recbole_sid.registry import MODELS
+
+RESULT = "result.json"
+
+
+class Job(NamedTuple):
+    """One entry of a plan with one seed, as plain types that another process can be given.
+
+    Attributes:
+        entry: what is trained.
+        seed: of everything random.
+        dataset: name of the dataset.
+        settings: the entry's, with seed and teacher.
+        folder: where its results are kept.
+        data: hash of the data's files.
+    """
+
+    entry: Entry
+    seed: int
+    dataset: str
+    settings: dict[str, Any]
+    folder: str
+    data: str
+
+    @property
+    def name(self) -> str:
+        """What progress and messages call it."""
+        return f"{self.entry.name}, seed {self.seed}"
+
+    def config(self) -> Config:
+        """Return its configuration."""
+        return Config(self.entry.model, self.dataset, self.entry.files, self.settings)
+
+
+def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
+    """Return the jobs of `plan`, seed by seed, teachers before their students.
+
+    All configurations are made here, so that wrong settings are refused before anything is trained.
+
+    Args:
+        plan: what to train.
+        folder: of results; each job gets its own folder in it.
+        resume: continue and reuse trainings of the same configuration that checkpoint_dir holds.
+    """
+    jobs = []
+    for seed in plan.seeds:
+        checkpoints: dict[str, str] = {}
+        for entry in plan.entries:
+            settings: dict[str, Any] = {**entry.settings, "seed": seed}
+            if entry.model in MODELS:
+                settings["resume"] = resume
+            if entry.teacher is not None:
+                settings["teacher_path"] = checkpoints[entry.teacher]
+            config = Config(entry.model, plan.dataset, entry.files, settings)
+            name = config.run_name()
+            checkpoints[entry.name] = str(Path(config["checkpoint_dir"]) / f"{name}.pth")
+            data = data_hash(config)
+            place = str(Path(folder) / name)
+            jobs.append(Job(entry, seed, plan.dataset, settings, place, data))
+    return jobs
+
+
+def data_hash(config: Config) -> str:
+    """Return eight hex digits of the content of all files that a run with `config` reads its data from."""
+    folder = Path(config["data_path"])
+    files = sorted(folder.glob(f"{config['dataset']}.*")) if folder.is_dir() else []
+    atomic = {file.name: _hash(str(file)) for file in files if file.suffix in (".inter", ".item", ".user")}
+    sources = dict(feature_sources(config)) if "features" in config else {}
+    ready_made = config["semantic_ids_path"]
+    if ready_made and Path(ready_made).is_file():
+        sources["semantic_ids_path"] = _hash(ready_made)
+    return fingerprint({"atomic": atomic, "sources": sources})
+
+
+def stored(job: Job) -> dict[str, Any] | None:
+    """Return the result of `job` if it was run before on the same data, with all its evaluations; else None."""
+    file = Path(job.folder) / RESULT
+    if not file.is_file():
+        return None
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        complete = result["data"] == job.data and set(job.entry.evaluations) <= set(result["evaluations"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{file}' is damaged ({first_line(error)}): delete its folder to run it again.") from error
+    kept = {evaluation: Path(job.folder, per_user_file(evaluation)).is_file() for evaluation in job.entry.evaluations}
+    same = complete and all(
+        result["evaluations"][suffix]["settings"] == changes for suffix, changes in job.entry.evaluations.items()
+    )
+    return {**result, "name": job.entry.name} if same and all(kept.values()) else None
+
+
+def per_user_file(evaluation: str) -> str:
+    """Return the name of the file with an evaluation's results per user."""
+    return f"per_user{'-' if evaluation else ''}{evaluation}.parquet"
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train and evaluate, and write ``result.json`` and the results per user into the job's folder.
+
+    Returns:
+        what ``result.json`` holds: name, model, dataset, seed, fingerprint, settings, data, model_file, teacher_file,
+        parameters, train_s, best_valid, peak_memory_mb, device, version, and evaluations: suffix -> settings, metrics,
+        users_per_s, per_user (file name).
+    """
+    run = train(job)
+    folder = Path(job.folder)
+    found = {}
+    for evaluation, changes in job.entry.evaluations.items():
+        found[evaluation] = {**evaluate(run, changes), "per_user": per_user_file(evaluation)}
+        write_per_user(_per_user(run, changes), folder / per_user_file(evaluation))
+    result = {**describe(job, run), "evaluations": found}
+    write_json(folder / RESULT, result)
+    return result
+
+
+def train(job: Job) -> Run:
+    """Train the model of `job`, or reuse the training that is there."""
+    return run_model(job.config())
+
+
+def describe(job: Job, run: Run) -> dict[str, Any]:
+    """Return all of a result but its evaluations."""
+    config = run.config
+    return {
+        "name": job.entry.name,
+        "model": config["model"],
+        "dataset": job.dataset,
+        "seed": job.seed,
+        "fingerprint": config.fingerprint(),
+        "settings": config.plain(),
+        "data": job.data,
+        "model_file": str(run.trainer.saved_model_file),
+        "teacher_file": config["teacher_path"],
+        "parameters": count_parameters(run.trainer.model),
+        "train_s": run.train_s,
+        "best_valid": {name: float(value) for name, value in (run.best_valid_result or {}).items()},
+        "peak_memory_mb": peak_memory(config["device"]),
+        "device": str(config["device"]),
+        "version": __version__,
+    }
+
+
+def evaluate(run: Run, changes: dict[str, Any], repeats: int = 1) -> dict[str, Any]:
+    """Return settings, metrics and users_per_s of a trained model on the test split, with `changes` set on it.
+
+    Args:
+        run: the trained model.
+        changes: attribute -> value.
+        repeats: evaluations that users_per_s is the median of.
+    """
+    with _changed(run.trainer.model, changes):
+        result = run.trainer.evaluate(run.test_data, load_best_model=False)
+        speed = users_per_second(run.trainer, run.test_data, repeats)
+    metrics = {name: float(value) for name, value in result.items()}
+    return {"settings": changes, "metrics": metrics, "users_per_s": speed}
+
+
+def _per_user(run: Run, changes: dict[str, Any]) -> Any:
+    with _changed(run.trainer.model, changes):
+        return per_user_results(run.trainer, run.test_data, show_progress=run.config["show_progress"])
+
+
+@contextmanager
+def _changed(model: Any, changes: dict[str, Any]) -> Iterator[None]:
+    """Set attributes of `model` for the block."""
+    for key in changes:
+        if not hasattr(model, key):
+            raise InputError(f"{type(model).__name__} has no {key} that an evaluation could change.")
+    before = {key: getattr(model, key) for key in changes}
+    try:
+        for key, value in changes.items():
+            setattr(model, key, value)
+        yield
+    finally:
+        for key, value in before.items():
+            setattr(model, key, value)
+
+
+@lru_cache(maxsize=256)
+def _hash(path: str) -> str:
+    return content_hash(path)

@@ -1,0 +1,182 @@
+"""What is compared: models with their settings, seeds, and how each trained model is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from recbole_sid.config import PROPERTIES, Config
+from recbole_sid.errors import InputError, nearest, require_known
+from recbole_sid.registry import get_model
+
+# What may differ between evaluations of one trained model.
+EVALUATION_KEYS = ("constrained", "decoding", "normaliser")
+_TEACHER_EVALUATIONS: dict[str, dict[str, Any]] = {"": {"constrained": False}, "constrained": {"constrained": True}}
+_OWN_KEYS = ("model", "teacher", "evaluate", "files")
+_PLAN_KEYS = ("dataset", "settings", "seeds", "models")
+
+
+class Entry(NamedTuple):
+    """One model of a comparison.
+
+    Attributes:
+        name: of its row.
+        model: class name, ours or RecBole's.
+        files: its property files, later ones win.
+        settings: its configuration over the files.
+        teacher: name of the entry that it learns from; None for models without a teacher, or with one of their own.
+        evaluations: suffix of the row -> what is set on the trained model for it (of `EVALUATION_KEYS`).
+    """
+
+    name: str
+    model: str
+    files: tuple[str, ...]
+    settings: dict[str, Any]
+    teacher: str | None
+    evaluations: dict[str, dict[str, Any]]
+
+
+class Plan(NamedTuple):
+    """A comparison.
+
+    Attributes:
+        dataset: name of the dataset.
+        entries: in the order of their rows; teachers before their students.
+        seeds: every model is trained with each.
+    """
+
+    dataset: str
+    entries: tuple[Entry, ...]
+    seeds: tuple[int, ...]
+
+
+def read_plan(
+    file: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    files: Sequence[str] = (),
+) -> Plan:
+    """Read a plan: YAML with ``dataset``, ``settings`` (for all), ``seeds`` and ``models`` (name -> settings).
+
+    An entry's ``model`` says which model it is of, if its name does not; ``teacher`` which entry it learns from, if not
+    the last one that can teach; ``evaluate`` how it is evaluated; ``files`` its property files, below all others.
+
+    Args:
+        file: the YAML file.
+        overrides: settings over those of the file, for the models that know them.
+        seeds: in place of the file's.
+        files: property files of all models, below the plan's settings.
+
+    Raises:
+        InputError: for a missing or wrong file.
+    """
+    if not Path(file).is_file():
+        raise InputError(f"The plan '{file}' does not exist.")
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"The plan '{file}' is no YAML ({str(error).splitlines()[0]}).") from error
+    if not isinstance(content, dict) or not content.get("dataset") or not isinstance(content.get("models"), dict):
+        raise InputError(f"The plan '{file}' must name dataset and models (name: settings).")
+    for key in content:
+        require_known("key of a plan", key, _PLAN_KEYS)
+    seeds = seeds or content.get("seeds") or [2020]
+    return make_plan(content["dataset"], content["models"], seeds, files, content.get("settings"), overrides)
+
+
+def make_plan(
+    dataset: str,
+    models: Mapping[str, Mapping[str, Any] | None],
+    seeds: Sequence[int],
+    files: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Return the plan of `models` (name -> settings, with the keys that `read_plan` names).
+
+    Raises:
+        InputError: for duplicate seeds, an unknown model or teacher, a key that no model knows.
+    """
+    _check_seeds(seeds)
+    if not models:
+        raise InputError("There is no model to compare: name at least one.")
+    entries: list[Entry] = []
+    for name, own in models.items():
+        own = dict(own or {})
+        model = own.get("model", name)
+        settings_of_entry = {**(settings or {}), **{key: own[key] for key in own if key not in _OWN_KEYS}}
+        teacher = _teacher(name, own.get("teacher"), get_model(model), settings_of_entry, entries)
+        own_files = (*(own.get("files") or ()), *files)
+        evaluations = _evaluations(name, model, own.get("evaluate"))
+        entries.append(Entry(name, model, own_files, settings_of_entry, teacher, evaluations))
+    entries = _with_overrides(entries, dataset, overrides or {})
+    return Plan(dataset, tuple(entries), tuple(seeds))
+
+
+def tuned_file(dataset: str, model: str) -> Path | None:
+    """Return the property file of `model` tuned on `dataset` that ships with the package, if there is one."""
+    file = PROPERTIES / "tuned" / dataset / f"{model}.yaml"
+    return file if file.is_file() else None
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
+        raise InputError(f"seeds={list(seeds)} must be whole numbers of at least 0, such as [2020, 2021, 2022].")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds={list(seeds)} names a seed twice: each counts once.")
+
+
+def _teacher(
+    name: str, wanted: str | None, model: type, settings: Mapping[str, Any], before: Sequence[Entry]
+) -> str | None:
+    """Return the entry that this one learns from: the one named, else the last before it that can teach."""
+    teachers = [entry.name for entry in before if hasattr(get_model(entry.model), "level_logits")]
+    if wanted is not None:
+        if wanted not in teachers:
+            raise InputError(
+                f"{name} learns from '{wanted}'{nearest(wanted, teachers)}, which is no teacher before it in the list."
+            )
+        return wanted
+    learns = not hasattr(model, "level_logits") and "teacher_path" in _property_keys(model.__name__)
+    return teachers[-1] if teachers and learns and not settings.get("teacher_path") else None
+
+
+def _property_keys(model: str) -> list[str]:
+    file = PROPERTIES / "model" / f"{model}.yaml"
+    return list(yaml.safe_load(file.read_text(encoding="utf-8")) or ()) if file.is_file() else []
+
+
+def _evaluations(name: str, model: str, wanted: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    if wanted is None:
+        is_teacher = hasattr(get_model(model), "level_logits")
+        return {suffix: dict(changes) for suffix, changes in _TEACHER_EVALUATIONS.items()} if is_teacher else {"": {}}
+    if not isinstance(wanted, Mapping) or not wanted:
+        raise InputError(f"evaluate of {name} must be a dictionary, such as {{exact: {{decoding: exact}}}}.")
+    for changes in wanted.values():
+        for key in changes or ():
+            require_known("key of an evaluation", key, EVALUATION_KEYS)
+    return {suffix: dict(changes or {}) for suffix, changes in wanted.items()}
+
+
+def _with_overrides(entries: list[Entry], dataset: str, overrides: Mapping[str, Any]) -> list[Entry]:
+    """Return `entries` with the overrides that each one's model knows.
+
+    Raises:
+        InputError: if no model knows a key.
+    """
+    if not overrides:
+        return entries
+    known = {entry.name: Config(entry.model, dataset).known_keys() for entry in entries}
+    everything = set().union(*known.values())
+    for key in overrides:
+        if key not in everything:
+            raise InputError(f"Unknown configuration key '{key}'{nearest(key, everything)}.")
+    return [
+        entry._replace(
+            settings={**entry.settings, **{key: overrides[key] for key in overrides if key in known[entry.name]}}
+        )
+        for entry in entries
+    ]

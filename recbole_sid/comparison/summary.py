@@ -1,0 +1,125 @@
+"""What a comparison found: means over seeds, tests over users, breakdowns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from recbole_sid.comparison.breakdown import breakdown, test_instances
+from recbole_sid.comparison.runner import Outcome
+from recbole_sid.comparison.statistics import paired_tests
+from recbole_sid.config import Config
+from recbole_sid.errors import InputError
+from recbole_sid.evaluation.per_user import rank_metrics, read_per_user
+
+TEST_METRIC = "ndcg@10"
+_CUT_OFF = 10
+_RUN_COLUMNS = ("users_per_s", "parameters", "train_s", "peak_memory_mb")
+
+
+class Summary(NamedTuple):
+    """A finished comparison.
+
+    Attributes:
+        rows: one a model and evaluation: model, seeds (how many), each metric and metric_sd (over seeds; None for one),
+            share_of_teacher, users_per_s, parameters, train_s, peak_memory_mb (means).
+        tests: of `paired_tests` on NDCG@10, each user's mean over seeds; empty for one model.
+        breakdown: of NDCG@10, each user's mean over seeds.
+        failures: one sentence a failed job.
+    """
+
+    rows: list[dict[str, Any]]
+    tests: list[dict[str, Any]]
+    breakdown: list[dict[str, Any]]
+    failures: list[str]
+
+
+def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summary:
+    """Return the summary of finished jobs.
+
+    Args:
+        outcomes: of `run_jobs`.
+        baseline: row that the others are tested against; None: the first.
+
+    Raises:
+        InputError: if every job failed, the baseline is no row, or rows were not evaluated on the same users.
+    """
+    failures = [f"{outcome.job.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
+    done = [outcome for outcome in outcomes if outcome.result is not None]
+    if not done:
+        raise InputError(f"No model could be trained. {' '.join(failures)}")
+    rows: list[dict[str, Any]] = []
+    per_user: dict[str, pd.Series] = {}
+    for entry in {outcome.job.entry.name: outcome.job.entry for outcome in done}.values():
+        runs = [outcome for outcome in done if outcome.job.entry.name == entry.name]
+        for evaluation in entry.evaluations:
+            name = f"{entry.name}-{evaluation}" if evaluation else entry.name
+            rows.append({"model": name, **_means(evaluation, runs), "share_of_teacher": None})
+            rows[-1]["share_of_teacher"] = _share_of_teacher(rows, entry.teacher)
+            per_user[name] = _mean_over_seeds(runs, evaluation)
+    baseline = baseline or rows[0]["model"]
+    if baseline not in per_user:
+        raise InputError(f"baseline='{baseline}' is no row of the comparison: one of {', '.join(per_user)}.")
+    values = _aligned(per_user)
+    instances = test_instances(_sequential_config(done[0]))
+    first = next(iter(per_user.values()))
+    order = pd.MultiIndex.from_frame(instances[["user", "target"]]).get_indexer(first.index)
+    return Summary(
+        rows, paired_tests(values, baseline), breakdown(instances.iloc[order].reset_index(drop=True), values), failures
+    )
+
+
+def _means(evaluation: str, runs: Sequence[Outcome]) -> dict[str, Any]:
+    """Return means over seeds of all that is measured of an evaluation, and the metrics' standard deviations."""
+    results = [run.result for run in runs if run.result is not None]
+    metrics = pd.DataFrame([result["evaluations"][evaluation]["metrics"] for result in results])
+    row: dict[str, Any] = {"seeds": len(results)}
+    for metric in metrics:
+        row[metric] = float(metrics[metric].mean())
+        row[f"{metric}_sd"] = float(metrics[metric].std(ddof=1)) if len(results) > 1 else None
+    for column in _RUN_COLUMNS:
+        parts = [result["evaluations"][evaluation] if column == "users_per_s" else result for result in results]
+        found = [part[column] for part in parts if part[column] is not None]
+        row[column] = float(np.mean(found)) if found else None
+    row["parameters"] = int(row["parameters"])
+    return row
+
+
+def _share_of_teacher(rows: Sequence[dict[str, Any]], teacher: str | None) -> float | None:
+    """Return the last row's NDCG@10 as a share of its teacher's, constrained if it was evaluated so."""
+    ndcg = {row["model"]: row.get(TEST_METRIC) for row in rows}
+    reference = ndcg.get(f"{teacher}-constrained", ndcg.get(teacher)) if teacher else None
+    return rows[-1][TEST_METRIC] / reference if reference else None
+
+
+def _mean_over_seeds(runs: Sequence[Outcome], evaluation: str) -> pd.Series:
+    """Return each instance's NDCG@10, averaged over the seeds, by (user, target)."""
+    found = []
+    for run in runs:
+        assert run.result is not None
+        file = Path(run.job.folder) / run.result["evaluations"][evaluation]["per_user"]
+        frame = read_per_user(file, ("user", "target", "rank"))
+        frame[TEST_METRIC] = rank_metrics(frame["rank"].to_numpy(), [_CUT_OFF])[TEST_METRIC]
+        found.append(frame)
+    return pd.concat(found).groupby(["user", "target"], sort=True)[TEST_METRIC].mean()
+
+
+def _aligned(per_user: dict[str, pd.Series]) -> dict[str, np.ndarray]:
+    first = next(iter(per_user))
+    for name, values in per_user.items():
+        if not values.index.equals(per_user[first].index):
+            raise InputError(f"{name} and {first} were not evaluated on the same users and targets: run both again.")
+    return {name: values.to_numpy() for name, values in per_user.items()}
+
+
+def _sequential_config(outcome: Outcome) -> Config:
+    """Return a sequential model's configuration of the data that `outcome` was evaluated on."""
+    assert outcome.result is not None
+    sections = Config("SASRec", outcome.job.dataset).parameters
+    keys = {"data_path", *sections["Dataset"], *sections["Evaluation"]}
+    recorded = {key: value for key, value in outcome.result["settings"].items() if key in keys}
+    return Config("SASRec", outcome.job.dataset, config_dict=recorded)

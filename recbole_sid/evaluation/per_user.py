@@ -1,0 +1,128 @@
+"""What a model answered each user: the rank of the target and the list, so that no later analysis needs a re-run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+
+from recbole_sid.errors import InputError, first_line
+from recbole_sid.evaluation.retrieved import Retrieved
+from recbole_sid.files import replacing
+from recbole_sid.progress import progress
+
+LIST_SIZE = 50
+_COLUMNS = ("user", "target", "rank", "items", "scores")
+
+
+@torch.no_grad()
+def per_user_results(trainer: Any, data: Any, size: int = LIST_SIZE, show_progress: bool = False) -> pd.DataFrame:
+    """Rank the catalogue for every instance of a full-ranking split, for any model of ours or RecBole's.
+
+    Args:
+        trainer: whose ``model`` holds the weights to judge.
+        data: loader of the validation or test split.
+        size: length of the lists that are kept.
+        show_progress: a bar over batches.
+
+    Returns:
+        one row for each (user, target), in the order of the split: user and target (tokens), rank (int32, from 1, of
+        the target in the list; 0 if it is not there), items (tokens, best first, at most `size`) and scores (float32).
+
+    Raises:
+        InputError: if the split is not ranked in full.
+    """
+    if not isinstance(data, FullSortEvalDataLoader):
+        raise InputError("Results per user need full ranking: set eval_args.mode to full.")
+    trainer.model.eval()
+    trainer.tot_item_num = data._dataset.item_num
+    parts = [_batch(trainer, batch, size) for batch in progress(data, "results per user", show_progress)]
+    users, targets, ranks, items, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    dataset = data._dataset
+    user_tokens, item_tokens = (
+        pa.array(np.asarray(dataset.field2id_token[field], dtype=str))
+        for field in (dataset.uid_field, dataset.iid_field)
+    )
+    offsets = np.concatenate([[0], np.cumsum((items > 0).sum(1))]).astype(np.int32)
+    columns = {
+        "user": user_tokens.take(pa.array(users)),
+        "target": item_tokens.take(pa.array(targets)),
+        "rank": pa.array(ranks),
+        "items": pa.ListArray.from_arrays(offsets, item_tokens.take(pa.array(items[items > 0]))),
+        "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[items > 0])),
+    }
+    return pa.table(columns).to_pandas(types_mapper=_types)
+
+
+def rank_metrics(ranks: np.ndarray, topk: list[int]) -> dict[str, np.ndarray]:
+    """Return each row's ``recall@k`` and ``ndcg@k``, float64 [n]: RecBole's metrics of one target, not averaged.
+
+    Args:
+        ranks: int [n], from 1; 0 where the target is not in the list.
+        topk: the cut-offs.
+    """
+    found: dict[str, np.ndarray] = {}
+    gain = 1 / np.log2(np.maximum(ranks, 1) + 1)
+    for k in topk:
+        hit = (ranks > 0) & (ranks <= k)
+        found[f"recall@{k}"] = hit.astype(np.float64)
+        found[f"ndcg@{k}"] = np.where(hit, gain, 0.0)
+    return found
+
+
+def write_per_user(results: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write `per_user_results` as Parquet."""
+    with replacing(path) as temporary:
+        parquet.write_table(pa.Table.from_pandas(results, preserve_index=False), temporary)
+
+
+def read_per_user(path: str | os.PathLike[str], columns: tuple[str, ...] = _COLUMNS) -> pd.DataFrame:
+    """Read what `write_per_user` wrote, or some of its columns.
+
+    Raises:
+        InputError: if the file is missing, damaged, or of something else.
+    """
+    try:
+        return parquet.read_table(path, columns=list(columns)).to_pandas(types_mapper=_types, ignore_metadata=True)
+    except FileNotFoundError as error:
+        raise InputError(f"There are no results per user at '{path}'.") from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"'{path}' does not hold results per user ({first_line(error)}).") from error
+
+
+def _batch(trainer: Any, batch: Any, size: int) -> tuple[np.ndarray, ...]:
+    interaction, found, positive_u, positive_i = trainer._full_sort_batch_eval(batch)
+    if isinstance(found, Retrieved):
+        lists, scores = found.top_lists(size), found.top_scores(size)
+    else:
+        scores, lists = _top(found, size, max(trainer.config["topk"]))
+    hits = (lists[positive_u] == positive_i.to(lists.device).unsqueeze(1)) & (lists[positive_u] > 0)
+    ranks = torch.where(hits.any(1), hits.int().argmax(1) + 1, 0)
+    users = interaction[trainer.config["USER_ID_FIELD"]][positive_u]
+    columns = (users, positive_i, ranks.int(), lists[positive_u], scores[positive_u].float())
+    return tuple(column.cpu().numpy() for column in columns)
+
+
+def _top(table: torch.Tensor, size: int, evaluated: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best scores and items [B, size] of scores [B, n_items], 0 where nothing is left.
+
+    The first `evaluated` places are the evaluator's: which of two equal scores `topk` puts first depends on its k.
+    """
+    evaluated, size = min(evaluated, table.shape[1]), min(size, table.shape[1])
+    scores, items = table.topk(evaluated, dim=1)
+    if size > evaluated:
+        rest = table.scatter(1, items, -torch.inf).topk(size - evaluated, dim=1)
+        scores, items = torch.cat([scores, rest.values], dim=1), torch.cat([items, rest.indices], dim=1)
+    missing = scores.isneginf()
+    return scores.masked_fill(missing, 0), items.masked_fill(missing, 0)
+
+
+def _types(kind: pa.DataType) -> Any:
+    """Keep lists as Arrow's, where pandas would make an object of each."""
+    return pd.ArrowDtype(kind) if pa.types.is_list(kind) else None

@@ -1,0 +1,296 @@
+"""Comparisons: results per user, what is run and reused, statistics, tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER
+from scipy import stats
+
+from recbole_sid.cli import main
+from recbole_sid.comparison import job as job_module
+from recbole_sid.comparison.breakdown import breakdown, test_instances
+from recbole_sid.comparison.job import make_jobs, run_job
+from recbole_sid.comparison.plan import make_plan, read_plan
+from recbole_sid.comparison.report import latex
+from recbole_sid.comparison.runner import run_jobs
+from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
+from recbole_sid.comparison.summary import Summary, summarise
+from recbole_sid.config import Config
+from recbole_sid.errors import InputError
+from recbole_sid.evaluation.per_user import per_user_results, rank_metrics, read_per_user, write_per_user
+from recbole_sid.quick_start import run_model
+
+test_instances.__test__ = False  # type: ignore[attr-defined]
+TINY_SASREC = {"n_layers": 1, "n_heads": 1, "hidden_size": 8, "inner_size": 8}
+MODELS = {"Pop": {}, "SASRec": TINY_SASREC, "TIGER": SMALL_TIGER, "SIDMLP": SMALL_STUDENT}
+COMMON = {
+    key: SMALL[key] for key in ("use_gpu", "show_progress", "state", "codebook_sizes", "collaborative_dim", "epochs")
+}
+
+
+@pytest.fixture
+def plan_file(data_path: Path, tmp_path: Path) -> Path:
+    students = {key: value for key, value in SMALL_STUDENT.items() if key != "teacher_config"}
+    plan = {
+        "dataset": "tiny",
+        "settings": {**COMMON, "data_path": str(data_path)},
+        "seeds": [1, 2],
+        "models": {**MODELS, "SIDMLP": students},
+    }
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def last_items(data_path: Path) -> pd.Series:
+    frame = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")
+    return frame.sort_values("timestamp:float").groupby("user_id:token")["item_id:token"].last()
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SIDMLP", "SASRec", "BPR", "Pop"])
+def test_results_per_user_are_what_the_evaluator_saw(model: str, data_path: Path, tmp_path: Path) -> None:
+    own = {
+        "TIGER": SMALL_TIGER,
+        "SIDMLP": SMALL_STUDENT,
+        "SASRec": TINY_SASREC,
+        "BPR": {"embedding_size": 8},
+        "Pop": {},
+    }[model]
+    run = run_model(Config(model, "tiny", config_dict={**COMMON, "data_path": str(data_path), **own}))
+    results = per_user_results(run.trainer, run.test_data, size=10)
+    for name, values in rank_metrics(results["rank"].to_numpy(), [5, 10]).items():
+        assert values.mean() == pytest.approx(run.test_result[name], abs=1e-6)
+    expected = last_items(data_path)
+    assert dict(zip(results["user"], results["target"], strict=True)) == expected.to_dict()
+    for row in results.itertuples():
+        items = list(row.items)
+        assert len(items) == len(set(items)) == len(row.scores) <= 10
+        assert list(row.scores) == sorted(row.scores, reverse=True)
+        assert row.rank == (items.index(row.target) + 1 if row.target in items else 0)
+    write_per_user(results, tmp_path / "results.parquet")
+    again = read_per_user(tmp_path / "results.parquet")
+    assert [list(items) for items in again["items"]] == [list(items) for items in results["items"]]
+    assert again["rank"].equals(results["rank"])
+
+
+def test_rank_metrics_are_the_formulas() -> None:
+    found = rank_metrics(np.array([0, 1, 5, 6, 10, 11]), [5, 10])
+    assert found["recall@5"].tolist() == [0, 1, 1, 0, 0, 0]
+    assert found["recall@10"].tolist() == [0, 1, 1, 1, 1, 0]
+    assert found["ndcg@10"] == pytest.approx([0, 1, 1 / np.log2(6), 1 / np.log2(7), 1 / np.log2(11), 0])
+
+
+def test_reading_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no results per user at"):
+        read_per_user(tmp_path / "missing.parquet")
+    (tmp_path / "text.parquet").write_text("no parquet", encoding="utf-8")
+    pd.DataFrame({"other": [1]}).to_parquet(tmp_path / "other.parquet")
+    for name in ("text", "other"):
+        with pytest.raises(InputError, match="does not hold results per user"):
+            read_per_user(tmp_path / f"{name}.parquet")
+
+
+def test_comparison_runs_each_job_once_and_reports_all(
+    plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed: list[str] = []
+
+    def execute(job: Any) -> dict[str, Any]:
+        executed.append(job.name)
+        return run_job(job)
+
+    plan = read_plan(plan_file)
+    jobs = make_jobs(plan, tmp_path / "runs")
+    outcomes = run_jobs(jobs, execute, report=lambda line: None)
+    assert executed == [f"{name}, seed {seed}" for seed in (1, 2) for name in MODELS]
+    assert [outcome.failure for outcome in outcomes] == [None] * 8
+    assert [outcome.result["seed"] for outcome in outcomes if outcome.result] == [1] * 4 + [2] * 4
+    summary = summarise(outcomes, baseline="SASRec")
+    assert [row["model"] for row in summary.rows] == ["Pop", "SASRec", "TIGER", "TIGER-constrained", "SIDMLP"]
+    values = [outcome.result["evaluations"][""]["metrics"]["ndcg@10"] for outcome in outcomes[3::4] if outcome.result]
+    student = summary.rows[-1]
+    assert student["ndcg@10"] == pytest.approx(np.mean(values))
+    assert student["ndcg@10_sd"] == pytest.approx(np.std(values, ddof=1))
+    assert student["share_of_teacher"] == pytest.approx(np.mean(values) / summary.rows[3]["ndcg@10"])
+    assert [row["model"] for row in summary.tests] == ["Pop", "TIGER", "TIGER-constrained", "SIDMLP"]
+    for row in summary.tests:
+        mean = {entry["model"]: entry["ndcg@10"] for entry in summary.rows}
+        assert row["difference"] == pytest.approx(mean[row["model"]] - mean["SASRec"], abs=1e-6)
+    by_history = [row for row in summary.breakdown if row["by"] == "history"]
+    assert sum(row["instances"] for row in by_history) == 40
+    weighted = sum(row["instances"] * row["SIDMLP"] for row in by_history) / 40
+    assert weighted == pytest.approx(student["ndcg@10"], abs=1e-6)
+
+    executed.clear()
+    run_jobs(jobs, execute, report=lambda line: None)
+    assert executed == []
+    monkeypatch.setattr(job_module, "_hash", lambda path: "other")  # the data's files changed
+    assert make_jobs(plan, tmp_path / "runs")[0].data != jobs[0].data
+    run_jobs(make_jobs(plan._replace(seeds=(1,)), tmp_path / "runs")[:1], execute, report=lambda line: None)
+    assert executed == ["Pop, seed 1"]
+
+
+def test_teacher_is_trained_again_when_its_checkpoint_is_gone(plan_file: Path, tmp_path: Path) -> None:
+    plan = read_plan(plan_file, seeds=[1])
+    teacher, student = make_jobs(plan, tmp_path / "runs")[2:]
+    run_job(teacher)
+    Path(student.settings["teacher_path"]).unlink()
+    lines: list[str] = []
+    outcomes = run_jobs([teacher, student], run_job, lines.append)
+    assert [outcome.failure for outcome in outcomes] == [None, None]
+    assert sum("is gone, training it again" in line for line in lines) == 1
+
+
+def test_one_failure_does_not_lose_the_others(plan_file: Path, tmp_path: Path) -> None:
+    def execute(job: Any) -> dict[str, Any]:
+        if job.entry.name == "TIGER":
+            raise MemoryError("no memory left")
+        return run_job(job)
+
+    jobs = make_jobs(read_plan(plan_file, seeds=[1]), tmp_path / "runs")
+    outcomes = run_jobs(jobs, execute, report=lambda line: None)
+    assert [outcome.failure is None for outcome in outcomes] == [True, True, False, False]
+    assert outcomes[3].failure == "Its teacher (TIGER, seed 1) failed."
+    summary = summarise(outcomes)
+    assert [row["model"] for row in summary.rows] == ["Pop", "SASRec"]
+    assert summary.failures[0] == "TIGER, seed 1: MemoryError: no memory left"
+
+
+def test_command_writes_all_files(plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
+    plan["models"] = {"Pop": {}, "Pop-again": {"model": "Pop"}}
+    plan_file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    assert main(["compare", f"--plan={plan_file}", "--seeds=[3]", "--output=out", "--json=result.json"]) == 0
+    for ending in ("md", "tex", "csv", "json", "png"):
+        assert (tmp_path / "out" / f"comparison.{ending}").stat().st_size > 0
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert [row["model"] for row in result["rows"]] == ["Pop", "Pop-again"]
+    assert result["tests"][0]["t_test"] == result["tests"][0]["wilcoxon"] == 1.0
+    assert pd.read_csv(tmp_path / "out" / "comparison.csv")["ndcg@10"].nunique() == 1
+    assert "| Pop-again |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"seeds": ["x"]}, "must be whole numbers"),
+        ({"models": {"TIGRE": {}}}, "Unknown model 'TIGRE'"),
+        ({"models": {"SIDMLP": {"teacher": "TIGER"}}}, "no teacher before it"),
+        ({"models": {"TIGER": {"evaluate": {"x": {"beams": 3}}}}}, "beams"),
+        ({"models": {"Pop": {"hidden_siz": 3}}}, "hidden_siz"),
+        ({"models": {}}, "must name dataset and models|no model to compare"),
+        ({"model": {}}, "key of a plan='model'"),
+    ],
+)
+def test_wrong_plan_is_refused_before_anything_runs(
+    plan_file: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    plan = {**yaml.safe_load(plan_file.read_text(encoding="utf-8")), **change}
+    plan_file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        make_jobs(read_plan(plan_file), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_baseline_that_is_no_row_and_missing_options_are_refused(plan_file: Path, tmp_path: Path) -> None:
+    plan = make_plan("tiny", {"Pop": {}}, [1], settings=yaml.safe_load(plan_file.read_text())["settings"])
+    outcomes = run_jobs(make_jobs(plan, tmp_path / "runs"), run_job, report=lambda line: None)
+    with pytest.raises(InputError, match="baseline='SASRec' is no row"):
+        summarise(outcomes, "SASRec")
+    assert main(["compare", "--models=Pop"]) == 2
+    assert main(["compare", "--models=Pop", "--dataset=tiny", "--seeds=many"]) == 2
+
+
+def test_statistics_against_scipy_and_numpy() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(400)
+    values = {
+        "base": base,
+        "better": base + 0.05 + 0.1 * rng.standard_normal(400),
+        "worse": base - 0.05 + 0.1 * rng.standard_normal(400),
+        "noise": base + 0.1 * rng.standard_normal(400),
+        "equal": base.copy(),
+    }
+    rows = {row["model"]: row for row in paired_tests(values, "base")}
+    assert list(rows) == ["better", "worse", "noise", "equal"]
+    for name in ("better", "worse", "noise"):
+        assert rows[name]["t_test"] == pytest.approx(stats.ttest_rel(values[name], base).pvalue)
+        assert rows[name]["wilcoxon"] == pytest.approx(stats.wilcoxon(values[name], base).pvalue)
+    assert rows["better"]["t_test_holm"] < 1e-6
+    assert rows["better"]["ci_low"] > 0
+    assert rows["worse"]["t_test_holm"] < 1e-6
+    assert rows["worse"]["ci_high"] < 0
+    assert rows["noise"]["t_test_holm"] > 0.05
+    assert rows["noise"]["ci_low"] < 0 < rows["noise"]["ci_high"]
+    assert rows["equal"]["t_test"] == rows["equal"]["wilcoxon"] == 1.0
+
+
+def test_bootstrap_interval_is_that_of_resampled_means() -> None:
+    values = np.random.default_rng(1).standard_normal(300)
+    low, high = bootstrap_interval(values)
+    rng = np.random.default_rng(2)
+    means = values[rng.integers(300, size=(20_000, 300))].mean(1)
+    assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.005)
+    assert bootstrap_interval(values) == (low, high)
+
+
+def test_holm_against_its_definition() -> None:
+    # sorted .01 .02 .03 .04: times 4, 3, 2, 1, then made monotone
+    assert holm(np.array([0.04, 0.01, 0.03, 0.02])) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
+
+
+def test_instances_and_breakdown_on_known_sequences(data_path: Path) -> None:
+    config = Config("SASRec", "tiny", config_dict={"data_path": str(data_path), "MAX_ITEM_LIST_LENGTH": 3})
+    instances = test_instances(config).set_index("user")
+    frame = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")
+    sequences = frame.groupby("user_id:token")["item_id:token"].agg(list)
+    training = pd.Series([item for items in sequences for item in items[:-2]]).value_counts()
+    for user, items in sequences.items():
+        assert instances.loc[user, "history"] == len(items) - 1
+        assert instances.loc[user, "popularity"] == training.get(items[-1], 0)
+    made = pd.DataFrame({"history": [1, 1, 2, 3, 4, 5, 6, 7], "popularity": [0, 0, 1, 1, 2, 2, 3, 9]})
+    rows = breakdown(made, {"a": np.arange(8.0)})
+    assert [(row["by"], row["bin"], row["instances"], row["a"]) for row in rows] == [
+        ("history", "1-2", 3, 1.0),
+        ("history", "3-4", 2, 3.5),
+        ("history", "5-7", 3, 6.0),
+        ("popularity", "cold", 2, 0.5),
+        ("popularity", "1", 2, 2.5),
+        ("popularity", "2-9", 4, 5.5),
+    ]
+
+
+def comparison_of_two() -> Summary:
+    rows = [
+        {"model": "a_1", "seeds": 2, "recall@10": 0.2, "recall@10_sd": 0.01, "ndcg@10": 0.1, "ndcg@10_sd": 0.01},
+        {"model": "b", "seeds": 2, "recall@10": 0.3, "recall@10_sd": 0.01, "ndcg@10": 0.05, "ndcg@10_sd": 0.02},
+        {"model": "c", "seeds": 2, "recall@10": 0.1, "recall@10_sd": 0.01, "ndcg@10": 0.04, "ndcg@10_sd": 0.02},
+    ]
+    tests = [{"model": "b", "t_test_holm": 0.01}, {"model": "c", "t_test_holm": 0.2}]
+    return Summary(rows, tests, [], [])
+
+
+def test_latex_marks_best_second_and_significant(tmp_path: Path) -> None:
+    text = latex(comparison_of_two())
+    lines = text.splitlines()
+    assert lines[4] == r"a\_1 & \underline{0.2000 $\pm$ 0.0100} & \textbf{0.1000 $\pm$ 0.0100} \\"
+    assert lines[5] == r"b & \textbf{0.3000 $\pm$ 0.0100} & \underline{0.0500 $\pm$ 0.0200}$^{*}$ \\"
+    assert lines[6] == r"c & 0.1000 $\pm$ 0.0100 & 0.0400 $\pm$ 0.0200 \\"
+    assert text.count(r"\begin{") == text.count(r"\end{") == 1
+    assert text.count("{") == text.count("}")
+    engine = shutil.which("pdflatex") or shutil.which("tectonic")
+    if engine:
+        document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
+        (tmp_path / "table.tex").write_text(document, encoding="utf-8")
+        subprocess.run([engine, "table.tex"], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, capture_output=True)
