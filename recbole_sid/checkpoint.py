@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,12 @@ from recbole_sid.errors import InputError, first_line
 from recbole_sid.files import replacing
 
 FORMAT = "recbole_sid-checkpoint-1"
+# What decides which interactions a model was trained on.
+_DATA_KEYS = (
+    "dataset USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD benchmark_filename rm_dup_inter val_interval "
+    "filter_inter_by_user_or_item user_inter_num_interval item_inter_num_interval"
+).split()
+_SPLIT_KEYS = ("split", "order", "group_by")
 # In a lineage: fingerprints of the semantic IDs that the present ones continue.
 _EXTENDS = "extended semantic IDs"
 
@@ -103,6 +110,21 @@ def check_lineage(path: str | os.PathLike[str], recorded: dict[str, str], curren
                 "dataset, semantic IDs (they depend on the seed; semantic_ids_path fixes them) and teacher, or another "
                 "checkpoint."
             )
+
+
+def data_difference(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], further: tuple[str, ...] = ()
+) -> tuple[str, Any, Any] | None:
+    """Return the first setting of two runs by which their training data may differ, with both values; None: the same.
+
+    Args:
+        theirs, ours: settings of the runs.
+        further: keys that must be equal too.
+    """
+    pairs = {key: (theirs.get(key), ours.get(key)) for key in (*_DATA_KEYS, *further)}
+    split, our_split = (settings.get("eval_args") or {} for settings in (theirs, ours))
+    pairs |= {f"eval_args.{key}": (split.get(key), our_split.get(key)) for key in _SPLIT_KEYS}
+    return next(((key, their, our) for key, (their, our) in pairs.items() if their != our), None)
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | os.PathLike[str]) -> None:

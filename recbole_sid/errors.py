@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# What torch, numpy and transformers call the switches that let a file run code.
+_UNSAFE_ADVICE = ("weights_only", "Weights only", "allow_pickle", "trust_remote_code")
+
 
 class InputError(ValueError):
     """Input is wrong in a way the user can mend; the message says what and how, in one sentence."""
@@ -24,5 +27,10 @@ def require_known(key: str, value: object, known: Iterable[str]) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the class and the first line of an exception, to quote in a message."""
+    """Return the class and the first line of an exception, to quote in a message.
+
+    Libraries that refuse a file for its pickled objects advise loading it unsafely; that advice is not passed on.
+    """
+    if any(word in str(error) for word in _UNSAFE_ADVICE):
+        return "it is damaged, or holds Python objects, which can run code when they are loaded and so are not"
     return f"{type(error).__name__}: {error}".splitlines()[0]

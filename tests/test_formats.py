@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,11 +166,21 @@ WRONG: list[tuple[str, Any, str]] = [
     ("x.json", "{", "is no JSON file"),
     ("x.json", '{"a": 3}', "a list of codes"),
     ("x.json", '{"a": []}', "without any code"),
-    ("x.json", '{"a": [[1], [2]]}', "no whole numbers"),
+    ("x.json", '{"a": [[1], [2]]}', "nests lists"),
     ("x.json", '{"a": [1, [2]]}', "nests lists"),
+    ("x.json", '{"a": [1, {"b": 2}]}', "has an object among an item's codes"),
     ("x.json", '{"a": [1.5, 2]}', "no whole numbers"),
-    ("x.json", '{"a": [true]}', "no whole numbers"),
+    ("x.json", '{"a": [true]}', "has true or false among its codes"),
+    ("x.json", '{"a": [1, true], "b": [0, 2]}', "has true or false among its codes"),
+    ("x.json", '{"a": [1, null]}', "has null among its codes"),
+    ("x.json", '{"a": ["12", "3"]}', r'codes in quotes, as in "12": write numbers, as in \[12, 3, 7\]'),
+    ("x.json", '{"a": [12, "3"]}', "has some codes in quotes and others not"),
     ("x.json", '{"a": [1], "b": [-2]}', "holds the code -2"),
+    ("x.json", '{"a": [16777216]}', "holds the code 16777216, where levels have at most 16,777,216 codes"),
+    ("x.json", '{"a": [18446744073709551615]}', "holds the code 18446744073709551615, where"),
+    ("x.json", f'{{"a": [1{"0" * 40}]}}', f"holds the code 1{'0' * 40}, where"),
+    ("x.json", f'{{"a": [1{"0" * 5000}]}}', "is no JSON file"),
+    ("x.index.json", '{"a": ["<a_99999999999>"]}', "holds the code 99999999999, where"),
     ("x.json", '{"a": [1], "b": [2], "a": [3]}', "names 1 items twice .for example 'a'"),
     ("x.index.json", '{"0": ["<a_1>", "<c_2>"]}', "has '<c_2>' at level 2, where index files have <b_NUMBER>"),
     ("x.index.json", '{"0": ["<a_1>", "b2"]}', "has 'b2' at level 2"),
@@ -177,6 +189,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("x.csv", "item_id,a,b\nx,1,\ny,,2\n", "an empty cell before an item's last code"),
     ("x.csv", "item_id,a,b\nx,1,red\n", "has 'red' in column 'b'"),
     ("x.csv", "item_id,a\nx,1.5\n", "has '1.5' in column 'a'"),
+    ("x.csv", "item_id,a\nx,true\n", "has 'True' in column 'a'"),
+    ("x.csv", "item_id,a,b\nx,1,true\ny,2,\n", "has 'True' in column 'b'"),
+    ("x.csv", "item_id,a\nx,1e300\n", "holds the code 10+[0-9]*, where levels"),
     ("x.csv", "item_id\nx\n", "one column per level"),
     ("x.csv", "item_id,a\n", "holds no item"),
     ("x.csv", "item_id,a\nx,1\nx,2\n", "names 1 items twice"),
@@ -186,6 +201,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("x.pt", {"weight": torch.zeros(2, 3)}, "--model=TIGER"),
     ("x.pt", torch.zeros(3, 2, dtype=torch.int64), r"shape \(3, 2\): it must be \[levels, items\]"),
     ("x.pt", torch.tensor([[0, 1, -1]]), "holds the code -1"),
+    ("x.pt", torch.tensor([[0, 1, 1 << 24]]), "holds the code 16777216"),
+    ("x.pt", torch.tensor([[True, False]]), "one tensor of whole numbers"),
     ("x.npz", "no archive", "is not a semantic-ID file"),
     ("x.txt", "?", "ending of 'x.txt' names no format"),
 ]
@@ -201,6 +218,46 @@ def test_damaged_files_are_refused(file: str, content: Any, message: str) -> Non
         read_semantic_ids(file)
 
 
+def test_the_largest_size_can_be_read() -> None:
+    write_json({"a": [(1 << 24) - 1]})
+    assert read_semantic_ids("x.json").codebook_sizes == (1 << 24,)
+    with pytest.raises(InputError, match=r"codebook_sizes=\[16777217\] must be at most 16,777,216 each"):
+        read_semantic_ids("x.json", codebook_sizes=[(1 << 24) + 1])
+
+
+def test_advice_to_load_files_unsafely_is_not_passed_on() -> None:
+    torch.save({"a": types.SimpleNamespace(x=1)}, "x.pt")
+    np.savez("x.npz", codes=np.array([types.SimpleNamespace(x=1)], dtype=object))
+    for file in ("x.pt", "x.npz"):
+        with pytest.raises(InputError, match=f"'{file}' is .* holds Python objects, which can run code") as raised:
+            read_semantic_ids(file)
+        assert not re.search("weights_only|allow_pickle|unsafe|trust", str(raised.value))
+        assert len(str(raised.value).splitlines()) == 1
+
+
+def test_sizes_that_codes_do_not_show_are_named_on_export(caplog: pytest.LogCaptureFixture) -> None:
+    write_semantic_ids(ids(), "exact.csv")
+    assert "codebook sizes" not in caplog.text
+    roomy = SemanticIDs(np.array(CODES), (4, 3, 50), np.array(NAMES), {})
+    write_semantic_ids(roomy, "x.npz")
+    assert "codebook sizes" not in caplog.text
+    write_semantic_ids(roomy, "x.csv")
+    assert "by its codes they are [4, 3, 3]: import it with --codebook_sizes=[4,3,50] to have" in caplog.text
+    assert read_semantic_ids("x.csv", codebook_sizes=[4, 3, 50]).fingerprint == roomy.fingerprint
+
+
+def test_item_numbers_that_are_taken_for_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    write_json({str(item): codes for item, codes in enumerate(CODES)})
+    read_semantic_ids("x.json", NUMBERS)
+    assert "'x.json' numbers its items 0 to 4, which are taken for the dataset's item tokens" in caplog.text
+    caplog.clear()
+    Path("names.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    read_semantic_ids("x.json", NAMES, numbering="names.txt")
+    write_json({str(item): codes for item, codes in enumerate(CODES, start=1)})
+    read_semantic_ids("x.json", ["1", "2"])
+    assert "numbers its items" not in caplog.text
+
+
 def test_what_a_format_cannot_hold_is_refused() -> None:
     plain = SemanticIDs(np.array([[0, 1], [1, 1]]), (2, 2), np.array(["a", "b"]))
     with pytest.raises(InputError, match="ends in a collision rank"):
@@ -209,6 +266,8 @@ def test_what_a_format_cannot_hold_is_refused() -> None:
         write_semantic_ids(SemanticIDs(np.zeros((1, 27), int), (1,) * 27, np.array(["a"])), "x.index.json")
     with pytest.raises(InputError, match=r"Unknown format 'jsn' \(did you mean 'json'"):
         write_semantic_ids(plain, "x.json", "jsn")
+    with pytest.raises(InputError, match=r"Unknown format 'numpy'.*; known: csv, index, json, npz, parquet, sem_ids"):
+        write_semantic_ids(plain, "x.json", "numpy")
     assert not list(Path().glob("x.*"))
 
 
@@ -257,6 +316,43 @@ def test_runs_refuse_files_that_leave_out_items(prepare: Callable[..., Any], cat
         prepare("TIGER", semantic_ids_path=write_json(catalogue))
 
 
+def add_interaction(data_path: Path, item: str) -> None:
+    with open(data_path / "tiny" / "tiny.inter", "a", encoding="utf-8") as stream:
+        stream.write(f"u3\t{item}\t{1_700_000_000}\n")
+
+
+def test_runs_say_that_a_file_was_made_from_other_interactions(
+    prepare: Callable[..., Any], data_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare("TIGER")[1]._dataset.semantic_ids.save("x.npz")
+    prepare("TIGER", semantic_ids_path="x.npz")
+    assert "training part" not in caplog.text
+    add_interaction(data_path, "i5")
+    prepare("TIGER", semantic_ids_path="x.npz")
+    assert "'x.npz' was made from another training part" in caplog.text
+
+
+def test_runs_say_which_settings_a_file_decides(
+    prepare: Callable[..., Any], catalogue: dict[str, list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare("TIGER", rank_size=20)[1]._dataset.semantic_ids.save("x.npz")
+    for same in ({"rank_size": 20}, {"codebook_sizes": [5, 3, 20]}, {"codebook_sizes": [256, 256, 256]}):
+        prepare("TIGER", semantic_ids_path="x.npz", **same)
+    assert "no effect" not in caplog.text
+    prepare("TIGER", semantic_ids_path="x.npz", codebook_sizes=[7, 7], collision="keep", rank_size=30)
+    for key, given, own in (
+        ("codebook_sizes", [7, 7], [5, 3, 20]),
+        ("collision", "keep", "rank"),
+        ("rank_size", 30, 20),
+    ):
+        assert f"{key}={given} has no effect: 'x.npz' has its own, {own}" in caplog.text
+    caplog.clear()
+    prepare("TIGER", semantic_ids_path=write_json(catalogue), codebook_sizes=[5, 6], rank_size=4)
+    assert "no effect" not in caplog.text
+    prepare("TIGER", semantic_ids_path="x.json", codebook_sizes=[9, 9])
+    assert "codebook_sizes=[9, 9] has no effect: 'x.json' has its own, [5, 6, 2]" in caplog.text
+
+
 def test_import_and_export_commands(
     data_path: Path, catalogue: dict[str, list[int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +385,7 @@ def test_import_and_export_commands(
         (["export", "--output=y.json"], "export needs a file"),
         (["export", "none.npz", "--output=y.json"], "no semantic-ID file at 'none.npz'"),
         (["import", "none.json", "--dataset=none"], "There is no dataset folder"),
+        (["tokenize", "--dataset=none", "--semantic_ids_path=x.npz"], "tokenize makes semantic IDs and semantic_ids"),
     ],
 )
 def test_commands_end_with_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

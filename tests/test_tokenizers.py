@@ -15,10 +15,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import recbole_sid
+from recbole_sid.catalogue import hash_tokens
+from recbole_sid.cli import main
 from recbole_sid.data import SemanticIDs
 from recbole_sid.data.build import semantic_id_recipe, semantic_ids_file, semantic_ids_for
 from recbole_sid.data.quality import collisions, level_rows
+from recbole_sid.data.semantic_ids import EXTENDED_AT
 from recbole_sid.errors import InputError
+from recbole_sid.features import collaborative
 from recbole_sid.quick_start import run_recbole_sid
 from recbole_sid.registry import TOKENIZERS
 from recbole_sid.tokenizer.base import Tokenizer, reconstruction_error
@@ -596,6 +600,58 @@ def test_the_log_says_what_differs_and_a_file_of_another_recipe_is_built_anew(
         caplog.clear()
         assert semantic_ids_for(config, dataset).fingerprint == other.fingerprint
         assert "built and written" in caplog.text
+
+
+def extended_by(semantic_ids: SemanticIDs, item: str) -> SemanticIDs:
+    """Return `semantic_ids` with one more item, of unused codes."""
+    n_items = len(semantic_ids.codes)
+    recipe = {**semantic_ids.recipe, EXTENDED_AT: [n_items]}
+    tokens = np.array([*semantic_ids.item_tokens.tolist(), item])
+    recipe["item_tokens"] = hash_tokens(tokens)
+    codes = np.concatenate([semantic_ids.codes, semantic_ids.codes[:1]])
+    return SemanticIDs(codes, semantic_ids.codebook_sizes, tokens, recipe)
+
+
+def test_semantic_ids_that_were_extended_in_place_are_reused(
+    prepare: Callable[..., Any], data_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, train, _, _ = prepare("TIGER")
+    own = train._dataset.semantic_ids
+    file = semantic_ids_file(config, semantic_id_recipe(config, train._dataset))
+
+    def used(**changes: Any) -> str:
+        return prepare("TIGER", **changes)[1]._dataset.semantic_ids.fingerprint
+
+    extended = extended_by(own, "i30")
+    extended.save(file)
+    assert used() == extended.fingerprint
+    assert used(seed=7) != extended.fingerprint
+    assert used(state="INFO") == extended.fingerprint
+    with open(data_path / "tiny" / "tiny.inter", "a", encoding="utf-8") as stream:
+        stream.write("u3\ti30\t1700000000\n")  # now the dataset has the item, and another training part
+    with caplog.at_level("INFO"):
+        assert used(state="INFO") == extended.fingerprint
+    assert f"Semantic IDs {extended.fingerprint}, since extended by later items, reused from" in caplog.text
+    extended_by(extended, "i31").save(file)  # with an item that is not there, of another selection
+    assert used() not in (extended.fingerprint, extended_by(extended, "i31").fingerprint)
+
+
+def test_tokenize_computes_features_once(
+    settings: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    count = collaborative.co_occurrence
+    monkeypatch.setattr(collaborative, "co_occurrence", lambda *given: calls.append(1) or count(*given))
+    words = ["--dataset=tiny", *(f"--{key}={value}" for key, value in settings("TIGER").items())]
+    assert main(["tokenize", *words, "--report"]) == 0
+    assert calls == [1]
+
+
+def test_the_file_tokenizer_is_a_file_of_semantic_ids(prepare: Callable[..., Any]) -> None:
+    made = prepare("TIGER")[1]._dataset.semantic_ids
+    made.save("ids.npz")
+    _, train, _, _ = prepare("TIGER", tokenizer="file", semantic_ids_path="ids.npz")
+    assert train._dataset.semantic_ids.fingerprint == made.fingerprint
 
 
 def test_the_recipe_is_the_whole_lineage(prepare: Callable[..., Any]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_sid.commands.call import Call, config_files, input_file, write_result
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def tokenize(call: Call) -> None:
@@ -17,14 +20,20 @@ def tokenize(call: Call) -> None:
     from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
 
     config = Config(call.options.get("model", "TIGER"), call.options.get("dataset"), config_files(call), call.overrides)
+    if config["semantic_ids_path"]:
+        raise InputError(
+            "tokenize makes semantic IDs and semantic_ids_path names ready-made ones: leave it out, or make one of our "
+            "files of them with `recbole-sid import`."
+        )
     train_dataset = create_dataset(config).build()[0]
-    semantic_ids = build_semantic_ids(config, train_dataset)
-    path = call.options.get("output") or semantic_ids_file(config, semantic_id_recipe(config, train_dataset))
+    recipe = semantic_id_recipe(config, train_dataset)
+    semantic_ids, features = build_semantic_ids(config, train_dataset, recipe)
+    path = call.options.get("output") or semantic_ids_file(config, recipe)
     semantic_ids.save(path)
     written = [f"{path} ({semantic_ids.fingerprint})"]
     found = sid_report(semantic_ids)
     if "report" in call.options:
-        found = _report_on(semantic_ids, train_dataset, config)
+        found = _report_on(semantic_ids, train_dataset, config, features)
         folder = Path(f"{path}.report") if call.options["report"] == "True" else Path(call.options["report"])
         write_report(found, semantic_ids, folder)
         written.append(f"{folder}/report.md, .json, .png")
@@ -38,6 +47,7 @@ def report(call: Call) -> None:
     from recbole_sid.data import create_dataset
     from recbole_sid.data.ready_made import read_semantic_ids
     from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
+    from recbole_sid.features import item_features
 
     file, settings = input_file(call), {"seed": None, "device": "cpu"}
     options: dict[str, Any] = {"file_format": call.options.get("format"), "numbering": call.options.get("numbering")}
@@ -45,7 +55,7 @@ def report(call: Call) -> None:
         settings = config = Config("TIGER", call.options["dataset"], config_files(call), call.overrides)
         train_dataset = create_dataset(config).build()[0]
         semantic_ids = read_semantic_ids(file, train_dataset.item_tokens(), dataset=config["dataset"], **options)
-        found = _report_on(semantic_ids, train_dataset, config)
+        found = _report_on(semantic_ids, train_dataset, config, item_features(config, train_dataset))
     elif call.overrides or config_files(call):
         raise InputError("report needs --dataset for configuration keys to mean something: add it, or leave them out.")
     else:
@@ -57,11 +67,10 @@ def report(call: Call) -> None:
     print(f"{report_text(found)}\nWritten: {folder}/report.md, .json, .png")
 
 
-def _report_on(semantic_ids: Any, train_dataset: Any, config: Config) -> dict[str, Any]:
+def _report_on(semantic_ids: Any, train_dataset: Any, config: Config, features: np.ndarray) -> dict[str, Any]:
     from recbole_sid.evaluation.sid_report import report_with_dataset
-    from recbole_sid.features import feature_names, item_features
+    from recbole_sid.features import feature_names
 
-    features = item_features(config, train_dataset)
     return report_with_dataset(semantic_ids, train_dataset, features, feature_names(config), config["seed"])
 
 
@@ -90,22 +99,18 @@ def _import_weights(call: Call) -> None:
 
 def _import_semantic_ids(call: Call) -> None:
     from recbole_sid.data import create_dataset
-    from recbole_sid.data.build import training_popularity
-    from recbole_sid.data.ready_made import read_semantic_ids
+    from recbole_sid.data.build import semantic_ids_from_file
     from recbole_sid.evaluation.sid_report import report_text, sid_report
 
     config = Config("TIGER", call.options.get("dataset"), config_files(call), call.overrides)
     train_dataset = create_dataset(config).build()[0]
-    semantic_ids = read_semantic_ids(
+    semantic_ids = semantic_ids_from_file(
+        config,
+        train_dataset,
         input_file(call),
-        train_dataset.item_tokens(),
         file_format=call.options.get("format"),
         numbering=call.options.get("numbering"),
         codebook_sizes=config.external_config_dict.get("codebook_sizes"),
-        collision=config["collision"],
-        rank_size=config["rank_size"],
-        popularity=training_popularity(train_dataset),
-        dataset=config["dataset"],
     )
     name = f"{config['dataset']}-{semantic_ids.fingerprint}.npz"
     path = call.options.get("output") or Path(config["checkpoint_dir"]) / "semantic_ids" / "imported" / name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import numpy as np
 import recbole_sid
 from recbole_sid.catalogue import hash_tokens
 from recbole_sid.config import fingerprint, semantic_id_keys
-from recbole_sid.data.ready_made import read_semantic_ids
-from recbole_sid.data.semantic_ids import SemanticIDs, read_recipe
-from recbole_sid.features import feature_names, item_features
+from recbole_sid.data.formats import format_of
+from recbole_sid.data.ready_made import Coverage, read_semantic_ids
+from recbole_sid.data.semantic_ids import EXTENDED_AT, SemanticIDs, read_recipe
+from recbole_sid.features import FeaturePipeline, feature_names
 from recbole_sid.features.sources import feature_sources
 from recbole_sid.features.text import item_texts
 from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
@@ -24,15 +26,17 @@ from recbole_sid.tokenizer.base import reconstruction_error
 from recbole_sid.tokenizer.collisions import CollisionContext, summary
 
 # Known only once the semantic IDs are built, and decided by the rest of the recipe.
-_RESULTS = ("features_hash", "reconstruction_error", "before_collision_rule")
+_RESULTS = ("features_hash", "reconstruction_error", "before_collision_rule", EXTENDED_AT)
+# What may have grown with the dataset when semantic IDs were extended by later items.
+_GROWING = ("item_tokens", "training_part", "texts", "feature_file", "feature_tokens")
 
 
 def semantic_ids_for(config: Any, train_dataset: Any) -> SemanticIDs:
     """Return the semantic IDs that the configuration asks for.
 
     ``semantic_ids_path`` names a file to load; without it the file of the same recipe under
-    ``checkpoint_dir/semantic_ids`` is reused, or built and written there. Which of these happened is logged, and what
-    of the recipe differs from the file that is nearest.
+    ``checkpoint_dir/semantic_ids`` is reused, also one extended since by later items, or built and written there.
+    Which of these happened is logged, and what of the recipe differs from the file that is nearest.
 
     Raises:
         InputError: if the file is of another dataset or does not cover the dataset's items, or features or parameters
@@ -40,35 +44,103 @@ def semantic_ids_for(config: Any, train_dataset: Any) -> SemanticIDs:
     """
     log = getLogger()
     if config["semantic_ids_path"]:
-        semantic_ids = read_semantic_ids(
-            config["semantic_ids_path"],
-            train_dataset.item_tokens(),
-            collision=config["collision"],
-            rank_size=config["rank_size"],
-            popularity=training_popularity(train_dataset),
-            dataset=config["dataset"],
-        )
+        semantic_ids = semantic_ids_from_file(config, train_dataset, config["semantic_ids_path"])
         log.info(f"Semantic IDs {semantic_ids.fingerprint} loaded from {config['semantic_ids_path']}")
+        return semantic_ids
+    recipe = semantic_id_recipe(config, train_dataset)
+    path = semantic_ids_file(config, recipe)
+    if path.is_file() and not differences(read_recipe(path), recipe):
+        semantic_ids = SemanticIDs.load(path)
+        semantic_ids.table(train_dataset.item_tokens())  # refuses a file that is not what its recipe says
+        log.info(f"Semantic IDs {semantic_ids.fingerprint} of the same recipe reused from {path}")
+    elif (extension := _extension(path, recipe, train_dataset.item_tokens())) is not None:
+        semantic_ids, path = extension
+        log.info(f"Semantic IDs {semantic_ids.fingerprint}, since extended by later items, reused from {path}")
     else:
-        recipe = semantic_id_recipe(config, train_dataset)
-        path = semantic_ids_file(config, recipe)
-        if path.is_file() and not differences(read_recipe(path), recipe):
-            semantic_ids = SemanticIDs.load(path)
-            log.info(f"Semantic IDs {semantic_ids.fingerprint} of the same recipe reused from {path}")
-        else:
-            why = _nearest_recipe(path, recipe)
-            semantic_ids = build_semantic_ids(config, train_dataset, recipe)
-            semantic_ids.save(path)
-            log.info(f"Semantic IDs {semantic_ids.fingerprint} built and written to {path}{why}")
-    semantic_ids.table(train_dataset.item_tokens())
+        why = _nearest_recipe(path, recipe)
+        semantic_ids, _ = build_semantic_ids(config, train_dataset, recipe)
+        semantic_ids.save(path)
+        log.info(f"Semantic IDs {semantic_ids.fingerprint} built and written to {path}{why}")
     return semantic_ids
 
 
-def build_semantic_ids(config: Any, train_dataset: Any, recipe: dict[str, Any] | None = None) -> SemanticIDs:
-    """Compute features, fit the tokenizer on items that occur in training, encode all items, resolve collisions."""
+def semantic_ids_from_file(
+    config: Any, train_dataset: Any, path: str | os.PathLike[str], **options: Any
+) -> SemanticIDs:
+    """Read semantic IDs for a dataset, by the configuration's collision rule; warn of what the file decides otherwise.
+
+    Args:
+        config: reads ``collision``, ``rank_size`` and ``dataset``.
+        train_dataset: the training split.
+        path: a file of any format.
+        options: ``file_format``, ``numbering`` and ``codebook_sizes`` of `read_semantic_ids`.
+
+    Raises:
+        InputError: as `read_semantic_ids`.
+    """
+    semantic_ids = read_semantic_ids(
+        path,
+        train_dataset.item_tokens(),
+        collision=config["collision"],
+        rank_size=config["rank_size"],
+        popularity=training_popularity(train_dataset),
+        dataset=config["dataset"],
+        **options,
+    )
+    is_ours = (options.get("file_format") or format_of(path)) == "npz"
+    decided = [] if options.get("codebook_sizes") and not is_ours else ["codebook_sizes"]
+    _warn_of_unused_settings(config, semantic_ids, path, [*decided, *(("collision", "rank_size") if is_ours else ())])
+    if is_ours:
+        _warn_of_other_training(train_dataset, semantic_ids, path)
+    return semantic_ids
+
+
+def _warn_of_unused_settings(
+    config: Any, semantic_ids: SemanticIDs, path: str | os.PathLike[str], keys: Sequence[str]
+) -> None:
+    """Say which of the user's settings `keys` have no effect because the file decides them otherwise.
+
+    Those that are as by default may well come with a checkpoint's configuration and are passed over.
+    """
+    recipe, sizes = semantic_ids.recipe, list(semantic_ids.codebook_sizes)
+    own = {
+        "codebook_sizes": sizes,
+        "collision": recipe.get("collision") if "before_collision_rule" in recipe else None,  # else none was needed
+        "rank_size": sizes[-1] if recipe.get("collision") == "rank" else None,
+    }
+    for key in keys:
+        given, default = (settings.get(key) for settings in (config.external_config_dict, config.internal_config_dict))
+        same = (None, default, own[key], recipe.get(key), sizes[:-1])  # sizes: the last level may be the rank
+        if own[key] is not None and given not in same:
+            getLogger().warning(f"{key}={given} has no effect: '{path}' has its own, {own[key]}.")
+
+
+def _warn_of_other_training(train_dataset: Any, semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
+    """Say that a tokenizer may have learnt from interactions that are held out here."""
+    theirs, ours = semantic_ids.recipe.get("training_part"), training_part(train_dataset)
+    if theirs in (None, ours):
+        return
+    if EXTENDED_AT in semantic_ids.recipe:
+        getLogger().info(f"'{path}' was made from training part {theirs} before it was extended; here it is {ours}.")
+        return
+    getLogger().warning(
+        f"'{path}' was made from another training part ({theirs}) than this run's ({ours}), and may know interactions "
+        "that are held out here: make semantic IDs anew with the same filters and split, unless this is meant."
+    )
+
+
+def build_semantic_ids(
+    config: Any, train_dataset: Any, recipe: dict[str, Any] | None = None
+) -> tuple[SemanticIDs, np.ndarray]:
+    """Compute features, fit the tokenizer on items that occur in training, encode all items, resolve collisions.
+
+    Returns:
+        the semantic IDs, and the features that they were made of: float32 [n_items, d].
+    """
     tokenizer = resolve(TOKENIZERS, config["tokenizer"], "tokenizer").from_config(config)
     collision = resolve(COLLISIONS, config["collision"], "collision rule")
-    features = item_features(config, train_dataset)
+    pipeline = FeaturePipeline(config)
+    features = pipeline.fit_encode(train_dataset)
     popularity = training_popularity(train_dataset)
     tokenizer.fit(features, np.flatnonzero(popularity))
     raw = tokenizer.encode(features)
@@ -80,14 +152,16 @@ def build_semantic_ids(config: Any, train_dataset: Any, recipe: dict[str, Any] |
         "reconstruction_error": reconstruction_error(tokenizer, features, codes),
         "before_collision_rule": summary(raw),
     }
-    return SemanticIDs(
+    semantic_ids = SemanticIDs(
         codes,
         sizes,
         train_dataset.item_tokens(),
         recipe,
         popularity=popularity if config["collision"] == "keep" else None,
         tokenizer_state=tokenizer.state(),
+        feature_state=pipeline.state(),
     )
+    return semantic_ids, features
 
 
 def training_popularity(train_dataset: Any) -> np.ndarray:
@@ -96,10 +170,14 @@ def training_popularity(train_dataset: Any) -> np.ndarray:
     return np.bincount(items - 1, minlength=len(train_dataset.item_tokens()))
 
 
+def training_part(train_dataset: Any) -> str:
+    """Return eight hex digits over the sequences of the training part."""
+    items, offsets = train_dataset.training_sequences()
+    return hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:8]
+
+
 def semantic_id_recipe(config: Any, train_dataset: Any) -> dict[str, Any]:
     """Return everything the codes depend on, as JSON types."""
-    items, offsets = train_dataset.training_sequences()
-    training = hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:8]
     unused = {"semantic_ids_path", *_keys_of_other_tokenizers(config["tokenizer"])}
     recipe = {key: config[key] for key in semantic_id_keys() if key not in unused}
     recipe |= feature_sources(config)  # by content, wherever the files lie
@@ -109,7 +187,7 @@ def semantic_id_recipe(config: Any, train_dataset: Any) -> dict[str, Any]:
         **recipe,
         "dataset": config["dataset"],
         "item_tokens": hash_tokens(train_dataset.item_tokens()),
-        "training_part": training,
+        "training_part": training_part(train_dataset),
         "seed": config["seed"],
         "package_version": recbole_sid.__version__,
     }
@@ -123,8 +201,30 @@ def semantic_ids_file(config: Any, recipe: dict[str, Any]) -> Path:
 
 def differences(stored: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     """Return ``key: stored -> wanted`` for every part of two recipes that differs, in the order of `recipe`."""
+    return [f"{key}: {stored.get(key)} -> {recipe.get(key)}" for key in _changed(stored, recipe)]
+
+
+def _changed(stored: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     keys = [*recipe, *(key for key in stored if key not in recipe and key not in _RESULTS)]
-    return [f"{key}: {stored.get(key)} -> {recipe.get(key)}" for key in keys if stored.get(key) != recipe.get(key)]
+    return [key for key in keys if stored.get(key) != recipe.get(key)]
+
+
+def _extension(path: Path, recipe: Mapping[str, Any], item_tokens: np.ndarray) -> tuple[SemanticIDs, Path] | None:
+    """Return semantic IDs of `recipe` that were extended by later items, and their file; None if there are none.
+
+    They are `path` itself, or a file beside it from when the dataset was smaller, and hold all items. Only where the
+    training part is the same may they hold more: else they are those of another selection of items.
+    """
+    for file in (path, *sorted(path.parent.glob(f"{recipe['dataset']}-*.npz"))):
+        stored = read_recipe(file)
+        changed = _changed(stored, recipe)
+        if EXTENDED_AT in stored and set(changed) <= set(_GROWING):
+            semantic_ids = SemanticIDs.load(file)
+            found = Coverage.of(semantic_ids.item_tokens, item_tokens)
+            may_have_more = "training_part" not in changed
+            if not len(found.items_without) and (may_have_more or not len(found.without_item)):
+                return semantic_ids, file
+    return None
 
 
 def _nearest_recipe(path: Path, recipe: Mapping[str, Any]) -> str:

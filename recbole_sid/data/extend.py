@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import yaml
 
 from recbole_sid.catalogue import hash_tokens, match_rows
-from recbole_sid.config import PROPERTIES
+from recbole_sid.config import PROPERTIES, semantic_id_keys
 from recbole_sid.data.semantic_ids import EXTENDED_AT, SemanticIDs
 from recbole_sid.errors import InputError
+from recbole_sid.features import FeaturePipeline
 from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
 from recbole_sid.tokenizer.base import Tokenizer
 from recbole_sid.tokenizer.collisions import CollisionContext
 
 # Share of the known items that must get their first code again from the features given.
 _AGREEMENT = 0.99
+_CHECKED = 1000  # known items whose features are read again for that, at most
+# Keys that say where things lie now, not what the features are.
+_PLACES = ("feature_file", "feature_tokens", "text_model", "collaborative_checkpoint")
 
 
-def extend(semantic_ids: SemanticIDs, features: np.ndarray, item_tokens: Sequence[str] | np.ndarray) -> SemanticIDs:
+def extend(
+    semantic_ids: SemanticIDs,
+    features: Mapping[str, Any] | np.ndarray,
+    item_tokens: Sequence[str] | np.ndarray,
+) -> SemanticIDs:
     """Give semantic IDs to the items that have none, by the fitted tokenizer and the same collision rule.
 
     Models trained with `semantic_ids` load with the result and can recommend the new items at once. Codes of known
@@ -28,15 +38,17 @@ def extend(semantic_ids: SemanticIDs, features: np.ndarray, item_tokens: Sequenc
 
     Args:
         semantic_ids: made by `recbole-sid tokenize` or a run.
-        features: float32 [n, d] of `item_tokens`, computed as those that `semantic_ids` were made from.
+        features: raw input of `item_tokens` for each feature that `semantic_ids` were made from, encoded, normalised
+            and reduced by what was learnt then: ``{"text": one string an item (its text_fields joined by a space),
+            "file": rows [n, d]}``. An array float32 [n, d] is taken for the outcome of all that.
         item_tokens: raw item ids [n], new ones and, if at hand, known ones: by these the features are checked.
 
     Returns:
         `semantic_ids` with the new items behind the old ones; itself if no item is new.
 
     Raises:
-        InputError: if `semantic_ids` hold no tokenizer, the features are not of the same space, or there is no code
-            left for a new item.
+        InputError: if `semantic_ids` hold no tokenizer or nothing of their features, these are collaborative or not of
+            the same space, or there is no code left for a new item.
     """
     tokens = np.asarray(item_tokens, dtype=str)
     row = match_rows(semantic_ids.item_tokens, tokens)
@@ -44,6 +56,8 @@ def extend(semantic_ids: SemanticIDs, features: np.ndarray, item_tokens: Sequenc
     if not new.any():
         return semantic_ids
     tokenizer = fitted_tokenizer(semantic_ids)
+    if isinstance(features, Mapping):
+        features = fitted_features(semantic_ids).encode(features, tokens)
     features = np.ascontiguousarray(features, dtype=np.float32)
     _check_features(features, tokens)
     raw = _encode(tokenizer, features)
@@ -66,7 +80,60 @@ def extend(semantic_ids: SemanticIDs, features: np.ndarray, item_tokens: Sequenc
         },
         popularity=None if popularity is None else np.pad(popularity, (0, len(codes))),
         tokenizer_state=semantic_ids.tokenizer_state,
+        feature_state=semantic_ids.feature_state,
     )
+
+
+def extend_to_items(semantic_ids: SemanticIDs, config: Any, item_tokens: np.ndarray) -> SemanticIDs:
+    """`extend` by those of `item_tokens` that have no semantic ID, from the files that a configuration names.
+
+    Args:
+        semantic_ids: made by `recbole-sid tokenize` or a run.
+        config: a `Config`; says where the ``.item`` file (``data_path``), ``feature_file`` and ``text_model`` are. What
+            the features are is as it was.
+        item_tokens: str [n], all items of the dataset.
+
+    Raises:
+        InputError: as `extend`, or if the files lack an item, or `config` sets what was decided otherwise.
+    """
+    known = match_rows(semantic_ids.item_tokens, item_tokens) >= 0
+    if known.all():
+        return semantic_ids
+    pipeline = fitted_features(semantic_ids, config)
+    checked = item_tokens[known][:: math.ceil(known.sum() / _CHECKED) or 1]
+    tokens = np.concatenate([item_tokens[~known], checked])
+    return extend(semantic_ids, pipeline.encode(pipeline.read(tokens), tokens), tokens)
+
+
+def fitted_features(semantic_ids: SemanticIDs, config: Any = None) -> FeaturePipeline:
+    """Return the features that `semantic_ids` were made from, as they were fitted then.
+
+    Args:
+        semantic_ids: made by `recbole-sid tokenize` or a run.
+        config: a `Config` that says where files lie now; None: there is nothing to read.
+
+    Raises:
+        InputError: if `semantic_ids` hold nothing of their features, or `config` sets what was decided otherwise.
+    """
+    if not semantic_ids.feature_state:
+        raise InputError(
+            "These semantic IDs do not hold what was learnt to compute their features (ready-made ones never do): make "
+            "them again with `recbole-sid tokenize`, or give `extend` features computed as then."
+        )
+    recipe = semantic_ids.recipe
+    decided = {key: recipe[key] for key in semantic_id_keys() if key in recipe and key not in _PLACES}
+    places: dict[str, Any] = {**dict.fromkeys(_PLACES), "device": "cpu", "show_progress": False, "checkpoint_dir": None}
+    if config is not None:
+        _check_same(decided, config)
+        places = config.final_config_dict
+    try:
+        return FeaturePipeline({**_defaults(), **places, **decided, "seed": recipe["seed"]}).load_state(
+            semantic_ids.feature_state
+        )
+    except KeyError as error:
+        raise InputError(
+            f"The semantic IDs lack {error} of their features: make them again with `recbole-sid tokenize`."
+        ) from error
 
 
 def fitted_tokenizer(semantic_ids: SemanticIDs) -> Tokenizer:
@@ -94,6 +161,14 @@ def fitted_tokenizer(semantic_ids: SemanticIDs) -> Tokenizer:
 def _defaults() -> dict[str, Any]:
     """Return the keys of other tokenizers and later versions, which a recipe lacks."""
     return yaml.safe_load((PROPERTIES / "semantic_ids.yaml").read_text(encoding="utf-8"))
+
+
+def _check_same(decided: Mapping[str, Any], config: Any) -> None:
+    """Refuse settings of the user that differ from what the semantic IDs were made with."""
+    for key, value in decided.items():
+        given = json.loads(json.dumps(config.external_config_dict.get(key)))
+        if given not in (None, value):
+            raise InputError(f"The semantic IDs were made with {key}={value}, not {given}: leave it out.")
 
 
 def _check_features(features: np.ndarray, tokens: np.ndarray) -> None:
@@ -128,6 +203,6 @@ def _check_space(raw: np.ndarray, known: np.ndarray, rule: str) -> None:
     if agreement < _AGREEMENT:
         raise InputError(
             f"Only {agreement:.0%} of the known items get their codes again from these features: give features in the "
-            "space that the semantic IDs were made from (the same text model or file, normalised and reduced as then, "
-            "not fitted anew)."
+            "space that the semantic IDs were made from (the same texts, text model or vectors, normalised and reduced "
+            "as then, not fitted anew)."
         )

@@ -24,6 +24,7 @@ from recbole_sid.errors import InputError, first_line
 from recbole_sid.files import replacing, write_text
 
 ABSENT = -1  # stands for a level that an item's semantic ID does not have
+LARGEST_SIZE = 1 << 24  # codes a level can have; far above any codebook, so larger numbers are item ids or the like
 _ITEM_COLUMN = "item_id"
 
 
@@ -91,24 +92,51 @@ def _read_json(path: str | os.PathLike[str]) -> CodeTable:
     if set(map(type, lists)) != {list}:
         raise InputError(f"'{path}' must give every item a list of codes, as in {{item: [12, 3, 7]}}.")
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    if lengths.min() == 0:
+        raise InputError(f"'{path}' has {(lengths == 0).sum()} items without any code: leave them out.")
+    flat = _json_codes(list(chain.from_iterable(lists)), lengths, path)
+    return _table(np.array(items, dtype=str), _rectangle(flat, lengths), path)
+
+
+def _json_codes(values: list[Any], lengths: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the codes of all items in a row, written as numbers or as words: int64 [n]."""
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        return _in_range(_codes_of_words(np.array(values), lengths, path), path)
+    if kinds != {int}:
+        problem = next(text for kind, text in _NO_CODES.items() if kind in kinds)
+        raise InputError(f"'{path}' {problem}: give every item a plain list of whole numbers, as in [12, 3, 7].")
     try:
-        flat = np.array(list(chain.from_iterable(lists)))
-    except ValueError as error:  # lists of several depths
-        raise InputError(f"'{path}' nests lists within an item's codes: give plain lists of codes.") from error
-    if flat.ndim == 1 and flat.dtype.kind == "U":
-        flat = _codes_of_words(flat, lengths, path)
-    return _table(np.array(items, dtype=str), _rectangle(flat, lengths, path), path)
+        return _in_range(np.array(values, dtype=np.int64), path)
+    except OverflowError:
+        raise InputError(_too_large(max(values, key=abs), path)) from None
+
+
+# What JSON may hold in the place of a code, and how to say so; the first that occurs is named.
+_NO_CODES: dict[type, str] = {
+    list: "nests lists within an item's codes",
+    _Pairs: "has an object among an item's codes",
+    bool: "has true or false among its codes",
+    type(None): "has null among its codes",
+    float: "holds codes that are no whole numbers",
+    str: "has some codes in quotes and others not",
+}
 
 
 def _json_content(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:  # no UTF-8, no JSON, a number of thousands of digits
         raise InputError(f"'{path}' is no JSON file ({first_line(error)}).") from error
 
 
 def _codes_of_words(words: np.ndarray, lengths: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
     """Return the numbers of ``<a_12>, <b_3>, ...``: the letter is the level's, from a."""
+    if pd.Series(words[:1]).str.fullmatch(r"-?\d+").any():
+        raise InputError(
+            f"'{path}' has its codes in quotes, as in \"{words[0]}\": write numbers, as in [12, 3, 7], or what index "
+            'files have, as in ["<a_12>", "<b_3>"].'
+        )
     parts = pd.Series(words).str.extract(r"^<([a-z])_(\d{1,18})>$")
     level = np.arange(len(words)) - np.repeat(lengths.cumsum() - lengths, lengths)
     letters = np.array(list(ascii_lowercase))[level.clip(max=len(ascii_lowercase) - 1)]
@@ -122,18 +150,27 @@ def _codes_of_words(words: np.ndarray, lengths: np.ndarray, path: str | os.PathL
     return parts[1].to_numpy().astype(np.int64)
 
 
-def _rectangle(flat: np.ndarray, lengths: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+def _rectangle(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return codes [n, L] of the items' codes in a row, `ABSENT` behind those of the shorter ones."""
-    if lengths.min() == 0:
-        raise InputError(f"'{path}' has {(lengths == 0).sum()} items without any code: leave them out.")
-    if flat.ndim != 1 or flat.dtype.kind not in "iu":
-        raise InputError(f"'{path}' holds codes that are no whole numbers: codes are 0, 1, 2, ...")
     codes = np.full((len(lengths), lengths.max()), ABSENT, dtype=np.int64)
-    has = np.arange(lengths.max()) < lengths[:, None]
-    if (flat < 0).any():
-        raise InputError(f"'{path}' holds the code {flat.min()}: codes count from 0.")
-    codes[has] = flat
+    codes[np.arange(lengths.max()) < lengths[:, None]] = flat
     return codes
+
+
+def _in_range(codes: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+    """Return `codes`, whole numbers of any type and shape, as int64; refuse those that no level can have."""
+    if codes.min(initial=0) < 0:
+        raise InputError(f"'{path}' holds the code {codes.min()}: codes count from 0.")
+    if codes.max(initial=0) >= LARGEST_SIZE:
+        raise InputError(_too_large(int(codes.max()), path))
+    return codes.astype(np.int64)
+
+
+def _too_large(code: int, path: str | os.PathLike[str]) -> str:
+    return (
+        f"'{path}' holds the code {code}, where levels have at most {LARGEST_SIZE:,} codes, counted from 0: these are "
+        "no codes of semantic IDs."
+    )
 
 
 def _table(items: np.ndarray, codes: np.ndarray, path: str | os.PathLike[str], rank_from: int = 0) -> CodeTable:
@@ -229,7 +266,8 @@ def _read_tensor(path: str | os.PathLike[str]) -> CodeTable:
         codes = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged pickle raises anything
         raise InputError(f"'{path}' is no tensor that torch loads without pickle ({first_line(error)}).") from error
-    if not isinstance(codes, torch.Tensor) or codes.dim() != 2 or codes.is_floating_point() or codes.is_complex():
+    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if not isinstance(codes, torch.Tensor) or codes.dim() != 2 or codes.dtype not in whole:
         raise InputError(
             f"'{path}' must hold one tensor of whole numbers [levels, items] (for a model's weights, say which model: "
             "--model=TIGER)."
@@ -237,13 +275,7 @@ def _read_tensor(path: str | os.PathLike[str]) -> CodeTable:
     if codes.shape[0] > codes.shape[1] or codes.numel() == 0:
         raise InputError(f"'{path}' has shape {tuple(codes.shape)}: it must be [levels, items].")
     table = codes.T.long().numpy()
-    return _table(np.arange(len(table)).astype(str), _not_negative(table, path), path)
-
-
-def _not_negative(codes: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
-    if (codes < 0).any():
-        raise InputError(f"'{path}' holds the code {codes.min()}: codes count from 0.")
-    return codes
+    return _table(np.arange(len(table)).astype(str), _in_range(table, path), path)
 
 
 def _write_tensor(semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
@@ -314,13 +346,14 @@ def _read_frame(frame: pd.DataFrame, item: Any, levels: list[Any], path: str | o
 def _level(column: pd.Series, path: str | os.PathLike[str]) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     is_code = np.isfinite(numbers) & (numbers >= 0) & (numbers == np.floor(numbers))
+    is_code &= pd.api.types.infer_dtype(column, skipna=True) != "boolean"  # which counts as 0 and 1
     wrong = ~is_code & column.notna().to_numpy()
     if wrong.any():
         raise InputError(
             f"'{path}' has '{column[wrong].iloc[0]}' in column '{column.name}': beside the items, every column is a "
             "level and holds whole numbers from 0."
         )
-    return np.where(is_code, numbers, ABSENT).astype(np.int64)
+    return np.where(is_code, _in_range(np.where(is_code, numbers, 0), path), ABSENT)
 
 
 def _frame(semantic_ids: SemanticIDs) -> pd.DataFrame:

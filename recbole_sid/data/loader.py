@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from recbole_sid.data.build import semantic_ids_for
 from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.members import semantic_id_config
 from recbole_sid.registry import MODELS
 
 # Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
@@ -82,7 +83,7 @@ def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
         train = loaders[0]
         if not isinstance(train._dataset, HistoryDataset):
             raise InputError(f"{config['model']} splits whole sequences itself: leave out benchmark_filename.")
-        train._dataset.semantic_ids = semantic_ids_for(config, train._dataset)
+        train._dataset.semantic_ids = semantic_ids_for(semantic_id_config(config), train._dataset)
         bucket_by_length(train)
     return loaders
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recbole_sid.catalogue import match_rows
-from recbole_sid.data.formats import ABSENT, CodeTable, ends_in_rank, format_of, numbering_file
+from recbole_sid.data.formats import ABSENT, LARGEST_SIZE, CodeTable, Format, ends_in_rank, format_of, numbering_file
 from recbole_sid.data.semantic_ids import SemanticIDs
 from recbole_sid.errors import InputError
 from recbole_sid.registry import COLLISIONS, FORMATS, resolve
@@ -72,10 +72,12 @@ def read_semantic_ids(
     name = file_format or format_of(path)
     if name == "npz":
         return _load(path, item_tokens, dataset)
-    table = resolve(FORMATS, name, "format").read(path)
+    table = _format(name).read(path)
     if numbering is not None:
         table = _renamed(table, numbering, path)
     if item_tokens is not None:
+        if numbering is None:
+            _warn_of_numbers(table, path)
         table = _in_order(table, np.asarray(item_tokens, dtype=str), path)
     codes, sizes, padded = _filled_up(table.codes, codebook_sizes, path)
     recipe: dict[str, Any] = {
@@ -119,8 +121,25 @@ def write_semantic_ids(
     if name == "npz":
         semantic_ids.save(path)
     else:
-        resolve(FORMATS, name, "format").write(semantic_ids, path)
+        _format(name).write(semantic_ids, path)
+        _warn_of_lost_sizes(semantic_ids, path)
     return [Path(path), *([beside] if beside.is_file() else [])]
+
+
+def _format(name: str) -> Format:
+    """Return the registered format `name`; the message on an unknown one lists ours too."""
+    return resolve({**FORMATS, "npz": ""}, name, "format")
+
+
+def _warn_of_lost_sizes(semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
+    """Say which sizes a reader cannot infer from the codes in a file of others."""
+    inferred = tuple((semantic_ids.codes.max(axis=0) + 1).tolist())
+    if inferred != semantic_ids.codebook_sizes:
+        sizes = f"[{','.join(map(str, semantic_ids.codebook_sizes))}]"
+        getLogger().warning(
+            f"'{path}' holds codes but no codebook sizes, and by its codes they are {list(inferred)}: import it with "
+            f"--codebook_sizes={sizes} to have these again."
+        )
 
 
 def _load(
@@ -135,7 +154,8 @@ def _load(
         )
     if item_tokens is not None:
         semantic_ids.table(item_tokens)  # refuses what is missing
-        _warn_of_surplus(Coverage.of(semantic_ids.item_tokens, np.asarray(item_tokens, dtype=str)), path)
+        if len(semantic_ids.item_tokens) > len(item_tokens):
+            _warn_of_surplus(Coverage.of(semantic_ids.item_tokens, np.asarray(item_tokens, dtype=str)), path)
     return semantic_ids
 
 
@@ -154,6 +174,16 @@ def _renamed(table: CodeTable, numbering: str | os.PathLike[str], path: str | os
     if len(np.unique(names[row])) < len(row):
         raise InputError(f"'{numbering}' names an item twice: every line must be another item token.")
     return replace(table, items=names[row])
+
+
+def _warn_of_numbers(table: CodeTable, path: str | os.PathLike[str]) -> None:
+    """Say that item numbers 0 to n - 1 are taken for tokens: those of another dataset would do as well."""
+    n_items = len(table.items)
+    if (match_rows(table.items, np.arange(n_items).astype(str)) >= 0).all():
+        getLogger().warning(
+            f"'{path}' numbers its items 0 to {n_items - 1}, which are taken for the dataset's item tokens: make sure "
+            "that it was made for this dataset, or name its items by --numbering=FILE of `recbole-sid import`."
+        )
 
 
 def _in_order(table: CodeTable, item_tokens: np.ndarray, path: str | os.PathLike[str]) -> CodeTable:
@@ -206,6 +236,8 @@ def _filled_up(
         )
     largest = codes.max(axis=0) + 1
     sizes = largest if codebook_sizes is None else np.asarray(codebook_sizes)
+    if sizes.max() > LARGEST_SIZE:
+        raise InputError(f"codebook_sizes={sizes.tolist()} must be at most {LARGEST_SIZE:,} each.")
     small = np.flatnonzero(largest > sizes)
     if len(small):
         raise InputError(

@@ -14,12 +14,13 @@ import numpy as np
 
 from recbole_sid.catalogue import hash_tokens, match_rows
 from recbole_sid.decoding.trie import Trie
-from recbole_sid.errors import InputError
-from recbole_sid.files import replacing
+from recbole_sid.errors import InputError, first_line
+from recbole_sid.files import prefixed, replacing, with_prefix
 
-# What the arrays of the trie and of the tokenizer are called in a file.
+# What the arrays of the trie, the tokenizer and the features are called in a file.
 _TRIE = "trie_"
 _TOKENIZER = "tokenizer_"
+_FEATURES = "features_"
 EXTENDED_AT = "extended_at"  # in the recipe: the numbers of items before each extension
 
 
@@ -35,6 +36,7 @@ class SemanticIDs:
         popularity: int64 [n_items], how often each item occurs in training; orders the items that share a semantic ID,
             then their row number does. None: the row number alone.
         tokenizer_state: the fitted tokenizer's arrays, for items that come later; may be empty.
+        feature_state: what was learnt to compute the features, for the same; may be empty.
 
     Raises:
         InputError: if shapes disagree, a code is no integer or out of range, or an item occurs twice.
@@ -46,6 +48,7 @@ class SemanticIDs:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     popularity: np.ndarray | None = None
     tokenizer_state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    feature_state: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not np.issubdtype(np.asarray(self.codes).dtype, np.integer):
@@ -139,7 +142,7 @@ class SemanticIDs:
             raise InputError(
                 f"{missing.sum()} of the dataset's {len(wanted)} items have no semantic ID "
                 f"(for example '{wanted[missing][0]}'): use semantic IDs made for this dataset, or give the new items "
-                "theirs with recbole_sid.data.extend.extend."
+                "theirs by `recbole-sid extend`."
             )
         return row
 
@@ -152,8 +155,9 @@ class SemanticIDs:
                 codebook_sizes=np.asarray(self.codebook_sizes, dtype=np.int64),
                 item_tokens=self.item_tokens,
                 recipe=np.asarray(json.dumps(dict(self.recipe))),
-                **_prefixed(_TRIE, self.trie.arrays()),  # type: ignore[arg-type]
-                **_prefixed(_TOKENIZER, self.tokenizer_state),  # type: ignore[arg-type]
+                **prefixed(_TRIE, self.trie.arrays()),
+                **prefixed(_TOKENIZER, self.tokenizer_state),
+                **prefixed(_FEATURES, self.feature_state),
                 **({} if self.popularity is None else {"popularity": self.popularity}),  # type: ignore[arg-type]
             )
 
@@ -174,9 +178,10 @@ class SemanticIDs:
                     item_tokens=data["item_tokens"],
                     recipe=json.loads(str(data["recipe"])),
                     popularity=data["popularity"] if "popularity" in data.files else None,
-                    tokenizer_state=_with_prefix(_TOKENIZER, data),
+                    tokenizer_state=with_prefix(_TOKENIZER, data),
+                    feature_state=with_prefix(_FEATURES, data),
                 )
-                saved = _with_prefix(_TRIE, data)
+                saved = with_prefix(_TRIE, data)
             if saved:  # files of version 0.1 have none
                 trie = Trie.from_arrays(saved, semantic_ids.codebook_sizes)
                 if not np.array_equal(trie.codes().numpy(), semantic_ids.codes[saved["item"]]):
@@ -187,7 +192,7 @@ class SemanticIDs:
             raise
         except Exception as error:  # a damaged file fails in zipfile, zlib, numpy or json, each with its own
             raise InputError(
-                f"'{path}' is not a semantic-ID file written by `recbole-sid tokenize` ({error})."
+                f"'{path}' is not a semantic-ID file written by `recbole-sid tokenize` ({first_line(error)})."
             ) from error
 
 
@@ -206,11 +211,3 @@ def _trie(codes: np.ndarray, sizes: tuple[int, ...], items: np.ndarray, populari
         return Trie(codes, sizes, items=items)
     order = np.argsort(-popularity, kind="stable")
     return Trie(codes[order], sizes, items=items[order])
-
-
-def _prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {prefix + name: values for name, values in arrays.items()}
-
-
-def _with_prefix(prefix: str, data: Any) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): data[name] for name in data.files if name.startswith(prefix)}

@@ -10,16 +10,10 @@ import torch
 from recbole.data.dataset import Dataset
 
 from recbole_sid.catalogue import match_rows
+from recbole_sid.checkpoint import data_difference
 from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError, first_line
-
-# What decides which interactions a model was trained on.
-_SAME_KEYS = (
-    "dataset USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD benchmark_filename rm_dup_inter val_interval "
-    "filter_inter_by_user_or_item user_inter_num_interval item_inter_num_interval"
-).split()
-_SAME_SPLIT = ("split", "order", "group_by")
 
 
 def checkpoint_features(config: Any, dataset: Any) -> np.ndarray:
@@ -38,7 +32,7 @@ def checkpoint_features(config: Any, dataset: Any) -> np.ndarray:
     content = load_recbole_checkpoint(path, map_location="cpu")
     recorded = content["config"].final_config_dict
     _check_same_data(path, recorded, config)
-    tokens = _item_tokens(path, recorded, config)
+    tokens = recorded_item_tokens(path, recorded, config)
     weight = _weight(path, content["state_dict"], config["collaborative_weight"], len(tokens))
     rows = match_rows(tokens, dataset.item_tokens())
     missing = rows < 0
@@ -51,18 +45,16 @@ def checkpoint_features(config: Any, dataset: Any) -> np.ndarray:
 
 
 def _check_same_data(path: str, recorded: dict[str, Any], config: Any) -> None:
-    pairs = {key: (recorded.get(key), config[key]) for key in _SAME_KEYS}
-    theirs, ours = recorded.get("eval_args") or {}, config["eval_args"]
-    pairs |= {f"eval_args.{key}": (theirs.get(key), ours.get(key)) for key in _SAME_SPLIT}
-    for key, (their, our) in pairs.items():
-        if their != our:
-            raise InputError(
-                f"'{path}' was trained with {key}={their} but this run has {key}={our}: train it with the data "
-                "settings of this run, or it may have seen the items to predict."
-            )
+    difference = data_difference(recorded, config.final_config_dict)
+    if difference:
+        key, their, our = difference
+        raise InputError(
+            f"'{path}' was trained with {key}={their} but this run has {key}={our}: train it with the data "
+            "settings of this run, or it may have seen the items to predict."
+        )
 
 
-def _item_tokens(path: str, recorded: dict[str, Any], config: Any) -> np.ndarray:
+def recorded_item_tokens(path: str, recorded: dict[str, Any], config: Any) -> np.ndarray:
     """Return the item tokens by the checkpoint's own ids, which RecBole does not save: its data are read again."""
     settings = {key: recorded[key] for key in config.parameters["Dataset"] if key in recorded}
     settings |= {key: config[key] for key in ("use_gpu", "gpu_id", "eval_args", "show_progress", "state")}

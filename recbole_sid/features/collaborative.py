@@ -14,14 +14,28 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from recbole_sid.errors import InputError
+from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.checkpoint import checkpoint_features
 
 
-def collaborative_features(config: Any, dataset: Any) -> np.ndarray:
-    """Return the item embedding in ``collaborative_checkpoint``, or `ppmi_svd` where none is named."""
-    if config["collaborative_checkpoint"]:
-        return checkpoint_features(config, dataset)
-    return ppmi_svd(config, dataset)
+class CollaborativeFeatures(FeatureSource):
+    """The item embedding in ``collaborative_checkpoint``, or `ppmi_svd` where none is named."""
+
+    def fit_encode(self, dataset: Any) -> np.ndarray:
+        if self.config["collaborative_checkpoint"]:
+            return checkpoint_features(self.config, dataset)
+        return ppmi_svd(self.config, dataset)
+
+    def read(self, item_tokens: np.ndarray) -> Any:
+        """Refuse: nobody has interacted with new items in the training part."""
+        raise InputError(
+            "New items have no 'collaborative' features, which are learnt from interactions in training: make the "
+            "semantic IDs of a catalogue that grows from features=[text] or [file]."
+        )
+
+    def encode(self, raw: Any) -> np.ndarray:
+        """Refuse, as `read`."""
+        return self.read(raw)
 
 
 def ppmi_svd(config: Any, dataset: Any) -> np.ndarray:

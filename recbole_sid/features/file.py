@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 
 from recbole_sid.catalogue import match_rows
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.sources import feature_file
 
 
@@ -23,8 +25,24 @@ class Rows(NamedTuple):
     tokens: np.ndarray | None
 
 
-def file_features(config: Any, dataset: Any) -> np.ndarray:
-    """Return the rows of ``feature_file`` for the dataset's items: float32 [n_items, d].
+class FileFeatures(FeatureSource):
+    """The rows of ``feature_file``."""
+
+    def fit_encode(self, dataset: Any) -> np.ndarray:
+        return self.encode(self.read(dataset.item_tokens()))
+
+    def read(self, item_tokens: np.ndarray) -> np.ndarray:
+        return rows_of_items(self.config, item_tokens)
+
+    def encode(self, raw: Any) -> np.ndarray:
+        rows = np.asarray(raw)
+        if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number):
+            raise InputError("The 'file' features must be numbers of shape [n_items, d].")
+        return rows.astype(np.float32)
+
+
+def rows_of_items(config: Any, item_tokens: np.ndarray) -> np.ndarray:
+    """Return the rows of ``feature_file`` for items: [n_items, d], numbers as the file holds them.
 
     A row belongs to the item that the file itself names (Parquet, atomic files), else to the token in that line of
     ``feature_tokens``, else to the item whose token is the row's number.
@@ -39,17 +57,18 @@ def file_features(config: Any, dataset: Any) -> np.ndarray:
         )
     matrix, named = read_rows(path, config["feature_name"], config)
     tokens = _tokens(config["feature_tokens"], len(matrix)) if named is None else named
+    if named is not None and config["feature_tokens"]:
+        getLogger().warning(f"feature_tokens has no effect: '{path}' names the item of each row itself.")
     if len(tokens) != len(matrix):
         raise InputError(f"'{path}' has {len(matrix)} rows but feature_tokens names {len(tokens)} items.")
     names, count = np.unique(tokens, return_counts=True)
     if (count > 1).any():
         raise InputError(f"The rows of '{path}' name item '{names[count > 1][0]}' twice: every item needs one row.")
-    wanted = dataset.item_tokens()
-    rows = match_rows(tokens, wanted)
+    rows = match_rows(tokens, item_tokens)
     missing = rows < 0
     if missing.any():
-        raise InputError(f"'{path}' has no row for {missing.sum()} items (for example '{wanted[missing][0]}').")
-    return matrix[rows].astype(np.float32)
+        raise InputError(f"'{path}' has no row for {missing.sum()} items (for example '{item_tokens[missing][0]}').")
+    return matrix[rows]
 
 
 def read_rows(path: str, name: str | None, config: Any) -> Rows:

@@ -6,7 +6,8 @@ N. Reimers, I. Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.features.base import Learnt
 from recbole_sid.features.sources import content_hash, encoder_source
 from recbole_sid.files import replacing
 from recbole_sid.progress import progress
@@ -21,27 +23,69 @@ from recbole_sid.progress import progress
 CHUNK = 128  # texts between two steps of the bar
 
 
-def sentence_embeddings(config: Any, texts: Sequence[str]) -> np.ndarray:
-    """Return the embeddings of `texts` by ``text_model``: float32 [n_texts, d], kept in ``checkpoint_dir/features``.
+class SentenceEncoder(Learnt):
+    """Encodes texts by ``text_model``; all there is to keep is which model that is.
 
-    Raises:
-        InputError: if sentence-transformers is not installed, or the model cannot be loaded.
+    Args:
+        config: reads ``text_model``, ``checkpoint_dir``, ``device``, ``show_progress``.
     """
-    source = encoder_source(config["text_model"])
-    path = embedding_file(config["checkpoint_dir"], source, texts)
-    if path.is_file():
-        getLogger().info(f"Text embeddings of the same texts and model reused from {path}")
-        return np.load(path, allow_pickle=False)
-    embeddings = encode(load_encoder(source, config["device"]), texts, config["show_progress"])
-    with replacing(path) as temporary:
-        np.save(temporary, embeddings)
-    getLogger().info(f"Text embeddings of {len(texts)} items by {config['text_model']} written to {path}")
-    return embeddings
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.text_model: str = config["text_model"]
+
+    @cached_property
+    def model_identity(self) -> str:
+        """What tells the model from others: the hash of its files, or its name on a hub."""
+        source = encoder_source(self.text_model)
+        return content_hash(source) if Path(source).exists() else source
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the model's name, empty for a folder, which may lie elsewhere by then, and its identity."""
+        name = "" if Path(self.text_model).exists() else self.text_model
+        return {"text_model": np.asarray(name), "model_identity": np.asarray(self.model_identity)}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> SentenceEncoder:
+        """Take the model that ``text_model`` names now, else the one of the name in `state`.
+
+        Raises:
+            InputError: if none is named, or it is another model or not installed.
+        """
+        self.text_model = self.config["text_model"] or str(state["text_model"])
+        if not self.text_model:
+            raise InputError("The semantic IDs were made with a text model in a folder: name the folder in text_model.")
+        if self.model_identity != str(state["model_identity"]):
+            raise InputError(
+                f"text_model={self.text_model} is not, or no longer, the model that the semantic IDs were made with "
+                f"({state['text_model'] or 'a folder'}, {state['model_identity']}): name that one in text_model."
+            )
+        return self
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 [n_texts, d], kept in ``checkpoint_dir/features`` unless that is empty.
+
+        Raises:
+            InputError: if sentence-transformers is not installed, or the model cannot be loaded.
+        """
+        if not self.config["checkpoint_dir"]:
+            return self._encode(texts)
+        path = embedding_file(self.config["checkpoint_dir"], self.model_identity, texts)
+        if path.is_file():
+            getLogger().info(f"Text embeddings of the same texts and model reused from {path}")
+            return np.load(path, allow_pickle=False)
+        embeddings = self._encode(texts)
+        with replacing(path) as temporary:
+            np.save(temporary, embeddings)
+        getLogger().info(f"Text embeddings of {len(texts)} items by {self.text_model} written to {path}")
+        return embeddings
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        model = load_encoder(encoder_source(self.text_model), self.config["device"])
+        return encode(model, texts, self.config["show_progress"])
 
 
-def embedding_file(folder: str, source: str, texts: Sequence[str]) -> Path:
-    """Return where the embeddings are kept: named by the hash of the model's files (of a hub: its name) and texts."""
-    model = content_hash(source) if Path(source).exists() else source
+def embedding_file(folder: str, model: str, texts: Sequence[str]) -> Path:
+    """Return where the embeddings of `texts` by the model of identity `model` are kept."""
     digest = hashlib.sha256("\0".join([model, *texts]).encode()).hexdigest()[:16]
     return Path(folder) / "features" / f"{digest}.npy"
 

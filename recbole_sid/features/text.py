@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,48 +11,98 @@ import pandas as pd
 
 from recbole_sid.catalogue import match_rows
 from recbole_sid.errors import InputError, nearest
+from recbole_sid.features.base import FeatureSource, Learnt
 from recbole_sid.features.scaling import training_items
-from recbole_sid.features.sentence import sentence_embeddings
+from recbole_sid.features.sentence import SentenceEncoder
 
 
-def text_features(config: Any, dataset: Any) -> np.ndarray:
-    """Return the encoded texts of the items: float32 [n_items, d].
+class TextFeatures(FeatureSource):
+    """Item texts encoded by ``text_model``, or by TF-IDF and truncated SVD to at most ``text_dim`` numbers."""
 
-    d is the width of ``text_model``, or at most ``text_dim`` where no model is named.
-    """
-    texts = item_texts(config, dataset.item_tokens())
-    if config["text_model"]:
-        return sentence_embeddings(config, texts)
-    return tfidf_svd(texts, training_items(dataset), config)
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.encoder: SentenceEncoder | TfidfSVD = SentenceEncoder(config) if config["text_model"] else TfidfSVD(config)
+
+    def fit_encode(self, dataset: Any) -> np.ndarray:
+        texts = self.read(dataset.item_tokens())
+        if isinstance(self.encoder, TfidfSVD):
+            self.encoder.fit(np.asarray(texts, dtype=object)[training_items(dataset)])
+        return self.encoder.encode(texts)
+
+    def read(self, item_tokens: np.ndarray) -> list[str]:
+        return item_texts(self.config, item_tokens)
+
+    def encode(self, raw: Any) -> np.ndarray:
+        texts = [] if isinstance(raw, str) else list(raw)
+        if pd.api.types.infer_dtype(texts, skipna=False) != "string":
+            raise InputError("The 'text' features must be one string an item: its text_fields joined by a space.")
+        return self.encoder.encode(texts)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self.encoder.state()
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> TextFeatures:
+        """Become what `state` was called on; ``text_model``, if given, says where the same model lies now.
+
+        Raises:
+            InputError: if ``text_model`` is another model.
+            KeyError: if an array is missing.
+        """
+        self.encoder = SentenceEncoder(self.config) if "text_model" in state else TfidfSVD(self.config)
+        self.encoder.load_state(state)
+        return self
 
 
-def tfidf_svd(texts: Sequence[str], train_items: np.ndarray, config: Any) -> np.ndarray:
-    """Return the truncated SVD of sublinear TF-IDF weights.
+class TfidfSVD(Learnt):
+    """The truncated SVD of sublinear TF-IDF weights.
 
     Args:
-        texts: of all items.
-        train_items: int [n], those that words, weights and SVD are learnt from.
-        config: reads ``text_dim``, ``seed``.
-
-    Returns:
-        float32 [n_texts, text_dim]; fewer columns where there are not so many words or training items.
-
-    Raises:
-        InputError: if the texts of training items hold no word.
+        config: reads ``text_dim``, ``seed``, ``text_fields``.
     """
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    try:
-        learnt_from = vectorizer.fit_transform(np.asarray(texts, dtype=object)[train_items])
-    except ValueError as error:
-        raise InputError(
-            f"The text fields {config['text_fields']} hold no word at all: choose other fields."
-        ) from error
-    dim = max(1, min(config["text_dim"], min(learnt_from.shape) - 1))
-    svd = TruncatedSVD(dim, random_state=config["seed"]).fit(learnt_from)
-    return svd.transform(vectorizer.transform(texts)).astype(np.float32)
+    LEARNT = ("words", "idf", "components")
+    words: Any  # of all columns, one a line in one string: an array of strings is as wide as the longest
+    idf: np.ndarray  # float64 [n_words]
+    components: np.ndarray  # float32 [text_dim, n_words]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def fit(self, texts: np.ndarray) -> TfidfSVD:
+        """Learn words, weights and SVD (fewer columns where there are not so many words or texts).
+
+        Args:
+            texts: str [n], of items that occur in training.
+
+        Raises:
+            InputError: if the texts hold no word.
+        """
+        from sklearn.decomposition import TruncatedSVD
+
+        vectorizer = self._vectorizer()
+        try:
+            weights = vectorizer.fit_transform(texts)
+        except ValueError as error:
+            raise InputError(
+                f"The text fields {self.config['text_fields']} hold no word at all: choose other fields."
+            ) from error
+        dim = max(1, min(self.config["text_dim"], min(weights.shape) - 1))
+        svd = TruncatedSVD(dim, random_state=self.config["seed"]).fit(weights)
+        self.words = "\n".join(vectorizer.get_feature_names_out())
+        self.idf, self.components = vectorizer.idf_, svd.components_.astype(np.float32)
+        return self
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 [n_texts, d]; zeros for a text of unknown words."""
+        vectorizer = self._vectorizer(vocabulary=str(self.words).split("\n"))
+        vectorizer.idf_ = self.idf
+        return (vectorizer.transform(texts) @ self.components.T).astype(np.float32)
+
+    @staticmethod
+    def _vectorizer(**settings: Any) -> Any:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        return TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", **settings)
 
 
 def item_texts(config: Any, item_tokens: np.ndarray) -> list[str]:

@@ -143,9 +143,11 @@ def _movable(codes: np.ndarray, codebook_sizes: Sequence[int], context: Collisio
     movable[: len(kept)] = False
     largest = int(np.bincount(prefix)[prefix[movable]].max(initial=0))
     if largest > size:
+        enough = [*codebook_sizes[:-1], 1 << (largest - 1).bit_length()]  # a power of two, which all tokenizers take
+        again = " (sizes are fixed once a model is trained: make all semantic IDs anew)" if len(kept) else ""
         raise InputError(
-            f"{largest} items share all codes but the last, which has only {size}: use a larger last codebook, or "
-            "collision=rank or collision=keep."
+            f"{largest} items share all codes but the last, which has only {size}: use a larger last codebook, such "
+            f"as codebook_sizes={enough}{again}, or collision=rank or collision=keep."
         )
     rows, others = (indices[np.argsort(prefix[indices], kind="stable")] for indices in _split(movable))
     others = others[np.isin(prefix[others], prefix[rows])]
