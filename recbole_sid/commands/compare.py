@@ -17,7 +17,7 @@ _FIRST_SEED = 2020
 def compare(call: Call) -> None:
     """Train several models with several seeds and compare them: means, tests over users, breakdowns."""
     from recbole_sid.comparison.job import make_jobs
-    from recbole_sid.comparison.plan import Plan, make_plan, read_plan, tuned_file
+    from recbole_sid.comparison.plan import Plan, make_plan, read_plan, with_tuned_file
     from recbole_sid.comparison.report import markdown, write_comparison
     from recbole_sid.comparison.runner import run_jobs
     from recbole_sid.comparison.summary import summarise
@@ -35,8 +35,7 @@ def compare(call: Call) -> None:
         if not dataset or not models:
             raise InputError("compare needs --models=A,B and --dataset=NAME, or --plan=FILE.")
         names = [name.strip() for name in models.strip("[]").split(",") if name.strip()]
-        tuned = {name: tuned_file(dataset, name) for name in names}
-        entries = {name: {"files": [str(file)]} if file else {} for name, file in tuned.items()}
+        entries = {name: with_tuned_file(dataset, name) for name in names}
         plan = make_plan(dataset, entries, seeds or [_FIRST_SEED], config_files(call), None, call.overrides)
     folder = Path(call.options.get("output", Path("saved") / "comparison" / plan.dataset))
     jobs = make_jobs(plan, folder / "runs")

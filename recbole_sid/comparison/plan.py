@@ -16,7 +16,7 @@ from recbole_sid.registry import get_model
 EVALUATION_KEYS = ("constrained", "decoding", "normaliser")
 _TEACHER_EVALUATIONS: dict[str, dict[str, Any]] = {"": {"constrained": False}, "constrained": {"constrained": True}}
 _OWN_KEYS = ("model", "teacher", "evaluate", "files")
-_PLAN_KEYS = ("dataset", "settings", "seeds", "models")
+_PLAN_KEYS = ("dataset", "settings", "seeds", "models", "tuned")
 
 
 class Entry(NamedTuple):
@@ -59,7 +59,9 @@ def read_plan(
     seeds: Sequence[int] | None = None,
     files: Sequence[str] = (),
 ) -> Plan:
-    """Read a plan: YAML with ``dataset``, ``settings`` (for all), ``seeds`` and ``models`` (name -> settings).
+    """Read a plan: YAML with ``dataset``, ``settings`` (for all), ``seeds``, ``models`` (name -> settings), ``tuned``.
+
+    With ``tuned: True`` every model starts from the property file tuned on the dataset that ships with the package.
 
     An entry's ``model`` says which model it is of, if its name does not; ``teacher`` which entry it learns from, if not
     the last one that can teach; ``evaluate`` how it is evaluated; ``files`` its property files, below all others.
@@ -84,7 +86,10 @@ def read_plan(
     for key in content:
         require_known("key of a plan", key, _PLAN_KEYS)
     seeds = seeds or content.get("seeds") or [2020]
-    return make_plan(content["dataset"], content["models"], seeds, files, content.get("settings"), overrides)
+    models = content["models"]
+    if content.get("tuned"):
+        models = {name: with_tuned_file(content["dataset"], name, own) for name, own in models.items()}
+    return make_plan(content["dataset"], models, seeds, files, content.get("settings"), overrides)
 
 
 def make_plan(
@@ -116,10 +121,11 @@ def make_plan(
     return Plan(dataset, tuple(entries), tuple(seeds))
 
 
-def tuned_file(dataset: str, model: str) -> Path | None:
-    """Return the property file of `model` tuned on `dataset` that ships with the package, if there is one."""
-    file = PROPERTIES / "tuned" / dataset / f"{model}.yaml"
-    return file if file.is_file() else None
+def with_tuned_file(dataset: str, name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return an entry's settings above the property file tuned for its model on `dataset`, if there is one."""
+    own = dict(own or {})
+    file = PROPERTIES / "tuned" / dataset / f"{own.get('model', name)}.yaml"
+    return {**own, "files": [str(file), *(own.get("files") or ())]} if file.is_file() else own
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
