@@ -18,9 +18,11 @@ Commands
   quick-start   Pop, SASRec, TIGER, SID-MLP and SID-MLP++ on ml-100k, compared in one table (the default)
   run           train and test one model:  recbole-sid run --model=SIDMLP --dataset=ml-100k
   compare       several, with seeds:       recbole-sid compare --models=Pop,SASRec,TIGER --dataset=ml-100k --seeds=3
+  tune          search parameters:         recbole-sid tune --model=SIDMLP --dataset=ml-100k --samples=20
   tokenize      make semantic IDs:         recbole-sid tokenize --dataset=ml-100k
   extend        for later items:           recbole-sid extend FILE.npz --dataset=ml-100k --output=FILE.npz
   report        their quality:             recbole-sid report saved/semantic_ids/FILE.npz --dataset=ml-100k
+  analyze       where models differ:       recbole-sid analyze --runs=saved/comparison/ml-100k/runs
   import        from others' files:        recbole-sid import FILE --dataset=ml-100k
   export        for others:                recbole-sid export FILE.npz --output=FILE.csv
   convert       raw data to atomic files:  recbole-sid convert --source=amazon2023 --interactions=DIR/Video_Games \\
@@ -32,12 +34,18 @@ Options of every command
   --json=FILE                      write the result as one JSON object
   --KEY=VALUE                      any configuration key, over the property files
 
-All but run also take --output: a folder for tables and pictures, or the file to write.
+All but run and tune also take --output: a folder for tables and pictures, or the file to write.
 tokenize --report (or --report=FOLDER) adds the quality report. report, import and export read semantic IDs of any
-format (--format, by default by the file's ending; --numbering=FILE names numbered items, one a line); import with
---model=TIGER, SIDMLP or SIDMLPPlusPlus (and --encoder_file) reads others' weights.
+format, told by the file's ending (report and import: or by --format; --numbering=FILE names numbered items, one a
+line); export writes any, told by the ending of --output or by --format. import with --model=TIGER, SIDMLP or
+SIDMLPPlusPlus (and --encoder_file) reads others' weights.
 compare: --seeds=5 or [2020,2021], --baseline=MODEL (of the tests; the first model by default), --plan=FILE in place of
 --models and --dataset.
+tune: --space=FILE (YAML, or RecBole's hyper.test lines; by default the model's own), --samples=20,
+--scheduler=asha (hyperband, median, none), --searcher=random (grid, optuna, hyperopt), --min_epochs (before a stop),
+--cpus=1 --gpus=0 (of a trial), --concurrency (trials at a time), --retries=1 (of a crashed trial), --resume (go on with
+an interrupted search), --storage_path=FOLDER, --address=HOST:PORT (a running Ray cluster).
+analyze: --runs="DIR ..." (of compare), or --labels-only; --hops=4, --split=test (or valid), semantic_ids_path
 convert takes no configuration keys but these: --interactions="A.csv B.csv" (CSV, JSON lines or Parquet, .gz too)
 --user --item --time --rating (their columns) --items=FILE --item_id --item_fields=[title,brand] (its columns)
 --separator --show_progress; --source=amazon2023 stands for the columns of Amazon Reviews 2023.
@@ -47,7 +55,7 @@ bench takes no configuration keys but these: --quick (under two minutes), --batc
 """
 
 _OWN_OPTIONS = ("model", "dataset", "config_files", "json", "output")
-_SWITCHES = ("quick", "report")  # options that may stand without a value
+_SWITCHES = ("quick", "report", "labels_only", "resume")  # options that may stand without a value
 
 
 class Command(NamedTuple):
@@ -68,12 +76,23 @@ COMMANDS = {
     "quick-start": Command("quick_start:quick_start", not_taken=("model", "dataset")),
     "run": Command("run:run", not_taken=("output",)),
     "compare": Command("compare:compare", not_taken=("model",), options=("models", "seeds", "plan", "baseline")),
+    "tune": Command(
+        "tune:tune",
+        not_taken=("output",),
+        options=(
+            *("space", "samples", "scheduler", "searcher", "min_epochs", "cpus", "gpus", "concurrency", "retries"),
+            *("address", "storage_path"),
+        ),
+    ),
     "tokenize": Command("semantic_ids:tokenize", options=("report",)),
     "extend": Command("extend:extend", not_taken=("model",), options=("input",)),
     "report": Command("semantic_ids:report", not_taken=("model",), options=("input", "format", "numbering")),
+    "analyze": Command("analyze:analyze", not_taken=("model",), options=("runs", "labels_only", "hops", "split")),
     "import": Command("semantic_ids:import_files", options=("input", "format", "numbering", "encoder_file")),
     "export": Command(
-        "semantic_ids:export", not_taken=("model", "dataset", "config_files", "json"), options=("input", "format")
+        "semantic_ids:export",
+        not_taken=("model", "dataset", "config_files", "json"),
+        options=("input", "format", "numbering"),
     ),
     "convert": Command("convert:convert", not_taken=("model", "config_files")),
     "bench": Command("bench:bench", not_taken=("model", "dataset", "config_files")),
@@ -135,7 +154,7 @@ def _next_option(words: list[str]) -> tuple[str, str]:
     key = key.replace("-", "_")
     if equals:
         return key, value
-    if key in _SWITCHES:
+    if key in _SWITCHES and (not words or words[0].startswith("--")):
         return key, "True"
     if not words or words[0].startswith("--"):
         raise InputError(f"--{key} has no value: write --{key}=VALUE.")

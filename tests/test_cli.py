@@ -46,13 +46,13 @@ def test_parse(words: list[str], expected: Call) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tokenise"], "Unknown command 'tokenise' .did you mean 'tokenize'.*known: quick-start, run, compare, tokenize"),
+        (["tokenise"], "Unknown command 'tokenise' .did you mean 'tokenize'.*known: quick-start, run, compare, tune"),
         (["xyz"], "Unknown command 'xyz'; known"),
         (["run", "epochs=3"], "'epochs=3' is no option: write --key=value"),
         (["run", "-e", "3"], "'-e' is no option"),
         (["--epochs=1", "--epochs=2"], "--epochs is given twice with different values"),
         (["--epochs"], "--epochs has no value: write --epochs=VALUE"),
-        (["--resume", "--seed=1"], "--resume has no value"),
+        (["--epochs", "--seed=1"], "--epochs has no value"),
     ],
 )
 def test_parse_refuses(words: list[str], message: str) -> None:

@@ -240,15 +240,24 @@ def test_file_rows_are_matched_by_token(configured: Callable[..., tuple[Any, Any
     assert found.dtype == np.float32
 
 
-def test_file_rows_are_matched_by_number(tmp_path: Path, prepare: Callable[..., Any]) -> None:
+def test_file_rows_are_matched_by_number(
+    tmp_path: Path, prepare: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     folder = write_dataset(tmp_path / "numbered", random_sequences())
     for file in (folder / "tiny").iterdir():
         text = file.read_text(encoding="utf-8")
         file.write_text(re.sub(r"\bi(\d+)\b", r"\1", text), encoding="utf-8")
     np.save(tmp_path / "features.npy", matrix_of(list(range(31))))
     config, train, _, _ = prepare("TIGER", data_path=str(folder), feature_file=str(tmp_path / "features.npy"))
+    caplog.clear()
     found = FileFeatures(config).fit_encode(train._dataset)
     assert np.array_equal(found, matrix_of([int(token) for token in train._dataset.item_tokens()]))
+    assert "features.npy' has 31 rows, matched by their number, for 30 items" in caplog.text
+    caplog.clear()
+    assert len(FileFeatures(config).read(train._dataset.item_tokens()[:3])) == 3
+    np.save(tmp_path / "features.npy", matrix_of(list(range(30))))
+    FileFeatures(config).fit_encode(train._dataset)
+    assert "matched by their number" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -256,7 +265,7 @@ def test_file_rows_are_matched_by_number(tmp_path: Path, prepare: Callable[..., 
     [
         (matrix_of(list(range(29))), [f"i{item}" for item in range(29)], r"no row for 1 items \(for example 'i29'\)"),
         (matrix_of(list(range(30))), ["i0"], "has 30 rows but feature_tokens names 1 items"),
-        (matrix_of(list(range(30))), None, "no row for 30 items"),
+        (matrix_of(list(range(30))), None, "no row for 30 items .* name the item of each row in feature_tokens"),
         (np.zeros(30), None, r"must hold numbers of shape \[n_items, d\]"),
         (np.full((30, 2), "a"), None, r"must hold numbers of shape \[n_items, d\]"),
         (None, None, "There is no feature file"),

@@ -258,6 +258,14 @@ def test_item_numbers_that_are_taken_for_tokens_are_told(caplog: pytest.LogCaptu
     assert "numbers its items" not in caplog.text
 
 
+def test_an_unknown_format_leaves_earlier_files_alone() -> None:
+    numbered = SemanticIDs(np.array([[0, 1], [1, 0]]), (2, 2), np.array(["a", "b"]))
+    files = write_semantic_ids(numbered, "x.pt")
+    with pytest.raises(InputError, match="Unknown format 'tensors'"):
+        write_semantic_ids(numbered, "x.pt", "tensors")
+    assert [file.name for file in files if file.is_file()] == ["x.pt", "x.pt.items.txt"]
+
+
 def test_what_a_format_cannot_hold_is_refused() -> None:
     plain = SemanticIDs(np.array([[0, 1], [1, 1]]), (2, 2), np.array(["a", "b"]))
     with pytest.raises(InputError, match="ends in a collision rank"):
@@ -306,6 +314,7 @@ def test_runs_take_files_of_others(
         for item, codes in zip(semantic_ids.item_tokens, semantic_ids.codes.tolist(), strict=True)
     )
     assert "1 semantic IDs in 'x.json' are of no item of the dataset (for example 'i30')" in caplog.text
+    assert "of the items share their codes with another before the collision rule" in caplog.text
 
 
 def test_runs_refuse_files_that_leave_out_items(prepare: Callable[..., Any], catalogue: dict[str, list[int]]) -> None:
@@ -366,6 +375,8 @@ def test_import_and_export_commands(
     read = SemanticIDs.load("x.npz")
     assert (read.recipe["dataset"], read.recipe["format"], read.n_levels) == ("tiny", "index", 3)
     assert f"Written: x.npz ({read.fingerprint})" in capsys.readouterr().out
+    assert main(["export", "x.index.json", "--numbering=names.txt", "--output=named.json"]) == 0
+    assert json.loads(Path("named.json").read_text()) == {f"i{item}": list(catalogue[f"i{item}"]) for item in range(31)}
     assert main(["export", "x.npz", "--output=out/x.sem_ids"]) == 0
     exported = json.loads(Path("out/x.sem_ids").read_text())
     assert exported["i6"][2] + exported["i7"][2] == 3  # ranks 1 and 2

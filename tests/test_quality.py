@@ -197,6 +197,7 @@ def test_the_report_is_json_text_and_picture() -> None:
     assert "Reconstruction error: 0.2500" in text
     assert "WARNING: 66.7%" in text
     assert Path("folder/report.png").read_bytes().startswith(b"\x89PNG")
+    assert "12 items. Before the collision rule no two of them share their codes." in report_text(sid_report(ids()))
 
 
 def test_a_dataset_adds_neighbours_and_co_occurrence_in_its_own_order(prepare: Callable[..., Any]) -> None:

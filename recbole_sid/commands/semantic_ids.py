@@ -126,8 +126,11 @@ def export(call: Call) -> None:
     from recbole_sid.data.ready_made import read_semantic_ids, write_semantic_ids
 
     if call.overrides:
-        raise InputError(f"export takes no --{next(iter(call.overrides))}: give the file, --output and --format.")
+        raise InputError(
+            f"export takes no --{next(iter(call.overrides))}: give the file, --output, --format, --numbering."
+        )
     if "output" not in call.options:
         raise InputError("export needs --output=FILE: its ending says the format, or --format does.")
-    beside = write_semantic_ids(read_semantic_ids(input_file(call)), call.options["output"], call.options.get("format"))
-    print(f"Written: {', '.join(str(file) for file in beside)}")
+    semantic_ids = read_semantic_ids(input_file(call), numbering=call.options.get("numbering"))
+    written = write_semantic_ids(semantic_ids, call.options["output"], call.options.get("format"))
+    print(f"Written: {', '.join(str(file) for file in written)}")

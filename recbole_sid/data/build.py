@@ -16,6 +16,7 @@ import recbole_sid
 from recbole_sid.catalogue import hash_tokens
 from recbole_sid.config import fingerprint, semantic_id_keys
 from recbole_sid.data.formats import format_of
+from recbole_sid.data.quality import collisions, level_rows, warnings_of
 from recbole_sid.data.ready_made import Coverage, read_semantic_ids
 from recbole_sid.data.semantic_ids import EXTENDED_AT, SemanticIDs, read_recipe
 from recbole_sid.features import FeaturePipeline, feature_names
@@ -36,7 +37,8 @@ def semantic_ids_for(config: Any, train_dataset: Any) -> SemanticIDs:
 
     ``semantic_ids_path`` names a file to load; without it the file of the same recipe under
     ``checkpoint_dir/semantic_ids`` is reused, also one extended since by later items, or built and written there.
-    Which of these happened is logged, and what of the recipe differs from the file that is nearest.
+    Which of these happened is logged, and what of the recipe differs from the file that is nearest; for a file that is
+    named or built also what is wrong with its quality.
 
     Raises:
         InputError: if the file is of another dataset or does not cover the dataset's items, or features or parameters
@@ -46,6 +48,7 @@ def semantic_ids_for(config: Any, train_dataset: Any) -> SemanticIDs:
     if config["semantic_ids_path"]:
         semantic_ids = semantic_ids_from_file(config, train_dataset, config["semantic_ids_path"])
         log.info(f"Semantic IDs {semantic_ids.fingerprint} loaded from {config['semantic_ids_path']}")
+        _warn_of_quality(semantic_ids)
         return semantic_ids
     recipe = semantic_id_recipe(config, train_dataset)
     path = semantic_ids_file(config, recipe)
@@ -61,7 +64,14 @@ def semantic_ids_for(config: Any, train_dataset: Any) -> SemanticIDs:
         semantic_ids, _ = build_semantic_ids(config, train_dataset, recipe)
         semantic_ids.save(path)
         log.info(f"Semantic IDs {semantic_ids.fingerprint} built and written to {path}{why}")
+        _warn_of_quality(semantic_ids)
     return semantic_ids
+
+
+def _warn_of_quality(semantic_ids: SemanticIDs) -> None:
+    """Say before hours of training what `recbole-sid report` warns of."""
+    for sentence in warnings_of(semantic_ids, level_rows(semantic_ids), collisions(semantic_ids)):
+        getLogger().warning(f"Semantic IDs {semantic_ids.fingerprint}: {sentence}")
 
 
 def semantic_ids_from_file(

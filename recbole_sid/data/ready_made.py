@@ -94,7 +94,7 @@ def read_semantic_ids(
         return SemanticIDs(codes, sizes, table.items, recipe)
     codes, sizes = rule(codes, sizes, CollisionContext(rank_size))
     getLogger().warning(
-        f"{before['collided_items']} items in '{path}' share their codes with another item: collision={collision} "
+        f"{before['collided_items']:,} items in '{path}' share their codes with another item: collision={collision} "
         f"{'lets them' if collision == 'keep' else f'tells them apart, with {codes.shape[1]} levels'}."
     )
     recipe |= {"collision": collision, "before_collision_rule": before}
@@ -116,12 +116,13 @@ def write_semantic_ids(
         InputError: if the format is unknown or cannot hold these semantic IDs.
     """
     name = file_format or format_of(path)
+    file_kind = None if name == "npz" else _format(name)
     beside = numbering_file(path)
     beside.unlink(missing_ok=True)
-    if name == "npz":
+    if file_kind is None:
         semantic_ids.save(path)
     else:
-        _format(name).write(semantic_ids, path)
+        file_kind.write(semantic_ids, path)
         _warn_of_lost_sizes(semantic_ids, path)
     return [Path(path), *([beside] if beside.is_file() else [])]
 

@@ -18,7 +18,7 @@ _DECIMALS = {
     "share_of_teacher": 3,
     "parameters": 0,
 }
-_TEXTS = ("model", "by", "bin")
+_TEXTS = ("model", "category", "by", "bin")
 _TITLES = {
     "model": "Model",
     "users_per_s": "Users/s",

@@ -75,9 +75,7 @@ def report_text(report: Mapping[str, Any]) -> str:
     lines = [
         markdown_table(report["rows"]),
         "",
-        f"{report['items']:,} items. Before the collision rule {report['collided_items']:,} of them "
-        f"({report['collided_share']:.1%}) share their codes in {report['groups']:,} groups, the largest of "
-        f"{report['largest_group']:,}.",
+        f"{report['items']:,} items. Before the collision rule {_collisions_in_words(report)}.",
     ]
     if report["reconstruction_error"] is not None:
         lines.append(f"Reconstruction error: {report['reconstruction_error']:.4f} of the features' variance.")
@@ -88,6 +86,15 @@ def report_text(report: Mapping[str, Any]) -> str:
         lines.append(f"Adjacent items of histories agree in {_depths(report['co_occurrence'])}.")
     lines += [f"WARNING: {sentence}" for sentence in report["warnings"]]
     return "\n".join(lines)
+
+
+def _collisions_in_words(report: Mapping[str, Any]) -> str:
+    if not report["groups"]:
+        return "no two of them share their codes"
+    return (
+        f"{report['collided_items']:,} of them ({report['collided_share']:.1%}) share their codes in "
+        f"{report['groups']:,} groups, the largest of {report['largest_group']:,}"
+    )
 
 
 def _depths(agreement: Mapping[str, Any]) -> str:
@@ -122,7 +129,7 @@ def report_figure(report: Mapping[str, Any], semantic_ids: SemanticIDs, path: st
         level = row["level"] - 1
         axes = figure.add_subplot(grid[0, 2 * level : 2 * level + 2])
         counts = np.bincount(semantic_ids.codes[:, level], minlength=row["size"])
-        axes.fill_between(np.arange(row["size"]), np.sort(counts)[::-1], step="mid", alpha=0.8)
+        axes.stairs(np.sort(counts)[::-1], fill=True, alpha=0.8)
         axes.set_title(f"Level {row['level']}: {row['used']} of {row['size']} codes", fontsize=10)
         axes.set_xlabel("codes, most used first")
         axes.set_ylabel("items" if level == 0 else "")

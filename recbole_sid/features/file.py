@@ -29,7 +29,7 @@ class FileFeatures(FeatureSource):
     """The rows of ``feature_file``."""
 
     def fit_encode(self, dataset: Any) -> np.ndarray:
-        return self.encode(self.read(dataset.item_tokens()))
+        return self.encode(rows_of_items(self.config, dataset.item_tokens(), whole_dataset=True))
 
     def read(self, item_tokens: np.ndarray) -> np.ndarray:
         return rows_of_items(self.config, item_tokens)
@@ -41,11 +41,16 @@ class FileFeatures(FeatureSource):
         return rows.astype(np.float32)
 
 
-def rows_of_items(config: Any, item_tokens: np.ndarray) -> np.ndarray:
+def rows_of_items(config: Any, item_tokens: np.ndarray, whole_dataset: bool = False) -> np.ndarray:
     """Return the rows of ``feature_file`` for items: [n_items, d], numbers as the file holds them.
 
     A row belongs to the item that the file itself names (Parquet, atomic files), else to the token in that line of
     ``feature_tokens``, else to the item whose token is the row's number.
+
+    Args:
+        config: reads ``feature_*``, ``ITEM_ID_FIELD`` and the separators of atomic files.
+        item_tokens: str [n_items].
+        whole_dataset: `item_tokens` are all there are: warn of numbered rows beyond, which hint at another dataset.
 
     Raises:
         InputError: if a file is missing or of another kind, or an item has no row.
@@ -66,8 +71,17 @@ def rows_of_items(config: Any, item_tokens: np.ndarray) -> np.ndarray:
         raise InputError(f"The rows of '{path}' name item '{names[count > 1][0]}' twice: every item needs one row.")
     rows = match_rows(tokens, item_tokens)
     missing = rows < 0
+    by_number = named is None and not config["feature_tokens"]
+    remedy = ": rows are matched by their number; name the item of each row in feature_tokens" if by_number else ""
     if missing.any():
-        raise InputError(f"'{path}' has no row for {missing.sum()} items (for example '{item_tokens[missing][0]}').")
+        raise InputError(
+            f"'{path}' has no row for {missing.sum()} items (for example '{item_tokens[missing][0]}'){remedy}."
+        )
+    if whole_dataset and by_number and len(matrix) > len(item_tokens):
+        getLogger().warning(
+            f"'{path}' has {len(matrix):,} rows, matched by their number, for {len(item_tokens):,} items: make sure "
+            "that it was made for this dataset, or name the item of each row in feature_tokens."
+        )
     return matrix[rows]
 
 
