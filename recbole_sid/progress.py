@@ -11,7 +11,11 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], label: str, show: bool, unit: str = "batch") -> Iterable[Item]:
-    """Return `items` under a bar with rate and remaining time."""
+def progress(
+    items: Iterable[Item], label: str, show: bool, unit: str = "batch", line: str | None = None
+) -> Iterable[Item]:
+    """Return `items` under a bar with rate and remaining time, or under a `line` in tqdm's bar_format."""
     seconds = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(items, desc=label, ncols=100, unit=unit, leave=False, disable=not show, mininterval=seconds)
+    return tqdm(
+        items, desc=label, ncols=100, unit=unit, leave=False, disable=not show, mininterval=seconds, bar_format=line
+    )

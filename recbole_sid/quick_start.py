@@ -138,8 +138,9 @@ def load_data_and_model(model_file: str | os.PathLike[str]) -> tuple[Any, Any, A
 def _load_ours(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, Any, Any]:
     checkpoint = load_checkpoint(model_file)
     settings = dict(checkpoint["config"])
-    if "teacher_path" in settings:
-        settings["teacher_path"] = None  # a student's checkpoint holds what it keeps of its teacher
+    for key in ("teacher_path", "id_model_path", "sid_model_path"):
+        if key in settings:
+            settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
     config = Config(checkpoint["model"], settings["dataset"], config_dict=settings)
     dataset, loaders = _load_data(config)
     current = lineage(config, loaders[0]._dataset)

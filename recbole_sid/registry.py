@@ -14,20 +14,24 @@ from recbole_sid.errors import InputError, first_line, nearest
 
 MODELS = {
     "TIGER": "recbole_sid.model.tiger:TIGER",
+    "CausalSID": "recbole_sid.model.causal:CausalSID",
     "SIDMLP": "recbole_sid.model.sid_mlp:SIDMLP",
     "SIDMLPPlusPlus": "recbole_sid.model.sid_mlp_pp:SIDMLPPlusPlus",
+    "AdaptiveEnsemble": "recbole_sid.model.ensemble:AdaptiveEnsemble",
 }
 
 TRAINERS = {
     "TIGER": "recbole_sid.trainer.sid_trainer:SIDTrainer",
+    "CausalSID": "recbole_sid.trainer.window_trainer:WindowTrainer",
     "SIDMLP": "recbole_sid.trainer.distillation:DistillationTrainer",
     "SIDMLPPlusPlus": "recbole_sid.trainer.distillation:DistillationTrainer",
+    "AdaptiveEnsemble": "recbole_sid.trainer.ensemble_trainer:EnsembleTrainer",
 }
 
 FEATURES = {
-    "collaborative": "recbole_sid.features.collaborative:collaborative_features",
-    "text": "recbole_sid.features.text:text_features",
-    "file": "recbole_sid.features.file:file_features",
+    "collaborative": "recbole_sid.features.collaborative:CollaborativeFeatures",
+    "text": "recbole_sid.features.text:TextFeatures",
+    "file": "recbole_sid.features.file:FileFeatures",
 }
 
 TOKENIZERS = {

@@ -81,6 +81,7 @@ SMALL_TIGER = {
     "decoder_layers": 1,
     "warmup_steps": 10,
 }
+SMALL_CAUSAL = {"d_model": 16, "d_ff": 32, "n_heads": 2, "n_layers": 2, "warmup_steps": 10, "train_batch_size": 8}
 SMALL_STUDENT = {
     "teacher_config": {**SMALL_TIGER, "epochs": 2, "train_batch_size": 32},
     "attention_heads": 2,
@@ -91,6 +92,7 @@ SMALL_STUDENT = {
 SMALL_ENCODER = {"encoder_layers": 1, "encoder_ffn_size": 16, "encoder_epochs": 2, "joint_epochs": 1}
 SETTINGS: dict[str, dict[str, Any]] = {
     "TIGER": {**SMALL, **SMALL_TIGER},
+    "CausalSID": {**SMALL, **SMALL_CAUSAL},
     "SIDMLP": {**SMALL, **SMALL_STUDENT},
     "SIDMLPPlusPlus": {**SMALL, **SMALL_STUDENT, **SMALL_ENCODER},
 }

@@ -66,18 +66,20 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
     jobs = []
     for seed in plan.seeds:
         checkpoints: dict[str, str] = {}
+        places: dict[str, str] = {}
         for entry in plan.entries:
             settings: dict[str, Any] = {**entry.settings, "seed": seed}
             if entry.model in MODELS:
                 settings["resume"] = resume
             if entry.teacher is not None:
                 settings["teacher_path"] = checkpoints[entry.teacher]
+            settings |= {key: places[member] for key, member in entry.members.items()}
             config = Config(entry.model, plan.dataset, entry.files, settings)
             name = config.run_name()
             checkpoints[entry.name] = str(Path(config["checkpoint_dir"]) / f"{name}.pth")
             data = data_hash(config)
-            place = str(Path(folder) / name)
-            jobs.append(Job(entry, seed, plan.dataset, settings, place, data))
+            places[entry.name] = str(Path(folder) / name)
+            jobs.append(Job(entry, seed, plan.dataset, settings, places[entry.name], data))
     return jobs
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
 
 from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError, nearest, require_known
+from recbole_sid.members import is_id_model, is_sid_model
+from recbole_sid.model.teacher import is_teacher
 from recbole_sid.registry import get_model
 
 # What may differ between evaluations of one trained model.
 EVALUATION_KEYS = ("constrained", "decoding", "normaliser")
 _TEACHER_EVALUATIONS: dict[str, dict[str, Any]] = {"": {"constrained": False}, "constrained": {"constrained": True}}
-_OWN_KEYS = ("model", "teacher", "evaluate", "files")
+_OWN_KEYS = ("model", "teacher", "evaluate", "files", "id_model", "sid_model")
 _PLAN_KEYS = ("dataset", "settings", "seeds", "models", "tuned")
 
 
@@ -29,6 +32,7 @@ class Entry(NamedTuple):
         settings: its configuration over the files.
         teacher: name of the entry that it learns from; None for models without a teacher, or with one of their own.
         evaluations: suffix of the row -> what is set on the trained model for it (of `EVALUATION_KEYS`).
+        members: of an ensemble: id_model_path and sid_model_path -> names of the entries that it combines.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Entry(NamedTuple):
     settings: dict[str, Any]
     teacher: str | None
     evaluations: dict[str, dict[str, Any]]
+    members: Mapping[str, str] = MappingProxyType({})
 
 
 class Plan(NamedTuple):
@@ -116,7 +121,8 @@ def make_plan(
         teacher = _teacher(name, own.get("teacher"), get_model(model), settings_of_entry, entries)
         own_files = (*(own.get("files") or ()), *files)
         evaluations = _evaluations(name, model, own.get("evaluate"))
-        entries.append(Entry(name, model, own_files, settings_of_entry, teacher, evaluations))
+        members = _members(name, model, own, entries)
+        entries.append(Entry(name, model, own_files, settings_of_entry, teacher, evaluations, members))
     entries = _with_overrides(entries, dataset, overrides or {})
     return Plan(dataset, tuple(entries), tuple(seeds))
 
@@ -139,15 +145,34 @@ def _teacher(
     name: str, wanted: str | None, model: type, settings: Mapping[str, Any], before: Sequence[Entry]
 ) -> str | None:
     """Return the entry that this one learns from: the one named, else the last before it that can teach."""
-    teachers = [entry.name for entry in before if hasattr(get_model(entry.model), "level_logits")]
+    teachers = [entry.name for entry in before if is_teacher(get_model(entry.model))]
     if wanted is not None:
         if wanted not in teachers:
             raise InputError(
                 f"{name} learns from '{wanted}'{nearest(wanted, teachers)}, which is no teacher before it in the list."
             )
         return wanted
-    learns = not hasattr(model, "level_logits") and "teacher_path" in _property_keys(model.__name__)
+    learns = not is_teacher(model) and "teacher_path" in _property_keys(model.__name__)
     return teachers[-1] if teachers and learns and not settings.get("teacher_path") else None
+
+
+def _members(name: str, model: str, own: Mapping[str, Any], before: Sequence[Entry]) -> dict[str, str]:
+    """Return the entries that an ensemble combines: those named, else the last before it of each kind."""
+    if "sid_model_path" not in _property_keys(model):
+        return {}
+    found = {}
+    for kind, fits in (("id_model", is_id_model), ("sid_model", is_sid_model)):
+        candidates = [entry.name for entry in before if fits(entry.model)]
+        wanted = own.get(kind, candidates[-1] if candidates else None)
+        if own.get(f"{kind}_path"):
+            continue
+        if wanted not in candidates:
+            raise InputError(
+                f"{name} needs {kind}={wanted or 'NAME'}: one of the models before it in the list, which has "
+                f"{', '.join(candidates) or 'none that fits'}."
+            )
+        found[f"{kind}_path"] = wanted
+    return found
 
 
 def _property_keys(model: str) -> list[str]:
@@ -157,8 +182,8 @@ def _property_keys(model: str) -> list[str]:
 
 def _evaluations(name: str, model: str, wanted: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
     if wanted is None:
-        is_teacher = hasattr(get_model(model), "level_logits")
-        return {suffix: dict(changes) for suffix, changes in _TEACHER_EVALUATIONS.items()} if is_teacher else {"": {}}
+        teaches = is_teacher(get_model(model))
+        return {suffix: dict(changes) for suffix, changes in _TEACHER_EVALUATIONS.items()} if teaches else {"": {}}
     if not isinstance(wanted, Mapping) or not wanted:
         raise InputError(f"evaluate of {name} must be a dictionary, such as {{exact: {{decoding: exact}}}}.")
     for changes in wanted.values():

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from recbole.data import data_preparation as recbole_data_preparation
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
 from recbole.data.utils import get_dataloader
 from recbole.utils import ModelType
 from torch.utils.data import Sampler
 
 from recbole_sid.data.build import semantic_ids_for
 from recbole_sid.data.dataset import HistoryDataset
+from recbole_sid.data.windows import WINDOW_FIELD, Windows
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.members import semantic_id_config
 from recbole_sid.registry import MODELS
@@ -32,10 +34,14 @@ class LengthBucketSampler(Sampler[int]):
         lengths: [n_rows].
         batch_size: rows a batch.
         generator: decides the order, as in torch's RandomSampler.
+        rows: int64 [n_rows], what is yielded for each; None: their numbers from 0.
     """
 
-    def __init__(self, lengths: torch.Tensor, batch_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, lengths: torch.Tensor, batch_size: int, generator: torch.Generator, rows: torch.Tensor | None = None
+    ) -> None:
         self.lengths = lengths
+        self.rows = torch.arange(len(lengths)) if rows is None else rows
         self.batch_size = batch_size
         self.generator = generator
 
@@ -51,8 +57,8 @@ class LengthBucketSampler(Sampler[int]):
         full = n // self.batch_size
         batches = order[: full * self.batch_size].reshape(full, self.batch_size)
         batches = batches[torch.randperm(full, generator=self.generator)]
-        yield from batches.flatten().tolist()
-        yield from order[full * self.batch_size :].tolist()
+        yield from self.rows[batches.flatten()].tolist()
+        yield from self.rows[order[full * self.batch_size :]].tolist()
 
 
 def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
@@ -84,19 +90,31 @@ def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
         if not isinstance(train._dataset, HistoryDataset):
             raise InputError(f"{config['model']} splits whole sequences itself: leave out benchmark_filename.")
         train._dataset.semantic_ids = semantic_ids_for(semantic_id_config(config), train._dataset)
-        bucket_by_length(train)
+        arrange(train, config)
     return loaders
 
 
 def training_loader(config: Any, train_dataset: Any) -> Any:
-    """Return a loader over `train_dataset` with the batch size and seed of `config`, bucketed by history length."""
-    return bucket_by_length(get_dataloader(config, "train")(config, train_dataset, None, shuffle=config["shuffle"]))
+    """Return a loader over `train_dataset` with the batch size and seed of `config`, arranged as its model trains."""
+    return arrange(get_dataloader(config, "train")(config, train_dataset, None, shuffle=config["shuffle"]), config)
 
 
-def bucket_by_length(loader: Any) -> Any:
-    """Make `loader`, a RecBole TrainDataLoader, yield batches of similar history length if it shuffles; return it."""
+def arrange(loader: Any, config: Any) -> Any:
+    """Make `loader`, a RecBole TrainDataLoader, yield what the configured model trains on; return it.
+
+    Batches are of similar history length if it shuffles. Models with a ``window_stride`` get the rows of `Windows`
+    only, which say in WINDOW_FIELD how many targets they are for.
+    """
+    dataset = loader._dataset
+    lengths, rows = dataset.inter_feat[dataset.item_list_length_field], None
+    if "window_stride" in config:
+        rows, n_targets = Windows.of(dataset, config["window_stride"])
+        targets = torch.ones_like(lengths).index_copy_(0, rows, n_targets)
+        dataset.inter_feat.update(Interaction({WINDOW_FIELD: targets}))
+        lengths = lengths[rows]
+    # torch forbids replacing a loader's sampler, RecBole's constructor offers no place for one.
     if loader.shuffle:
-        lengths = loader._dataset.inter_feat[loader._dataset.item_list_length_field]
-        # torch forbids replacing a loader's sampler, RecBole's constructor offers no place for one.
-        loader.batch_sampler.sampler = LengthBucketSampler(lengths, loader.step, loader.generator)
+        loader.batch_sampler.sampler = LengthBucketSampler(lengths, loader.step, loader.generator, rows)
+    elif rows is not None:
+        loader.batch_sampler.sampler = rows.tolist()
     return loader

@@ -1,1 +1,1 @@
-"""RecBole models: the teacher (TIGER) and the students distilled from it (SIDMLP, SIDMLPPlusPlus)."""
+"""RecBole models: the teachers (TIGER, CausalSID) and the students distilled from it (SIDMLP, SIDMLPPlusPlus)."""

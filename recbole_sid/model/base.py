@@ -24,7 +24,7 @@ _FULL_USERS, _FULL_SCORES = 32, 1 << 23
 
 
 class SIDRecommender(SequentialRecommender):
-    """Base of TIGER, SIDMLP and SIDMLPPlusPlus.
+    """Base of TIGER, CausalSID, SIDMLP and SIDMLPPlusPlus.
 
     Scores of items are log-probabilities of their semantic IDs.
 

@@ -44,11 +44,12 @@ class OnlineSupervision:
     def __call__(self, interaction: Any) -> Supervision:
         tokens = self.history_tokens(interaction)
         mask = tokens != PAD
-        states = tokens.new_zeros(*tokens.shape, 0) if self.encoder is None else self.encoder(tokens, mask)
         if self.teacher is None:
-            return Supervision(states, mask, [])
-        shared = self.encoder is self.teacher.history_encoder
-        teacher_states = states if shared else self.teacher.history_encoder(tokens, mask)
-        return Supervision(
-            states, mask, self.teacher.level_logits(teacher_states, mask, self.target_codes(interaction))
-        )
+            return Supervision(self._states(tokens, mask), mask, [])
+        states, logits = self.teacher.teach(tokens, self.target_codes(interaction))
+        if self.encoder is not self.teacher.history_encoder:
+            states = self._states(tokens, mask)
+        return Supervision(states, mask, logits)
+
+    def _states(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return tokens.new_zeros(*tokens.shape, 0) if self.encoder is None else self.encoder(tokens, mask)

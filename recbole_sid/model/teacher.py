@@ -19,6 +19,8 @@ Module = TypeVar("Module", bound=nn.Module)
 class Teacher(Protocol):
     """Anything that encodes a batch of histories and gives level logits for teacher-forced prefixes.
 
+    `teach` gives both at once: an encoder-decoder gets the logits from the states, a decoder-only model reads on.
+
     Attributes:
         vocabulary: token ids of codes, users and end-of-sequence.
         d_model: width of the states.
@@ -35,14 +37,21 @@ class Teacher(Protocol):
     @property
     def token_embedding(self) -> nn.Embedding: ...
 
-    def level_logits(self, states: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
-        """Return per level the logits [B, size] over its codes given the true codes int64 [B, L] before it.
+    def teach(self, tokens: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the history's states, and per level the logits over its codes given the true codes before it.
 
         Args:
-            states: [B, S, d_model].
-            mask: bool [B, S].
+            tokens: serialised histories int64 [B, S], padded on the right.
             codes: int64 [B, L].
+
+        Returns:
+            states [B, S, d_model], those of `history_encoder`; logits, per level [B, size].
         """
+
+
+def is_teacher(model: Any) -> bool:
+    """Say whether a model, or model class, offers the `Teacher` protocol."""
+    return hasattr(model, "teach")
 
 
 def teacher_config(config: Any) -> Config:
@@ -51,8 +60,8 @@ def teacher_config(config: Any) -> Config:
     Raises:
         InputError: if the teacher's model is no `Teacher`.
     """
-    if not hasattr(get_model(config["teacher_model"]), "level_logits"):
-        raise InputError(f"{config['teacher_model']} cannot be a teacher: it gives no level_logits, as TIGER does.")
+    if not is_teacher(get_model(config["teacher_model"])):
+        raise InputError(f"{config['teacher_model']} cannot be a teacher: it gives no level logits, as TIGER does.")
     settings = {**config.shared_with_teacher(), **(config["teacher_config"] or {})}
     return Config(config["teacher_model"], config["dataset"], config_dict=settings)
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.data.vocabulary import PAD, TokenVocabulary
-from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
-from recbole_sid.model.base import SIDRecommender, is_cpu_inference
+from recbole_sid.model.base import is_cpu_inference
+from recbole_sid.model.generator import Generator
 from recbole_sid.model.packing import Padded
 from recbole_sid.model.t5 import (
     T5Decoder,
@@ -30,7 +30,7 @@ from recbole_sid.model.t5 import (
 )
 
 
-class TIGER(SIDRecommender):
+class TIGER(Generator):
     """T5 encoder-decoder over semantic-ID tokens; offers the `Teacher` protocol.
 
     Configuration: d_model, d_ff, n_heads, d_kv, encoder_layers, decoder_layers, dropout_prob, n_user_tokens,
@@ -39,8 +39,6 @@ class TIGER(SIDRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.constrained = config["constrained"]
-        self.d_model = config["d_model"]
         sizes = T5Sizes(
             vocabulary=self.vocabulary.size,
             d_model=config["d_model"],
@@ -55,15 +53,6 @@ class TIGER(SIDRecommender):
         self.decoder = T5Decoder(sizes)
         initialise(self, sizes)
 
-    def check_finite(self, leaves: torch.Tensor) -> None:
-        if self.constrained:  # else a user's beams may all be no item's semantic ID
-            super().check_finite(leaves)
-
-    @property
-    def shared_among(self) -> str:
-        """Among all codes, unless only valid semantic IDs are searched."""
-        return self.normaliser if self.constrained else "codes"
-
     @property
     def history_encoder(self) -> T5Encoder:
         """The encoder that students keep."""
@@ -77,12 +66,6 @@ class TIGER(SIDRecommender):
     def vocabulary_logits(self, decoded: torch.Tensor) -> torch.Tensor:
         """Return logits [..., vocabulary] of decoder states [..., d]: the tied embedding, scaled by d_model^-0.5."""
         return F.linear(decoded * self.d_model**-0.5, self.token_embedding.weight)
-
-    def level_vocabulary_logits(self, decoded: torch.Tensor, level: int) -> torch.Tensor:
-        """Return logits [..., size] over the codes of `level` of decoder states [..., d]."""
-        start = self.vocabulary.level_offsets[level]
-        codes = self.token_embedding.weight[start : start + self.vocabulary.codebook_sizes[level]]
-        return F.linear(decoded * self.d_model**-0.5, codes)
 
     def teacher_forced(self, states: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return logits [B, n, vocabulary] for target tokens int64 [B, n], each given the targets before it."""
@@ -102,9 +85,10 @@ class TIGER(SIDRecommender):
         logits = self.teacher_forced(self.encoder(tokens, mask), mask, targets)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
+    def teach(self, tokens: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         mask = tokens != PAD
-        return self.level_logits(self.encoder(tokens, mask), mask, codes)
+        states = self.encoder(tokens, mask)
+        return states, self.level_logits(states, mask, codes)
 
     def encode(self, tokens: torch.Tensor) -> Padded:
         mask = tokens != PAD
@@ -114,11 +98,6 @@ class TIGER(SIDRecommender):
 
     def scorer(self, encoded: Padded) -> LevelScorer:
         return TIGERScorer(self, encoded)
-
-    def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.constrained or self.decoding != "beam":
-            return super().search(scorer)
-        return unconstrained_beam_search(scorer, self.trie, self.beam_size)
 
     def transformers_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the weights under the names of transformers' T5ForConditionalGeneration."""

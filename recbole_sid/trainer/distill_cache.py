@@ -17,6 +17,7 @@ import torch
 
 from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data.dataset import ROW_FIELD
+from recbole_sid.files import locked
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.progress import progress
 
@@ -49,18 +50,12 @@ class CachedSupervision:
             self._fill(online, loader, None, show_progress)
             return
         target = folder / self._key(online, dataset)
-        if target.is_dir():
-            getLogger().info(f"Distillation cache reused from {target}")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
-            try:
-                self._fill(online, loader, unfinished, show_progress)
-                self.states = self.logits = torch.empty(0)  # closes the files
-                unfinished.replace(target)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-            getLogger().info(f"Distillation cache written to {target}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent / f"{folder.name}-{target.name}"):  # trials of a search make it once; the others wait
+            if target.is_dir():
+                getLogger().info(f"Distillation cache reused from {target}")
+            else:
+                self._write(online, loader, target, show_progress)
         self.states = torch.from_numpy(np.load(target / "states.npy", mmap_mode="r+"))
         self.logits = torch.from_numpy(np.load(target / "logits.npy", mmap_mode="r+"))
 
@@ -72,6 +67,17 @@ class CachedSupervision:
         return Supervision(
             states, valid.to(self.device), [] if logits is None else list(logits.split(self.sizes, dim=1))
         )
+
+    def _write(self, online: OnlineSupervision, loader: Any, target: Path, show_progress: bool) -> None:
+        """Fill files in a folder beside `target` and rename it."""
+        unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=".unfinished-"))
+        try:
+            self._fill(online, loader, unfinished, show_progress)
+            self.states = self.logits = torch.empty(0)  # closes the files
+            unfinished.replace(target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        getLogger().info(f"Distillation cache written to {target}")
 
     def _fill(self, online: OnlineSupervision, loader: Any, folder: Path | None, show_progress: bool) -> None:
         self.logits = _allocate(folder, "logits", (len(self.rows), sum(self.sizes)))
@@ -102,6 +108,22 @@ class CachedSupervision:
         for module in (online.encoder, online.teacher):
             digest.update(b"-" if module is None else hash_weights(module).encode())
         return digest.hexdigest()[:16]
+
+
+class JoinedSupervision:
+    """States of one supervision with the logits of another.
+
+    Args:
+        states: gives the states.
+        logits: gives the teacher's logits.
+    """
+
+    def __init__(self, states: CachedSupervision, logits: CachedSupervision) -> None:
+        self.states = states
+        self.logits = logits
+
+    def __call__(self, interaction: Any) -> Supervision:
+        return self.states(interaction)._replace(logits=self.logits(interaction).logits)
 
 
 def _allocate(folder: Path | None, name: str, shape: tuple[int, ...]) -> torch.Tensor:

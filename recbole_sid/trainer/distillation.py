@@ -13,7 +13,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.model.sid_mlp_pp import state_error
 from recbole_sid.model.supervision import OnlineSupervision
 from recbole_sid.progress import progress
-from recbole_sid.trainer.distill_cache import CachedSupervision
+from recbole_sid.trainer.distill_cache import CachedSupervision, JoinedSupervision
 from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
 
 # Stages that epochs and learning_rate are of.
@@ -116,7 +116,19 @@ class DistillationTrainer(SIDTrainer):
             return online
         if where not in ("memory", "disk"):
             raise InputError(f"distill_cache='{where}' must be none, memory or disk.")
-        folder = Path(self.config["distill_cache_dir"] or Path(self.checkpoint_dir) / "distill_cache")
+        if online.encoder is None or online.teacher is None or online.encoder is online.teacher.history_encoder:
+            return self._cached(online, where, train_data)
+        # The student's own encoder is another in every run, its teacher is not: only the logits are of use to others.
+        states = OnlineSupervision(self.model, online.encoder, None)
+        logits = OnlineSupervision(self.model, None, online.teacher)
+        return JoinedSupervision(
+            self._cached(states, where, train_data, shared=False), self._cached(logits, where, train_data)
+        )
+
+    def _cached(self, online: OnlineSupervision, where: str, train_data: Any, shared: bool = True) -> CachedSupervision:
+        folder = Path(self.checkpoint_dir) / "distill_cache"
+        if shared and self.config["distill_cache_dir"]:
+            folder = Path(self.config["distill_cache_dir"])
         return CachedSupervision(
             online, train_data, self.device, folder if where == "disk" else None, self.show_progress
         )

@@ -1,0 +1,67 @@
+"""``recbole-sid analyze``: what test instances need, memorization or generalization, and how models do on each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from recbole_sid.commands.call import Call, config_files, write_result
+from recbole_sid.config import Config, parse_value
+from recbole_sid.errors import InputError
+
+if TYPE_CHECKING:
+    from recbole_sid.analysis.runs import FinishedRun
+
+
+def analyze(call: Call) -> None:
+    """Label the instances of a split and, with ``--runs``, show how finished runs do on them."""
+    from recbole_sid.analysis.job import analyze as find
+    from recbole_sid.analysis.job import label_split, run_semantic_ids
+    from recbole_sid.analysis.report import markdown, write_analysis
+    from recbole_sid.analysis.runs import find_runs
+
+    started = perf_counter()
+    split = call.options.get("split", "test")
+    runs = [] if _is_labels_only(call) else find_runs(call.options["runs"].split())
+    if runs and split != "test":
+        raise InputError(f"--split={split} has no runs: their results are of the test split; add --labels-only.")
+    config = _config(call, runs)
+    labelled = label_split(config, split, _hops(call), run_semantic_ids(config, runs))
+    findings = find(labelled, runs, config["show_progress"])
+    details = {"dataset": config["dataset"], "split": split, "instances": len(labelled.labels), "hops": labelled.hops}
+    if runs:
+        details["runs"] = [str(run.per_user) for run in runs]
+    folder = call.options.get("output", str(Path("saved") / "analysis" / config["dataset"]) if runs else None)
+    written = write_analysis(findings, labelled, folder, details) if folder else []
+    tables = {key: rows for key, rows in findings._asdict().items() if rows and key != "shares"}
+    write_result(call, config, findings.shares, {**details, **tables})
+    files = [str(path) for path in written] + ([call.options["json"]] if "json" in call.options else [])
+    ending = f" Written: {', '.join(files)}" if files else ""
+    print(f"\n{markdown(findings)}\n{details['instances']:,} instances in {perf_counter() - started:.0f} s.{ending}")
+
+
+def _is_labels_only(call: Call) -> bool:
+    labels_only = parse_value(call.options.get("labels_only", "False")) is True
+    if labels_only == ("runs" in call.options):
+        raise InputError("analyze needs either --runs=DIR (folders of finished runs) or --labels-only.")
+    return labels_only
+
+
+def _hops(call: Call) -> Any:
+    return parse_value(call.options.get("hops", "4"))
+
+
+def _config(call: Call, runs: list[FinishedRun]) -> Config:
+    """Return a sequential model's configuration of the data: as given, else as the runs recorded it."""
+    if not runs:
+        return Config("SASRec", call.options.get("dataset"), config_files(call), call.overrides)
+    recorded = runs[0].result
+    if call.options.get("dataset", recorded["dataset"]) != recorded["dataset"]:
+        raise InputError(
+            f"--dataset={call.options['dataset']} but the runs are of {recorded['dataset']}: leave it out."
+        )
+    sections = Config("SASRec", recorded["dataset"]).parameters
+    keys = {"data_path", "checkpoint_dir", "use_gpu", *sections["Dataset"], *sections["Evaluation"]}
+    settings = {key: value for key, value in recorded["settings"].items() if key in keys}
+    return Config("SASRec", recorded["dataset"], config_files(call), {**settings, **call.overrides})

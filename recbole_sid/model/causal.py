@@ -1,0 +1,132 @@
+"""CausalSID: a decoder-only transformer that reads the codes of a history and goes on with those of the next item.
+
+Every item of a sequence is predicted in the pass that reads it, so that one pass over a user's training sequence trains
+what TIGER trains prefix by prefix. A teacher of SIDMLP and SIDMLPPlusPlus like TIGER.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_sid.data.vocabulary import PAD
+from recbole_sid.data.windows import WINDOW_FIELD
+from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.model.causal_transformer import CausalCache, CausalSizes, CausalTransformer
+from recbole_sid.model.generator import Generator
+
+
+class CausalSID(Generator):
+    """Causal transformer over semantic-ID tokens; offers the `Teacher` protocol.
+
+    Configuration: d_model, d_ff, n_heads, n_layers, dropout_prob, n_user_tokens, beam_size, constrained; window_stride
+    (see `Windows`).
+
+    Attributes:
+        targets_per_batch: what the loss of a batch is divided by, so that every target of an epoch weighs the same;
+            None: by the batch's own number of targets. Set by the trainer.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        sizes = CausalSizes(
+            vocabulary=self.vocabulary.size,
+            d_model=config["d_model"],
+            d_ff=config["d_ff"],
+            n_heads=config["n_heads"],
+            n_layers=config["n_layers"],
+            dropout=config["dropout_prob"],
+        )
+        self.transformer = CausalTransformer(sizes, self.vocabulary.eos)
+        self.targets_per_batch: float | None = None
+
+    @property
+    def history_encoder(self) -> CausalTransformer:
+        return self.transformer
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        return self.transformer.embedding
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """Return the cross entropy of the codes of all targets of the batch's windows, a mean over codes.
+
+        Rows without WINDOW_FIELD are windows of one target.
+        """
+        items, lengths = self._with_target(interaction)
+        n_items, n_levels = items.shape[1], self.vocabulary.n_levels
+        tokens = self.vocabulary.serialise(self.item_tokens[items], lengths, interaction[self.USER_ID])
+        # Without the last code and end-of-sequence: the state before each code of an item is at that item's place.
+        states = self.transformer.hidden(tokens[:, : n_items * n_levels]).unflatten(1, (n_items, n_levels))
+        last = lengths.unsqueeze(1) - torch.arange(n_items, device=items.device)  # 1 for the last item, 2 before it
+        n_targets = interaction[WINDOW_FIELD].unsqueeze(1) if WINDOW_FIELD in interaction else 1
+        trained = (last >= 1) & (last <= n_targets)
+        states, codes = states[trained], self.item_codes[items[trained]]
+        total = states.new_zeros(())
+        for level in range(n_levels):
+            logits = self.level_vocabulary_logits(states[:, level], level)
+            total = total + F.cross_entropy(logits, codes[:, level], reduction="sum")
+        return total / (n_levels * (self.targets_per_batch or len(codes)))
+
+    def teach(self, tokens: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        n_levels = self.vocabulary.n_levels
+        end = (tokens != PAD).sum(1, keepdim=True) - 1
+        # The target's codes follow the last item, in place of end-of-sequence; the last code is only predicted.
+        continued = F.pad(tokens, (0, max(0, n_levels - 2)))
+        places = end + torch.arange(n_levels - 1, device=tokens.device)
+        continued = continued.scatter(1, places, self.vocabulary.code_tokens(codes[:, :-1]))
+        hidden = self.transformer.hidden(continued)
+        states = self.transformer.repeated_at_end(hidden[:, : tokens.shape[1]], tokens)
+        before = end - 1 + torch.arange(n_levels, device=tokens.device)
+        before_codes = hidden.take_along_dim(before.unsqueeze(-1), dim=1).unbind(1)
+        return states, [self.level_vocabulary_logits(state, level) for level, state in enumerate(before_codes)]
+
+    def encode(self, tokens: torch.Tensor) -> CausalCache:
+        return CausalCache(self.transformer, tokens, tokens != PAD)
+
+    def scorer(self, encoded: CausalCache) -> LevelScorer:
+        return CausalScorer(self, encoded)
+
+    def _with_target(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return histories with their targets int64 [B, T + 1], zero where padded, and their lengths int64 [B]."""
+        lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]
+        if history.device.type == "cpu":  # elsewhere the host would have to wait to know
+            history = history[:, : int(lengths.max())]
+        target = interaction[self.ITEM_ID].unsqueeze(1)
+        return F.pad(history, (0, 1)).scatter(1, lengths.unsqueeze(1), target), lengths + 1
+
+
+class CausalState(NamedTuple):
+    """Beams [B, K] with what the transformer keeps of them.
+
+    Attributes:
+        level: of the next code.
+        states: [B, K, d], which predict it.
+        path: of `CausalCache`.
+    """
+
+    level: int
+    states: torch.Tensor
+    path: torch.Tensor
+
+
+class CausalScorer:
+    """The `LevelScorer` of CausalSID, on a `CausalCache`."""
+
+    def __init__(self, model: CausalSID, cache: CausalCache) -> None:
+        self.model, self.cache = model, cache
+        self.n_users, self.device = len(cache.last), cache.last.device
+
+    def start(self) -> CausalState:
+        return CausalState(0, *self.cache.start())
+
+    def extend(self, state: CausalState, parents: torch.Tensor, codes: torch.Tensor) -> CausalState:
+        embedded = self.model.token_embedding(codes + self.model.vocabulary.level_offsets[state.level])
+        return CausalState(state.level + 1, *self.cache.step(embedded, state.path, parents))
+
+    def logits(self, state: CausalState, beams: torch.Tensor | None) -> torch.Tensor:
+        states = state.states.flatten(0, 1)
+        return self.model.level_vocabulary_logits(states if beams is None else states[beams], state.level)

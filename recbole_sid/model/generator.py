@@ -1,0 +1,64 @@
+"""What the models that write codes by themselves share: tied logits, and search over all code combinations."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_sid.decoding.beam import unconstrained_beam_search
+from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.model.base import SIDRecommender
+
+
+class Generator(SIDRecommender):
+    """Base of TIGER and CausalSID; with `token_embedding`, `history_encoder` and `teach` a `Teacher`.
+
+    Configuration: d_model, constrained (search valid semantic IDs only, or all code combinations as TIGER's authors
+    do).
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.constrained = config["constrained"]
+        self.d_model = config["d_model"]
+
+    @property
+    @abstractmethod
+    def history_encoder(self) -> nn.Module:
+        """The encoder that students keep."""
+
+    @property
+    @abstractmethod
+    def token_embedding(self) -> nn.Embedding:
+        """The token table that students keep, and that gives the logits."""
+
+    @abstractmethod
+    def teach(self, tokens: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the states and the level logits of one batch; see `Teacher`."""
+
+    def check_finite(self, leaves: torch.Tensor) -> None:
+        if self.constrained:  # else a user's beams may all be no item's semantic ID
+            super().check_finite(leaves)
+
+    @property
+    def shared_among(self) -> str:
+        """Among all codes, unless only valid semantic IDs are searched."""
+        return self.normaliser if self.constrained else "codes"
+
+    def level_vocabulary_logits(self, states: torch.Tensor, level: int) -> torch.Tensor:
+        """Return logits [..., size] over the codes of `level` of states [..., d]: the tied embedding, by d^-0.5."""
+        start = self.vocabulary.level_offsets[level]
+        codes = self.token_embedding.weight[start : start + self.vocabulary.codebook_sizes[level]]
+        return F.linear(states * self.d_model**-0.5, codes)
+
+    def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
+        return self.teach(tokens, codes)[1]
+
+    def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.constrained or self.decoding != "beam":
+            return super().search(scorer)
+        return unconstrained_beam_search(scorer, self.trie, self.beam_size)

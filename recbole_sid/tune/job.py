@@ -1,0 +1,110 @@
+"""The whole search: the teacher first, the trials, the report, and the winner on the test split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole_sid.config import Config
+from recbole_sid.errors import InputError
+from recbole_sid.files import write_json
+from recbole_sid.tune.report import Findings, evaluate_winner, gather, table, write_report
+from recbole_sid.tune.search import (
+    Options,
+    make_plan,
+    n_trials,
+    ray_running,
+    run_search,
+    train_common_teacher,
+)
+from recbole_sid.tune.space import Space
+from recbole_sid.tune.trial import Plan, run_trial
+
+RESULT = "result.json"  # in a search's folder: it came to its end
+
+
+class Outcome(NamedTuple):
+    """What a search gives back.
+
+    Attributes:
+        plan: what was searched.
+        result: as in ``result.json``: metric, best trial, its validation score and test result.
+        table: the best trials, as Markdown.
+        files: written.
+    """
+
+    plan: Plan
+    result: dict[str, Any]
+    table: str
+    files: Sequence[Path]
+
+
+def search(
+    config: Config,
+    space: Space,
+    options: Options,
+    storage_path: str | None = None,
+    resume: bool = False,
+    trainable: Callable[..., None] = run_trial,
+    evaluate: Callable[[Plan, Findings], dict[str, float]] = evaluate_winner,
+    tell: Callable[[str], None] = print,
+) -> Outcome:
+    """Search `space` for the best validation score and test the winner, once.
+
+    Args:
+        config: settings below the space.
+        space: what to search.
+        options: how.
+        storage_path: where searches are kept; None: ``checkpoint_dir/tune``.
+        resume: continue an interrupted search of the same configuration, space and options.
+        trainable: what Ray runs as a trial.
+        evaluate: gives the winner's test result.
+        tell: told where things stand, in lines.
+
+    Raises:
+        InputError: for input that the user can mend, or if no trial came to a score.
+        KeyboardInterrupt: if the search was interrupted; what there is so far has been written.
+    """
+    plan = make_plan(config, space, options, storage_path)
+    folder = Path(plan.folder)
+    metric = config["valid_metric"]
+    finished = folder / RESULT
+    if resume and finished.is_file():
+        tell(f"The search in {folder} is complete; nothing is left to resume.")
+        return _written(plan)
+    with ray_running(options):
+        if options.address is None:
+            train_common_teacher(plan, config)
+        results = run_search(plan, config, options, resume, trainable)
+        findings = gather(plan, results, bool(config["valid_metric_bigger"]))
+    interrupted = findings.n_ended() < n_trials(plan, options)
+    if not findings.n_scored():
+        if interrupted and not findings.first_error():
+            raise KeyboardInterrupt
+        raise InputError(f"No trial of the search came to a score{findings.first_error()}; see '{folder}'.")
+    files = write_report(plan, findings, metric)
+    shown = table(plan, findings, metric)
+    if interrupted:
+        tell(f"\n{shown}\n\nInterrupted after {findings.n_ended()} trials; the best so far: {folder}/best.yaml")
+        raise KeyboardInterrupt
+    best = findings.best
+    result = {
+        "metric": metric,
+        "trials": {key: int(count) for key, count in findings.trials["status"].value_counts().items()},
+        "restarts": int(findings.trials["restarts"].sum()),
+        "best_trial": str(best["trial"]),
+        "best_valid_score": float(best["score"]),
+        "model_file": best["model_file"],
+        "test_result": evaluate(plan, findings),
+    }
+    write_json(finished, result)
+    return Outcome(plan, result, shown, [*files, finished])
+
+
+def _written(plan: Plan) -> Outcome:
+    """Return the outcome of a search that is complete."""
+    folder = Path(plan.folder)
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    return Outcome(plan, result, (folder / "table.md").read_text(encoding="utf-8").rstrip(), [folder / RESULT])

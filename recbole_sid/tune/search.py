@@ -1,0 +1,346 @@
+"""Assembles a search: the plan from a configuration and a space, Ray, scheduler, searcher, and the run."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from logging import getLogger
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole_sid.config import FILE_KEYS, VOLATILE_KEYS, Config, fingerprint
+from recbole_sid.errors import InputError, first_line, require_known
+from recbole_sid.files import write_json
+from recbole_sid.tune.space import Space, check_space
+from recbole_sid.tune.trial import SAMPLE, SCORE, Plan, prepare_teacher, read_data, run_trial
+
+SCHEDULERS = ("asha", "hyperband", "median", "none")
+SEARCHERS = ("random", "grid", "optuna", "hyperopt")
+_EXTRAS = {"optuna": "optuna", "hyperopt": "hyperopt"}
+_REDUCTION = 3  # of the trials at a rung, one in three goes on
+_SAMPLES = 20
+_PATIENCE = 10  # seconds for a cluster to answer
+RAY_FOLDER = "ray"  # folder of Ray's own files in a search's folder
+
+
+class Options(NamedTuple):
+    """How to search.
+
+    Attributes:
+        samples: trials, at most; None: 20, and all of a grid.
+        scheduler: one of `SCHEDULERS`.
+        searcher: one of `SEARCHERS`.
+        min_epochs: epochs before a trial may be stopped; None: a twentieth of all.
+        cpus, gpus: of a trial.
+        concurrency: trials at a time, at most; None: as many as fit.
+        retries: of a trial whose process dies or that raises.
+        address: of a running Ray cluster; None: Ray is started on this machine.
+    """
+
+    samples: int | None = None
+    scheduler: str = "asha"
+    searcher: str = "random"
+    min_epochs: int | None = None
+    cpus: float = 1
+    gpus: float = 0
+    concurrency: int | None = None
+    retries: int = 1
+    address: str | None = None
+
+
+def check_options(options: Options) -> None:
+    """Raise InputError for a scheduler or searcher that is unknown or not installed, and for impossible numbers."""
+    require_known("scheduler", options.scheduler, SCHEDULERS)
+    require_known("searcher", options.searcher, SEARCHERS)
+    extra = _EXTRAS.get(options.searcher)
+    if extra and importlib.util.find_spec(extra) is None:
+        raise InputError(f"The searcher {extra} is not installed: pip install 'recbole-sid[{extra}]'.")
+    for key in ("samples", "min_epochs", "concurrency"):
+        value = getattr(options, key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InputError(f"{key}={value!r} must be a whole number of at least 1.")
+    if not isinstance(options.retries, int) or options.retries < 0:
+        raise InputError(f"retries={options.retries!r} must be a whole number of at least 0.")
+    for key, least in (("cpus", 0.01), ("gpus", 0)):
+        value = getattr(options, key)
+        if not isinstance(value, (int, float)) or value < least:
+            raise InputError(f"{key}={value!r} must be a number of at least {least}.")
+
+
+def make_plan(config: Config, space: Space, options: Options, storage_path: str | None = None) -> Plan:
+    """Check the space and return the plan of a search below `config`.
+
+    Args:
+        config: the user's configuration.
+        space: what to search.
+        options: how; names the search's folder together with the rest.
+        storage_path: where searches are kept; None: ``checkpoint_dir/tune``.
+
+    Raises:
+        InputError: for a key or value that the model refuses, or a storage path that is no folder.
+    """
+    check_options(options)
+    check_space(space, config)
+    if config["eval_step"] < 1:
+        raise InputError("A search needs validation: set eval_step to 1, not 0.")
+    if storage_path and "://" in storage_path:
+        raise InputError(f"storage_path='{storage_path}' must be a folder, on a cluster one that all nodes mount.")
+    root = Path(storage_path) if storage_path else Path(config["checkpoint_dir"]) / "tune"
+    settings = _absolute({key: value for key, value in config.plain().items() if key in _set_by_user(config)})
+    settings.update(
+        data_path=str(Path(config.plain()["data_path"]).resolve()),
+        checkpoint_dir=str(Path(config["checkpoint_dir"]).resolve()),
+        use_gpu=options.gpus > 0,
+        show_progress=False,
+        resume=True,
+    )
+    if "distill_cache" in config and "distill_cache" not in config.external_config_dict:
+        settings["distill_cache"] = "disk"
+    given = {key: config[key] for parameter in space.parameters for key in parameter.when if key in config}
+    how = [options.samples, options.scheduler, options.searcher, options.min_epochs]
+    what = {key: value for key, value in settings.items() if key not in VOLATILE_KEYS}
+    name = f"{config['model']}-{config['dataset']}-{fingerprint([what, list(space), how, config['seed']])}"
+    return Plan(
+        config["model"], config["dataset"], settings, space, given, str((root / name).resolve()),
+        options.cpus, options.gpus,
+    )  # fmt: skip
+
+
+def _set_by_user(config: Config) -> set[str]:
+    return set(config.external_config_dict) - {"model", "dataset"}
+
+
+def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `settings` with files named from the root: trials run in folders of their own."""
+    return {
+        key: str(Path(value).resolve())
+        if key in (*FILE_KEYS, "distill_cache_dir") and isinstance(value, str) and os.path.exists(value)
+        else value
+        for key, value in settings.items()
+    }
+
+
+def prepare_environment(local: bool) -> None:
+    """Set what Ray reads when it is imported; settings of the user's stay.
+
+    Args:
+        local: whether Ray will be started on this machine, for this machine alone.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output prints even when it is told to be silent
+    if local:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # then Ray takes the loopback interface
+
+
+@contextmanager
+def ray_running(options: Options) -> Iterator[None]:
+    """Have Ray running: the cluster at ``options.address``, one that runs already, or a quiet one on this machine.
+
+    The last is bound to the loopback interface, without dashboard, and ends with the block.
+
+    Raises:
+        InputError: if the cluster cannot be reached.
+    """
+    prepare_environment(local=options.address is None)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    try:
+        if options.address is None:
+            ray.init(include_dashboard=False, num_cpus=max(1, os.cpu_count() or 1), **quiet)
+        else:
+            _knock(options.address)
+            ray.init(address=options.address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        if options.address is None:
+            raise
+        raise InputError(
+            f"The Ray cluster at '{options.address}' cannot be reached ({first_line(error)}): check --address, or "
+            "leave it out to search on this machine."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError unless something listens at ``host:port``: Ray itself would try for minutes, and say much."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE):
+            pass
+
+
+def run_search(
+    plan: Plan,
+    config: Config,
+    options: Options,
+    resume: bool = False,
+    trainable: Callable[..., None] = run_trial,
+) -> Any:
+    """Run the search, or what is left of it, inside `ray_running`.
+
+    Args:
+        plan: what to search.
+        config: the configuration below it.
+        options: how to search.
+        resume: continue an interrupted search of this plan.
+        trainable: called as ``trainable({SAMPLE: sample}, plan=..., data=...)`` in Ray's workers.
+
+    Returns:
+        Ray's ResultGrid.
+
+    Raises:
+        InputError: if there is nothing to resume, or something that would be overwritten.
+    """
+    from ray import tune
+
+    folder = Path(plan.folder)
+    started = (folder / RAY_FOLDER / "tuner.pkl").is_file()
+    if started and not resume:
+        raise InputError(
+            f"This search was begun in '{folder}': --resume continues it; delete the folder to start anew."
+        )
+    if resume and not started:
+        getLogger().warning(f"There is no search to resume in '{folder}': starting it.")
+    _check_resources(options)
+    data = read_data(Path(plan.settings["data_path"]) / plan.dataset) if options.address else None
+    bound = tune.with_resources(
+        tune.with_parameters(trainable, plan=plan, data=data), {"cpu": options.cpus, "gpu": options.gpus}
+    )
+    if started:
+        return tune.Tuner.restore(str(folder / RAY_FOLDER), bound).fit()
+    write_json(folder / "search.json", {"plan": plan._asdict(), "options": options._asdict()})
+    return _tuner(plan, config, options, bound).fit()
+
+
+def _tuner(plan: Plan, config: Config, options: Options, bound: Any) -> Any:
+    from ray import tune
+
+    from recbole_sid.tune.progress import Progress
+
+    samples = options.samples or _SAMPLES
+    if options.searcher == "grid":
+        param_space = {SAMPLE: tune.grid_search(plan.space.grid(plan.given)[: options.samples])}
+        samples = 1  # of the grid
+    else:
+        param_space = {SAMPLE: plan.space.domains()}
+    bigger = bool(config["valid_metric_bigger"])
+    show = bool(config["show_progress"])
+    return tune.Tuner(
+        bound,
+        param_space=param_space,
+        tune_config=tune.TuneConfig(
+            metric=SCORE,
+            mode="max" if bigger else "min",
+            num_samples=samples,
+            scheduler=scheduler(plan, config, options),
+            search_alg=_searcher(config, options),
+            max_concurrent_trials=options.concurrency if options.searcher in _EXTRAS else None,
+            reuse_actors=True,  # a process that has loaded torch and RecBole runs the next trial too
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=RAY_FOLDER,
+            storage_path=plan.folder,
+            failure_config=tune.FailureConfig(max_failures=options.retries),
+            callbacks=[Progress(Path(plan.folder) / "trials", bigger, show)],
+            verbose=0,
+        ),
+    )
+
+
+def _trial_name(trial: Any) -> str:
+    return trial.trial_id
+
+
+def scheduler(plan: Plan, config: Config, options: Options) -> Any:
+    """Return Ray's scheduler for the epochs that trials of this plan have, or None."""
+    from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule
+
+    epochs = most_epochs(plan, config)
+    grace = min(epochs, options.min_epochs or max(1, round(epochs / 20)))
+    if options.scheduler == "none":
+        return None
+    if options.scheduler == "median":
+        # With a finite slice the rule pauses trials, and those of RecBole's models would begin anew.
+        never: Any = math.inf
+        return MedianStoppingRule("epoch", grace_period=grace, min_samples_required=3, min_time_slice=never)
+    brackets = 3 if options.scheduler == "hyperband" else 1
+    return AsyncHyperBandScheduler(
+        time_attr="epoch", max_t=epochs + 1, grace_period=grace, reduction_factor=_REDUCTION, brackets=brackets
+    )
+
+
+def most_epochs(plan: Plan, config: Config) -> int:
+    """Return the largest number of ranked epochs that a trial of the plan can have."""
+    epochs = [plan.space.constants.get("epochs", config["epochs"])]
+    epochs += [
+        value for parameter in plan.space.parameters if parameter.key == "epochs" for value in parameter.extremes()
+    ]
+    joint = config["joint_epochs"] if "joint" in (config["distill_stages"] or ()) else 0
+    return int(max(epochs)) + joint
+
+
+def n_trials(plan: Plan, options: Options) -> int:
+    """Return how many trials the search has."""
+    if options.searcher != "grid":
+        return options.samples or _SAMPLES
+    return len(plan.space.grid(plan.given)[: options.samples])
+
+
+def _searcher(config: Config, options: Options) -> Any:
+    """Return Ray's searcher, seeded."""
+    if options.searcher == "optuna":
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        return OptunaSearch(sampler=optuna.samplers.TPESampler(seed=config["seed"]))
+    if options.searcher == "hyperopt":
+        from ray.tune.search.hyperopt import HyperOptSearch
+
+        return HyperOptSearch(random_state_seed=config["seed"])
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    return BasicVariantGenerator(max_concurrent=options.concurrency or 0, random_state=config["seed"])
+
+
+def _check_resources(options: Options) -> None:
+    """Raise InputError if no trial can ever run: Ray would wait for the missing resources."""
+    import ray
+
+    there = ray.cluster_resources()
+    for name, wanted in (("CPU", options.cpus), ("GPU", options.gpus)):
+        if wanted > there.get(name, 0):
+            raise InputError(
+                f"A trial wants {wanted:g} {name} but Ray has {there.get(name, 0):g}: lower --{name.lower()}s."
+            )
+
+
+def train_common_teacher(plan: Plan, config: Config) -> None:
+    """Train the teacher before the search, with progress, if all trials have the same; else leave it to the trials."""
+    if "teacher_model" not in config or config["teacher_path"]:
+        return
+    searched = {parameter.key.partition(".")[0] for parameter in plan.space.parameters}
+    if searched & {*config.shared_with_teacher(), "teacher_config", "teacher_model"}:
+        return
+    from recbole.utils import init_logger, init_seed
+
+    from recbole_sid.data import create_dataset, data_preparation
+
+    settings = Config(
+        plan.model, plan.dataset, config_dict={**plan.settings_of({}), "show_progress": config["show_progress"]}
+    )
+    init_seed(settings["seed"], settings["reproducibility"])
+    init_logger(settings)
+    train_data, valid_data, _ = data_preparation(settings, create_dataset(settings))
+    prepare_teacher(settings, train_data, valid_data)

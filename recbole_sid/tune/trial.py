@@ -1,0 +1,210 @@
+"""One trial: trains a model with sampled settings and reports the validation score after every epoch."""
+
+from __future__ import annotations
+
+import gc
+import getpass
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recbole_sid.config import Config, fingerprint, semantic_id_keys
+from recbole_sid.files import locked, replacing, write_json
+from recbole_sid.registry import MODELS
+from recbole_sid.tune.space import Space
+
+SCORE = "score"  # the validation score of an epoch; what schedulers and searchers see
+SAMPLE = "sample"  # what a trial was given: searched key -> sampled value
+FINISHED = "finished.json"  # in a trial's folder: it trained to its end
+
+
+class Plan(NamedTuple):
+    """What all trials of a search have in common.
+
+    Attributes:
+        model, dataset: names.
+        settings: configuration under the sampled one, with absolute paths.
+        space: the search space.
+        given: settings that conditions of the space look at.
+        folder: of the search; a path that every node sees.
+        cpus, gpus: of a trial; a GPU may be shared.
+    """
+
+    model: str
+    dataset: str
+    settings: dict[str, Any]
+    space: Space
+    given: dict[str, Any]
+    folder: str
+    cpus: float
+    gpus: float
+
+    def trial_folder(self, name: str) -> Path:
+        """Return where trial `name` keeps its checkpoints."""
+        return Path(self.folder) / "trials" / name
+
+    def settings_of(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of the trial with this sample."""
+        return self.space.settings(sample, self.settings, self.given)
+
+
+class Prepared(NamedTuple):
+    """A trial before training: its configuration, loaders and trainer."""
+
+    config: Config
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    trainer: Any
+
+
+def run_trial(given: dict[str, Any], plan: Plan, data: Mapping[str, Any] | None = None) -> None:
+    """Train the trial that Ray runs this in; Ray's trainable.
+
+    Args:
+        given: under `SAMPLE`, searched key -> sampled value.
+        plan: the search.
+        data: file name -> bytes (uint8) of the dataset's files, where a node may lack them.
+    """
+    from ray import tune
+
+    limit_threads(plan.cpus)
+    settings = dict(plan.settings)
+    if data:
+        settings["data_path"] = place_data(plan.dataset, data)
+    if plan.gpus:
+        settings["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")  # Ray's choice, which RecBole would overwrite
+    try:
+        train_trial(plan._replace(settings=settings), given[SAMPLE], tune.get_context().get_trial_id(), tune.report)
+    finally:
+        gc.collect()  # the process goes on with the next trial
+
+
+def train_trial(
+    plan: Plan, sample: Mapping[str, Any], name: str, report: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Train one trial, from where an earlier attempt at it stopped; never touches the test split.
+
+    Returns:
+        what ``finished.json`` in its folder says too: model_file, best score and train_s.
+    """
+    prepared = prepare(plan, sample, name)
+    trainer, started = prepared.trainer, perf_counter()
+    reported = False
+
+    def after_epoch(epoch: int, score: float) -> None:
+        nonlocal reported
+        before = _epochs_before(trainer)
+        if before is not None:
+            report({"epoch": before + epoch + 1, SCORE: float(score), "model_file": trainer.saved_model_file})
+            reported = True
+
+    best, _ = trainer.fit(prepared.train_data, prepared.valid_data, saved=True, callback_fn=after_epoch)
+    if not reported:  # trained to its end before, or a trainer that reports nothing on the way
+        epoch = (_epochs_before(trainer) or 0) + max(0, getattr(trainer, "best_epoch", 0)) + 1
+        report({"epoch": epoch, SCORE: float(best), "model_file": trainer.saved_model_file})
+    result = {
+        "model_file": trainer.saved_model_file,
+        SCORE: float(best),
+        "train_s": getattr(trainer, "train_s", perf_counter() - started),
+    }
+    drop_caches(plan.trial_folder(name))
+    write_json(plan.trial_folder(name) / FINISHED, result)
+    return result
+
+
+def prepare(plan: Plan, sample: Mapping[str, Any], name: str) -> Prepared:
+    """Load the data and build the trial's model and trainer.
+
+    Semantic IDs, teacher and distillation cache are shared by all trials of the same settings: whichever comes first
+    makes them while the others wait.
+    """
+    from recbole.utils import init_logger, init_seed
+
+    from recbole_sid.data import create_dataset, data_preparation
+    from recbole_sid.quick_start import make_trainer
+
+    config = Config(plan.model, plan.dataset, config_dict=plan.settings_of(sample))
+    shared = Path(config["checkpoint_dir"])
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    dataset = create_dataset(config)
+    if config["model"] in MODELS:
+        recipe = fingerprint([config["seed"], *(config[key] for key in semantic_id_keys())])
+        with locked(shared / "semantic_ids" / f"{plan.dataset}-{recipe}"):
+            loaders = data_preparation(config, dataset)
+    else:
+        loaders = data_preparation(config, dataset)
+    prepare_teacher(config, loaders[0], loaders[1])
+    if "distill_cache_dir" in config and not config["distill_cache_dir"]:
+        config["distill_cache_dir"] = str(shared / "distill_cache")
+    config["checkpoint_dir"] = str(plan.trial_folder(name))
+    return Prepared(config, *loaders, make_trainer(config, loaders[0]))
+
+
+def prepare_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
+    """Give a student its teacher, trained by one process only where several want the same; else do nothing."""
+    from recbole_sid.model.teacher import teacher_config
+    from recbole_sid.quick_start import ensure_teacher
+
+    if "teacher_model" in config and not config["teacher_path"]:
+        wanted = teacher_config(config)
+        with locked(Path(config["checkpoint_dir"]) / f"{wanted['model']}-{config['dataset']}-{wanted.fingerprint()}"):
+            ensure_teacher(config, train_data, valid_data)
+
+
+def drop_caches(folder: Path) -> None:
+    """Delete what a trial cached for itself alone."""
+    shutil.rmtree(folder / "distill_cache", ignore_errors=True)
+
+
+def limit_threads(cpus: float) -> None:
+    """Let torch and the OpenMP and BLAS libraries of this process use `cpus` threads, at least one."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    n_threads = max(1, int(cpus))
+    os.environ["OMP_NUM_THREADS"] = str(n_threads)  # of libraries that are loaded later
+    torch.set_num_threads(n_threads)
+    threadpool_limits(n_threads)
+
+
+def read_data(folder: str | Path) -> dict[str, Any]:
+    """Return file name -> content (uint8 array) of a dataset's folder."""
+    return {path.name: np.fromfile(path, dtype=np.uint8) for path in sorted(Path(folder).iterdir()) if path.is_file()}
+
+
+def place_data(dataset: str, data: Mapping[str, Any]) -> str:
+    """Write a dataset's files on this node, unless a trial did so before; return the data_path to use."""
+    digest = hashlib.sha256()
+    for name, content in data.items():
+        digest.update(name.encode() + content.tobytes())
+    root = Path(tempfile.gettempdir()) / f"recbole_sid-{getpass.getuser()}" / digest.hexdigest()[:16]
+    with locked(root / dataset):
+        for name, content in data.items():
+            target = root / dataset / name
+            if not target.is_file():
+                with replacing(target) as temporary:
+                    content.tofile(temporary)
+    return str(root)
+
+
+def _epochs_before(trainer: Any) -> int | None:
+    """Return how many epochs of ranking stages come before the present one; None in a stage that does not rank."""
+    if not hasattr(trainer, "stages"):
+        return 0
+    if trainer.stage.key == "encoder":
+        return None
+    before = 0
+    for stage in trainer.stages():
+        if stage.key == trainer.stage.key:
+            return before
+        before += stage.epochs if stage.key != "encoder" else 0
+    return before
