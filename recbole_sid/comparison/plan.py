@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -41,7 +40,7 @@ class Entry(NamedTuple):
     settings: dict[str, Any]
     teacher: str | None
     evaluations: dict[str, dict[str, Any]]
-    members: Mapping[str, str] = MappingProxyType({})
+    members: dict[str, str]
 
 
 class Plan(NamedTuple):
