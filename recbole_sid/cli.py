@@ -40,7 +40,7 @@ format, told by the file's ending (report and import: or by --format; --numberin
 line); export writes any, told by the ending of --output or by --format. import with --model=TIGER, SIDMLP or
 SIDMLPPlusPlus (and --encoder_file) reads others' weights.
 compare: --seeds=5 or [2020,2021], --baseline=MODEL (of the tests; the first model by default), --plan=FILE in place of
---models and --dataset.
+--models and --dataset, --workers=2 (models at a time), --address (of a Ray cluster), --gpus=0.5 (of a model).
 tune: --space=FILE (YAML, or RecBole's hyper.test lines; by default the model's own), --samples=20,
 --scheduler=asha (hyperband, median, none), --searcher=random (grid, optuna, hyperopt), --min_epochs (before a stop),
 --cpus=1 --gpus=0 (of a trial), --concurrency (trials at a time), --retries=1 (of a crashed trial), --resume (go on with
@@ -75,7 +75,11 @@ class Command(NamedTuple):
 COMMANDS = {
     "quick-start": Command("quick_start:quick_start", not_taken=("model", "dataset")),
     "run": Command("run:run", not_taken=("output",)),
-    "compare": Command("compare:compare", not_taken=("model",), options=("models", "seeds", "plan", "baseline")),
+    "compare": Command(
+        "compare:compare",
+        not_taken=("model",),
+        options=("models", "seeds", "plan", "baseline", "workers", "address", "gpus"),
+    ),
     "tune": Command(
         "tune:tune",
         not_taken=("output",),

@@ -15,10 +15,11 @@ import torch
 from conftest import SETTINGS, SMALL, random_sequences, write_dataset
 from test_analysis import literal_label
 
-from recbole_sid.analysis.curves import bins_of, dilution, support
+from recbole_sid.analysis.curves import dilution, support
 from recbole_sid.analysis.indicator import quantile_bins
 from recbole_sid.analysis.runs import find_runs
 from recbole_sid.analysis.transitions import ragged
+from recbole_sid.bins import bins_of
 from recbole_sid.cli import main
 from recbole_sid.comparison.job import make_jobs, run_job
 from recbole_sid.comparison.plan import make_plan

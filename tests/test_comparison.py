@@ -21,7 +21,7 @@ from recbole_sid.comparison.breakdown import breakdown, test_instances
 from recbole_sid.comparison.job import make_jobs, run_job
 from recbole_sid.comparison.plan import make_plan, read_plan
 from recbole_sid.comparison.report import latex
-from recbole_sid.comparison.runner import run_jobs
+from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
 from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
 from recbole_sid.comparison.summary import Summary, summarise
 from recbole_sid.config import Config
@@ -80,6 +80,7 @@ def test_results_per_user_are_what_the_evaluator_saw(model: str, data_path: Path
     again = read_per_user(tmp_path / "results.parquet")
     assert [list(items) for items in again["items"]] == [list(items) for items in results["items"]]
     assert again["rank"].equals(results["rank"])
+    assert list(pd.read_parquet(tmp_path / "results.parquet")["items"][0]) == list(results["items"][0])
 
 
 def test_rank_metrics_are_the_formulas() -> None:
@@ -159,10 +160,31 @@ def test_one_failure_does_not_lose_the_others(plan_file: Path, tmp_path: Path) -
     jobs = make_jobs(read_plan(plan_file, seeds=[1]), tmp_path / "runs")
     outcomes = run_jobs(jobs, execute, report=lambda line: None)
     assert [outcome.failure is None for outcome in outcomes] == [True, True, False, False]
-    assert outcomes[3].failure == "Its teacher (TIGER, seed 1) failed."
+    assert outcomes[3].failure == "It needs TIGER, seed 1, which failed."
     summary = summarise(outcomes)
     assert [row["model"] for row in summary.rows] == ["Pop", "SASRec"]
     assert summary.failures[0] == "TIGER, seed 1: MemoryError: no memory left"
+
+
+def test_jobs_on_ray_wait_for_their_teachers(plan_file: Path, tmp_path: Path) -> None:
+    plan = read_plan(plan_file, seeds=[1])
+    broken = plan.entries[0]._replace(
+        name="broken", settings={**plan.entries[0].settings, "load_col": {"inter": ["x"]}}
+    )
+    plan = plan._replace(entries=(broken, *plan.entries[2:]))
+    lines: list[str] = []
+    outcomes = run_jobs_on_ray(make_jobs(plan, tmp_path / "runs"), RayOptions(), lines.append)
+    assert [outcome.job.entry.name for outcome in outcomes] == ["broken", "TIGER", "SIDMLP"]
+    assert outcomes[0].failure is not None
+    assert "\n" not in outcomes[0].failure
+    assert [outcome.failure for outcome in outcomes[1:]] == [None, None]
+    assert len(lines) == 3
+    lines.clear()
+    again = run_jobs_on_ray(
+        make_jobs(plan._replace(entries=plan.entries[1:]), tmp_path / "runs"), RayOptions(), lines.append
+    )
+    assert all("reused from" in line for line in lines)
+    assert [outcome.result for outcome in again] == [outcome.result for outcome in outcomes[1:]]
 
 
 def test_command_writes_all_files(plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

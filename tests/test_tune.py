@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from recbole_sid.cluster import prepare_environment, ray_running
 from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError
 from recbole_sid.quick_start import run_model
@@ -27,8 +28,6 @@ from recbole_sid.tune.search import (
     check_options,
     make_plan,
     most_epochs,
-    prepare_environment,
-    ray_running,
     scheduler,
 )
 from recbole_sid.tune.space import check_space, read_space
@@ -515,6 +514,6 @@ def test_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.Monk
     address = f"{prefix}127.0.0.1:{closed_port()}"
     with (
         pytest.raises(InputError, match=f"cluster at '{address}' cannot be reached"),
-        ray_running(Options(address=address)),
+        ray_running(address),
     ):
         pass

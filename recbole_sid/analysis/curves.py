@@ -50,17 +50,6 @@ def dilution(train_sequences: Ragged, codes: np.ndarray, n: int, last: np.ndarra
     return _look_up(steps, counts, np.where(last >= 0, prefix[last] * n_prefixes + prefix[targets], -1))
 
 
-def bins_of(values: np.ndarray, bins: int) -> list[tuple[str, np.ndarray]]:
-    """Return labels and masks of at most `bins` ranges of about equally many of the integers `values`."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1), method="lower")) if len(values) else values
-    found = []
-    for number, low in enumerate(edges[:-1] if len(edges) > 1 else edges):
-        is_last = number >= len(edges) - 2
-        high = int(edges[-1]) if is_last else int(edges[number + 1]) - 1
-        found.append((f"{low}-{high}" if low < high else str(low), (values >= low) & (values <= high)))
-    return found
-
-
 def _steps(sequences: Ragged, n_items: int) -> np.ndarray:
     """Return the pairs of neighbours in `sequences` as numbers, first * n_items + second."""
     sequence = np.repeat(np.arange(len(sequences.offsets) - 1), np.diff(sequences.offsets))

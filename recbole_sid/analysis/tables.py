@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_sid.analysis.curves import bins_of
 from recbole_sid.analysis.indicator import BINS, quantile_bins
 from recbole_sid.analysis.labels import CLASSES, TYPES, shares
+from recbole_sid.bins import bins_of
 
 # Half the width of a 95% interval in standard errors.
 _Z = 1.959964

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +20,7 @@ def compare(call: Call) -> None:
     from recbole_sid.comparison.job import make_jobs
     from recbole_sid.comparison.plan import Plan, make_plan, read_plan, with_tuned_file
     from recbole_sid.comparison.report import markdown, write_comparison
-    from recbole_sid.comparison.runner import run_jobs
+    from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
     from recbole_sid.comparison.summary import summarise
 
     started = perf_counter()
@@ -39,13 +40,26 @@ def compare(call: Call) -> None:
         plan = make_plan(dataset, entries, seeds or [_FIRST_SEED], config_files(call), None, call.overrides)
     folder = Path(call.options.get("output", Path("saved") / "comparison" / plan.dataset))
     jobs = make_jobs(plan, folder / "runs")
-    outcomes = run_jobs(jobs)
+    workers = _number(call, "workers", 1)
+    if workers > 1 or "address" in call.options:
+        cpus = 1 if "address" in call.options else max(1, (os.cpu_count() or 1) // max(1, int(workers)))
+        options = RayOptions(call.options.get("address"), cpus, _number(call, "gpus", 0))
+        outcomes = run_jobs_on_ray(jobs, options)
+    else:
+        outcomes = run_jobs(jobs)
     summary = summarise(outcomes, call.options.get("baseline"))
     details = {"dataset": plan.dataset, "seeds": list(plan.seeds), "runs": [job.folder for job in jobs]}
     written = write_comparison(summary, folder, details)
     write_result(call, jobs[0].config(), summary.rows, {**details, "tests": summary.tests})
     files = f"{written[0]}, {', '.join(path.suffix for path in written[1:])}; results per user in {folder}/runs"
     print(f"\n{markdown(summary)}\nDone in {perf_counter() - started:.0f} s. Written: {files}")
+
+
+def _number(call: Call, key: str, default: float) -> float:
+    value = parse_value(call.options.get(key, str(default)))
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+        raise InputError(f"--{key}={value} must be a number of at least 0.")
+    return value
 
 
 def _seeds(text: str | None) -> Sequence[int] | None:

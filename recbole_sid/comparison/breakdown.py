@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_sid.bins import bins_of
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.data.build import training_popularity
@@ -59,15 +60,8 @@ def breakdown(instances: pd.DataFrame, values: Mapping[str, np.ndarray]) -> list
 
 
 def _bins(values: np.ndarray, cold: bool) -> list[tuple[str, np.ndarray]]:
-    """Return labels and masks of bins of about equally many of the integers `values`."""
-    found = [("cold", values == 0)] if cold and (values == 0).any() else []
-    rest = values[values > 0] if found else values
-    if not len(rest):
-        return found
-    edges = np.unique(np.quantile(rest, np.linspace(0, 1, _BINS + 1), method="lower"))
-    lows = edges[:-1] if len(edges) > 1 else edges
-    highs = np.append(lows[1:] - 1, edges[-1])
-    for low, high in zip(lows, highs, strict=True):
-        label = str(low) if low == high else f"{low}-{high}"
-        found.append((label, (values >= low) & (values <= high)))
-    return found
+    """Return labels and masks of bins; 0 is one of its own where it means ``cold``."""
+    unseen = values == 0
+    if not cold or not unseen.any():
+        return bins_of(values, _BINS)
+    return [("cold", unseen), *((label, members & ~unseen) for label, members in bins_of(values, _BINS, ~unseen))]

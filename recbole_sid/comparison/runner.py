@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from recbole_sid.cluster import ray_running
 from recbole_sid.comparison.job import Job, run_job, stored
 from recbole_sid.errors import InputError, first_line
 
@@ -26,6 +27,19 @@ class Outcome(NamedTuple):
     job: Job
     result: dict[str, Any] | None
     failure: str | None
+
+
+class RayOptions(NamedTuple):
+    """How jobs run as Ray tasks.
+
+    Attributes:
+        address: of a running cluster; None: Ray is started on this machine.
+        cpus, gpus: of each job.
+    """
+
+    address: str | None = None
+    cpus: float = 1
+    gpus: float = 0
 
 
 def run_jobs(
@@ -79,17 +93,91 @@ def in_own_process(job: Job) -> dict[str, Any]:
             ) from error
 
 
+def run_jobs_on_ray(jobs: Sequence[Job], options: RayOptions, report: Callable[[str], None] = print) -> list[Outcome]:
+    """Run `jobs` as Ray tasks, as many at a time as there are CPUs and GPUs for, those aside whose results are stored.
+
+    On several machines, ``checkpoint_dir``, the results' folder and the data must lie where all of them see them.
+
+    Args:
+        jobs: teachers before their students.
+        options: where, and what each job gets.
+        report: told what begins and what ended, a line each.
+    """
+    import ray
+
+    found = {job.name: Outcome(job, result, None) for job in jobs if (result := stored(job)) is not None}
+    unfinished = [job for job in jobs if job.name not in found]
+    again = {teacher.name for job in unfinished for teacher in _lost_teacher(job, jobs)}
+    with ray_running(options.address):
+        task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_calls=1, max_retries=0)(_run_after)
+        running: dict[str, Any] = {}
+        for job in jobs:
+            if job.name in found and job.name not in again:
+                report(f"{job.name}: reused from {job.folder}")
+                continue
+            before = [running[other.name] for other in _needed(job, jobs) if other.name in running]
+            running[job.name] = task.remote(job, *before)
+        by_reference = {running[job.name]: job for job in jobs if job.name in running}
+        n_running = len(by_reference)
+        while by_reference:
+            (done,), _ = ray.wait(list(by_reference), num_returns=1)
+            job = by_reference.pop(done)
+            failed = [other for other in _needed(job, jobs) if _failed(found.get(other.name))]
+            found[job.name] = _outcome(job, done, failed)
+            shown = found[job.name].failure or _shown(found[job.name].result or {})
+            report(f"[{n_running - len(by_reference)}/{n_running}] {job.name}: {shown}")
+    return [found[job.name] for job in jobs]
+
+
+def _run_after(job: Job, *before: Any) -> dict[str, Any]:
+    """Run `job` in a Ray worker, once the jobs whose results are `before` have ended well."""
+    import ray
+    import torch
+
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    return run_job(job)
+
+
+def _outcome(job: Job, reference: Any, failed: Sequence[Job]) -> Outcome:
+    import ray
+
+    try:
+        return Outcome(job, ray.get(reference), None)
+    except ray.exceptions.RayTaskError as error:
+        if failed:
+            return Outcome(job, None, f"It needs {failed[0].name}, which failed.")
+        cause = error.cause or error
+        return Outcome(job, None, str(cause) if isinstance(cause, InputError) else first_line(cause))
+    except ray.exceptions.RayError as error:
+        return Outcome(job, None, f"Its process was lost ({first_line(error)}).")
+
+
+def _failed(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.failure is not None
+
+
+def _needed(job: Job, jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs whose models `job` is made from: its teacher, or an ensemble's members."""
+    names = {job.entry.teacher, *job.entry.members.values()}
+    return [other for other in jobs if other.entry.name in names and other.seed == job.seed]
+
+
+def _lost_teacher(job: Job, jobs: Sequence[Job]) -> list[Job]:
+    """Return the teacher of `job` if its checkpoint is gone."""
+    if job.entry.teacher is None or Path(job.settings["teacher_path"]).is_file():
+        return []
+    return [other for other in _needed(job, jobs) if other.entry.name == job.entry.teacher]
+
+
 def _bring_back_teacher(
     job: Job, jobs: Sequence[Job], execute: Callable[[Job], dict[str, Any]], report: Callable[[str], None]
 ) -> None:
     """Train the teacher of `job` again if its results are stored but its checkpoint is gone."""
-    if job.entry.teacher is None or Path(job.settings["teacher_path"]).is_file():
-        return
-    teacher = next(other for other in jobs if other.entry.name == job.entry.teacher and other.seed == job.seed)
-    if stored(teacher) is None:
-        raise InputError(f"Its teacher ({teacher.name}) failed.")
-    report(f"{teacher.name}: its checkpoint {job.settings['teacher_path']} is gone, training it again")
-    execute(teacher)
+    for teacher in _lost_teacher(job, jobs):
+        if stored(teacher) is None:
+            raise InputError(f"It needs {teacher.name}, which failed.")
+        report(f"{teacher.name}: its checkpoint {job.settings['teacher_path']} is gone, training it again")
+        execute(teacher)
 
 
 def _shown(result: dict[str, Any]) -> str:

@@ -79,7 +79,8 @@ def rank_metrics(ranks: np.ndarray, topk: list[int]) -> dict[str, np.ndarray]:
 def write_per_user(results: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write `per_user_results` as Parquet."""
     with replacing(path) as temporary:
-        parquet.write_table(pa.Table.from_pandas(results, preserve_index=False), temporary)
+        table = pa.Table.from_pandas(results, preserve_index=False)
+        parquet.write_table(table.replace_schema_metadata(None), temporary)  # pandas cannot read its own notes on lists
 
 
 def read_per_user(path: str | os.PathLike[str], columns: tuple[str, ...] = _COLUMNS) -> pd.DataFrame:

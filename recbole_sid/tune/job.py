@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recbole_sid.cluster import ray_running
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.files import write_json
@@ -15,7 +16,6 @@ from recbole_sid.tune.search import (
     Options,
     make_plan,
     n_trials,
-    ray_running,
     run_search,
     train_common_teacher,
 )
@@ -74,7 +74,7 @@ def search(
     if resume and finished.is_file():
         tell(f"The search in {folder} is complete; nothing is left to resume.")
         return _written(plan)
-    with ray_running(options):
+    with ray_running(options.address):
         if options.address is None:
             train_common_teacher(plan, config)
         results = run_search(plan, config, options, resume, trainable)

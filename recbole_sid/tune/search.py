@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_sid.config import FILE_KEYS, VOLATILE_KEYS, Config, fingerprint
-from recbole_sid.errors import InputError, first_line, require_known
+from recbole_sid.errors import InputError, require_known
 from recbole_sid.files import write_json
 from recbole_sid.tune.space import Space, check_space
 from recbole_sid.tune.trial import SAMPLE, SCORE, Plan, prepare_teacher, read_data, run_trial
@@ -23,7 +21,6 @@ SEARCHERS = ("random", "grid", "optuna", "hyperopt")
 _EXTRAS = {"optuna": "optuna", "hyperopt": "hyperopt"}
 _REDUCTION = 3  # of the trials at a rung, one in three goes on
 _SAMPLES = 20
-_PATIENCE = 10  # seconds for a cluster to answer
 RAY_FOLDER = "ray"  # folder of Ray's own files in a search's folder
 
 
@@ -124,61 +121,6 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def prepare_environment(local: bool) -> None:
-    """Set what Ray reads when it is imported; settings of the user's stay.
-
-    Args:
-        local: whether Ray will be started on this machine, for this machine alone.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output prints even when it is told to be silent
-    if local:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # then Ray takes the loopback interface
-
-
-@contextmanager
-def ray_running(options: Options) -> Iterator[None]:
-    """Have Ray running: the cluster at ``options.address``, one that runs already, or a quiet one on this machine.
-
-    The last is bound to the loopback interface, without dashboard, and ends with the block.
-
-    Raises:
-        InputError: if the cluster cannot be reached.
-    """
-    prepare_environment(local=options.address is None)
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    try:
-        if options.address is None:
-            ray.init(include_dashboard=False, num_cpus=max(1, os.cpu_count() or 1), **quiet)
-        else:
-            _knock(options.address)
-            ray.init(address=options.address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        if options.address is None:
-            raise
-        raise InputError(
-            f"The Ray cluster at '{options.address}' cannot be reached ({first_line(error)}): check --address, or "
-            "leave it out to search on this machine."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raise OSError unless something listens at ``host:port``: Ray itself would try for minutes, and say much."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE):
-            pass
-
-
 def run_search(
     plan: Plan,
     config: Config,
@@ -186,7 +128,7 @@ def run_search(
     resume: bool = False,
     trainable: Callable[..., None] = run_trial,
 ) -> Any:
-    """Run the search, or what is left of it, inside `ray_running`.
+    """Run the search, or what is left of it, inside `recbole_sid.cluster.ray_running`.
 
     Args:
         plan: what to search.
