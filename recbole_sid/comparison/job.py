@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from recbole.utils import init_logger
 
 from recbole_sid import __version__
 from recbole_sid.comparison.plan import Entry, Plan
@@ -134,6 +137,15 @@ def run_job(job: Job) -> dict[str, Any]:
     result = {**describe(job, run), "evaluations": found}
     write_json(folder / RESULT, result)
     return result
+
+
+def run_job_quietly(job: Job) -> dict[str, Any]:
+    """Do as `run_job` in a process that does nothing else: of its log, only warnings go to the console."""
+    init_logger(job.config())  # the log's file gets all; a second call changes nothing
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(max(handler.level, logging.WARNING))
+    return run_job(job)
 
 
 def train(job: Job) -> Run:

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from recbole_sid.cluster import ray_running
-from recbole_sid.comparison.job import Job, run_job, stored
+from recbole_sid.comparison.job import Job, run_job_quietly, stored
 from recbole_sid.errors import InputError, first_line
 
 
@@ -86,7 +86,7 @@ def in_own_process(job: Job) -> dict[str, Any]:
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(run_job, job).result()
+            return pool.submit(run_job_quietly, job).result()
         except BrokenProcessPool as error:
             raise InputError(
                 "Its process was killed, most likely for want of memory: lower eval_batch_size or train_batch_size."
@@ -135,7 +135,7 @@ def _run_after(job: Job, *before: Any) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    return run_job(job)
+    return run_job_quietly(job)
 
 
 def _outcome(job: Job, reference: Any, failed: Sequence[Job]) -> Outcome:
