@@ -60,6 +60,23 @@ def ray_running(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_resources(what: str, cpus: float, gpus: float) -> None:
+    """Raise InputError if `what` can never run: Ray would wait for the missing resources for ever.
+
+    Args:
+        what: asks for them, at the start of a sentence.
+        cpus, gpus: asked for.
+    """
+    import ray
+
+    there = ray.cluster_resources()
+    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
+        if wanted > there.get(name, 0):
+            raise InputError(
+                f"{what} wants {wanted:g} {name} but Ray has {there.get(name, 0):g}: lower --{name.lower()}s."
+            )
+
+
 def _knock(address: str) -> None:
     """Raise OSError unless something listens at ``host:port``: Ray itself would try for minutes, and say much."""
     host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -224,13 +224,32 @@ def test_wrong_plan_is_refused_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
-def test_baseline_that_is_no_row_and_missing_options_are_refused(plan_file: Path, tmp_path: Path) -> None:
-    plan = make_plan("tiny", {"Pop": {}}, [1], settings=yaml.safe_load(plan_file.read_text())["settings"])
-    outcomes = run_jobs(make_jobs(plan, tmp_path / "runs"), run_job, report=lambda line: None)
-    with pytest.raises(InputError, match="baseline='SASRec' is no row"):
-        summarise(outcomes, "SASRec")
+def test_wrong_options_are_refused_before_anything_runs(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", f"--plan={plan_file}", "--baseline=Popp"]) == 2
+    assert "baseline='Popp' is no row of the comparison: one of Pop, " in capsys.readouterr().err
     assert main(["compare", "--models=Pop"]) == 2
-    assert main(["compare", "--models=Pop", "--dataset=tiny", "--seeds=many"]) == 2
+    assert main(["compare", "--models=Pop", "--dataset=nowhere"]) == 2
+    assert "no dataset folder" in capsys.readouterr().err
+    for seeds in ("many", "0", "-1", "[]"):
+        assert main(["compare", "--models=Pop", "--dataset=tiny", f"--seeds={seeds}"]) == 2
+        assert "must be how many" in capsys.readouterr().err
+    assert not Path("saved").exists()
+
+
+def test_failed_baseline_does_not_lose_the_comparison(plan_file: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(plan_file.read_text())["settings"] | {"metrics": ["Recall"], "valid_metric": "recall@10"}
+    plan = make_plan("tiny", {"Pop": {}, "again": {"model": "Pop"}, "lost": {"model": "Pop"}}, [1], settings=settings)
+
+    def execute(job: Job) -> dict[str, Any]:
+        if job.entry.name == "lost":
+            raise RuntimeError("no more memory")
+        return run_job(job)
+
+    summary = summarise(run_jobs(make_jobs(plan, tmp_path / "runs"), execute, report=lambda line: None), "lost")
+    assert [(row["model"], row["baseline"]) for row in summary.tests] == [("again", "Pop")]
+    assert summary.failures[-1] == "The tests are against Pop, as there are no results of lost."
+    files = write_comparison(summary, tmp_path / "out", {})  # without NDCG@10 among the metrics
+    assert all(file.stat().st_size for file in files)
 
 
 def test_statistics_against_scipy_and_numpy() -> None:

@@ -445,6 +445,13 @@ def test_interrupted_and_resumed_search_ends_with_the_same_trials(ray: None, dat
     assert events()["test"] == 1
 
 
+def test_missing_data_is_said_before_ray_starts(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_sid.tune.job.ray_running", lambda address: pytest.fail("Ray was started"))
+    other = Config("SASRec", "nowhere", config_dict=config.external_config_dict)
+    with pytest.raises(InputError, match="no dataset folder"):
+        quick(other, space_of("n_layers: {int: [1, 2]}\n"))
+
+
 def test_trial_that_wants_more_than_there_is_is_refused(ray: None, config: Config) -> None:
     with pytest.raises(InputError, match="A trial wants 99 CPU"):
         quick(config, space_of("n_layers: {int: [1, 2]}\n"), searcher="grid", cpus=99)

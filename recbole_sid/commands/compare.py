@@ -18,7 +18,7 @@ _FIRST_SEED = 2020
 def compare(call: Call) -> None:
     """Train several models with several seeds and compare them: means, tests over users, breakdowns."""
     from recbole_sid.comparison.job import make_jobs
-    from recbole_sid.comparison.plan import Plan, make_plan, read_plan, with_tuned_file
+    from recbole_sid.comparison.plan import Plan, check_baseline, make_plan, read_plan, with_tuned_file
     from recbole_sid.comparison.report import markdown, write_comparison
     from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
     from recbole_sid.comparison.summary import summarise
@@ -38,6 +38,7 @@ def compare(call: Call) -> None:
         names = [name.strip() for name in models.strip("[]").split(",") if name.strip()]
         entries = {name: with_tuned_file(dataset, name) for name in names}
         plan = make_plan(dataset, entries, seeds or [_FIRST_SEED], config_files(call), None, call.overrides)
+    check_baseline(plan, call.options.get("baseline"))
     folder = Path(call.options.get("output", Path("saved") / "comparison" / plan.dataset))
     jobs = make_jobs(plan, folder / "runs")
     workers = _number(call, "workers", 1)
@@ -67,8 +68,8 @@ def _seeds(text: str | None) -> Sequence[int] | None:
     if text is None:
         return None
     value: Any = parse_value(text)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return list(range(_FIRST_SEED, _FIRST_SEED + value))
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and value:
         return list(value)
     raise InputError(f"--seeds={text} must be how many, such as 5, or a list, such as [2020,2021].")

@@ -15,6 +15,7 @@ from recbole.utils import init_logger
 from recbole_sid import __version__
 from recbole_sid.comparison.plan import Entry, Plan
 from recbole_sid.config import Config, fingerprint
+from recbole_sid.data.dataset import check_files
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.per_user import per_user_results, write_per_user
 from recbole_sid.evaluation.throughput import users_per_second
@@ -65,6 +66,9 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
         plan: what to train.
         folder: of results; each job gets its own folder in it.
         resume: continue and reuse trainings of the same configuration that checkpoint_dir holds.
+
+    Raises:
+        InputError: for wrong settings, or if the dataset's files are missing.
     """
     jobs = []
     for seed in plan.seeds:
@@ -78,6 +82,7 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
                 settings["teacher_path"] = checkpoints[entry.teacher]
             settings |= {key: places[member] for key, member in entry.members.items()}
             config = Config(entry.model, plan.dataset, entry.files, settings)
+            check_files(config)
             name = config.run_name()
             checkpoints[entry.name] = str(Path(config["checkpoint_dir"]) / f"{name}.pth")
             data = data_hash(config)

@@ -42,6 +42,10 @@ class Entry(NamedTuple):
     evaluations: dict[str, dict[str, Any]]
     members: dict[str, str]
 
+    def rows(self) -> dict[str, str]:
+        """Return the names of its rows -> the evaluations that they are of."""
+        return {f"{self.name}-{suffix}" if suffix else self.name: suffix for suffix in self.evaluations}
+
 
 class Plan(NamedTuple):
     """A comparison.
@@ -131,6 +135,13 @@ def with_tuned_file(dataset: str, name: str, own: Mapping[str, Any] | None = Non
     own = dict(own or {})
     file = PROPERTIES / "tuned" / dataset / f"{own.get('model', name)}.yaml"
     return {**own, "files": [str(file), *(own.get("files") or ())]} if file.is_file() else own
+
+
+def check_baseline(plan: Plan, baseline: str | None) -> None:
+    """Raise InputError if `baseline` is no row of the comparison; None stands for the first."""
+    rows = [row for entry in plan.entries for row in entry.rows()]
+    if baseline is not None and baseline not in rows:
+        raise InputError(f"baseline='{baseline}' is no row of the comparison: one of {', '.join(rows)}.")
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:

@@ -31,7 +31,8 @@ def write_comparison(summary: Summary, folder: str | Path, details: dict[str, An
     with replacing(paths["csv"]) as temporary:
         pd.DataFrame(summary.rows).to_csv(temporary, index=False)
     write_json(paths["json"], {**details, **summary._asdict()})
-    accuracy_speed_figure(summary.rows, paths["png"])
+    metrics = _metrics(summary)
+    accuracy_speed_figure(summary.rows, paths["png"], TEST_METRIC if TEST_METRIC in metrics else metrics[0])
     return list(paths.values())
 
 
@@ -57,7 +58,7 @@ def latex(summary: Summary) -> str:
     """Return the accuracy table in LaTeX (packages booktabs): best bold, second underlined, an asterisk where NDCG@10
     differs from the baseline's (t-test, Holm, p < .05).
     """
-    metrics = [key for key in summary.rows[0] if "@" in key and not key.endswith("_sd")]
+    metrics = _metrics(summary)
     marked = {row["model"] for row in summary.tests if row["t_test_holm"] < _SIGNIFICANT}
     lines = [
         r"\begin{tabular}{l" + "r" * len(metrics) + "}",
@@ -73,6 +74,10 @@ def latex(summary: Summary) -> str:
             cells.append(_emphasised(row, metric, ranks[metric]) + mark)
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _metrics(summary: Summary) -> list[str]:
+    return [key for key in summary.rows[0] if "@" in key and not key.endswith("_sd")]
 
 
 def _with_deviations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

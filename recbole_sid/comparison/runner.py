@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter
+from threading import Thread
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
-from recbole_sid.cluster import ray_running
+from recbole_sid.cluster import check_resources, ray_running
 from recbole_sid.comparison.job import Job, run_job_quietly, stored
 from recbole_sid.errors import InputError, first_line
 
@@ -86,11 +88,23 @@ def in_own_process(job: Job) -> dict[str, Any]:
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(run_job_quietly, job).result()
+            return pool.submit(_run_with_parent, job, os.getpid()).result()
         except BrokenProcessPool as error:
             raise InputError(
                 "Its process was killed, most likely for want of memory: lower eval_batch_size or train_batch_size."
             ) from error
+
+
+def _run_with_parent(job: Job, parent: int) -> dict[str, Any]:
+    """Run `job`, and end if the process `parent` ends: one that is killed cannot end its children."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+    return run_job_quietly(job)
 
 
 def run_jobs_on_ray(jobs: Sequence[Job], options: RayOptions, report: Callable[[str], None] = print) -> list[Outcome]:
@@ -109,6 +123,7 @@ def run_jobs_on_ray(jobs: Sequence[Job], options: RayOptions, report: Callable[[
     unfinished = [job for job in jobs if job.name not in found]
     again = {teacher.name for job in unfinished for teacher in _lost_teacher(job, jobs)}
     with ray_running(options.address):
+        check_resources("A model", options.cpus, options.gpus)
         task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_calls=1, max_retries=0)(_run_after)
         running: dict[str, Any] = {}
         for job in jobs:

@@ -43,10 +43,10 @@ def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summa
 
     Args:
         outcomes: of `run_jobs`.
-        baseline: row that the others are tested against; None: the first.
+        baseline: row that the others are tested against; None, or one that failed: the first.
 
     Raises:
-        InputError: if every job failed, the baseline is no row, or rows were not evaluated on the same users.
+        InputError: if every job failed, or rows were not evaluated on the same users.
     """
     failures = [f"{outcome.job.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
     done = [outcome for outcome in outcomes if outcome.result is not None]
@@ -56,20 +56,22 @@ def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summa
     per_user: dict[str, pd.Series] = {}
     for entry in {outcome.job.entry.name: outcome.job.entry for outcome in done}.values():
         runs = [outcome for outcome in done if outcome.job.entry.name == entry.name]
-        for evaluation in entry.evaluations:
-            name = f"{entry.name}-{evaluation}" if evaluation else entry.name
+        for name, evaluation in entry.rows().items():
             rows.append({"model": name, **_means(evaluation, runs), "share_of_teacher": None})
             rows[-1]["share_of_teacher"] = _share_of_teacher(rows, entry.teacher)
             per_user[name] = _mean_over_seeds(runs, evaluation)
-    baseline = baseline or rows[0]["model"]
-    if baseline not in per_user:
-        raise InputError(f"baseline='{baseline}' is no row of the comparison: one of {', '.join(per_user)}.")
+    if baseline is not None and baseline not in per_user:
+        failures.append(f"The tests are against {rows[0]['model']}, as there are no results of {baseline}.")
+        baseline = None
     values = _aligned(per_user)
     instances = test_instances(_sequential_config(done[0]))
     first = next(iter(per_user.values()))
     order = pd.MultiIndex.from_frame(instances[["user", "target"]]).get_indexer(first.index)
     return Summary(
-        rows, paired_tests(values, baseline), breakdown(instances.iloc[order].reset_index(drop=True), values), failures
+        rows,
+        paired_tests(values, baseline or rows[0]["model"]),
+        breakdown(instances.iloc[order].reset_index(drop=True), values),
+        failures,
     )
 
 

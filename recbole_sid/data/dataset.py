@@ -172,7 +172,7 @@ def create_dataset(config: Any) -> Dataset:
     from recbole.data import dataset as recbole_datasets
     from recbole.utils import ModelType
 
-    _check_files(config)
+    check_files(config)
     special = hasattr(recbole_datasets, config["model"] + "Dataset") or config["benchmark_filename"]
     ours = {ModelType.SEQUENTIAL: HistoryDataset}
     if config["eval_args"]["order"] == "TO":
@@ -190,7 +190,8 @@ def create_dataset(config: Any) -> Dataset:
         ) from error
 
 
-def _check_files(config: Any) -> None:
+def check_files(config: Any) -> None:
+    """Raise InputError if the dataset's files are missing and RecBole could not download them."""
     folder, name = config["data_path"], config["dataset"]
     if config["benchmark_filename"]:
         return

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from recbole_sid.cluster import ray_running
 from recbole_sid.config import Config
+from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
 from recbole_sid.files import write_json
 from recbole_sid.tune.report import Findings, evaluate_winner, gather, table, write_report
@@ -74,6 +75,7 @@ def search(
     if resume and finished.is_file():
         tell(f"The search in {folder} is complete; nothing is left to resume.")
         return _written(plan)
+    create_dataset(config)  # what is wrong with the data is said once and now, not by every trial
     with ray_running(options.address):
         if options.address is None:
             train_common_teacher(plan, config)

@@ -10,6 +10,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recbole_sid.cluster import check_resources
 from recbole_sid.config import FILE_KEYS, VOLATILE_KEYS, Config, fingerprint
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.files import write_json
@@ -153,7 +154,7 @@ def run_search(
         )
     if resume and not started:
         getLogger().warning(f"There is no search to resume in '{folder}': starting it.")
-    _check_resources(options)
+    check_resources("A trial", options.cpus, options.gpus)
     data = read_data(Path(plan.settings["data_path"]) / plan.dataset) if options.address else None
     bound = tune.with_resources(
         tune.with_parameters(trainable, plan=plan, data=data), {"cpu": options.cpus, "gpu": options.gpus}
@@ -254,18 +255,6 @@ def _searcher(config: Config, options: Options) -> Any:
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     return BasicVariantGenerator(max_concurrent=options.concurrency or 0, random_state=config["seed"])
-
-
-def _check_resources(options: Options) -> None:
-    """Raise InputError if no trial can ever run: Ray would wait for the missing resources."""
-    import ray
-
-    there = ray.cluster_resources()
-    for name, wanted in (("CPU", options.cpus), ("GPU", options.gpus)):
-        if wanted > there.get(name, 0):
-            raise InputError(
-                f"A trial wants {wanted:g} {name} but Ray has {there.get(name, 0):g}: lower --{name.lower()}s."
-            )
 
 
 def train_common_teacher(plan: Plan, config: Config) -> None:
