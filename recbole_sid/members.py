@@ -17,8 +17,7 @@ from recbole_sid.errors import InputError, first_line
 from recbole_sid.registry import MODELS, get_model
 
 ID_MODEL, SID_MODEL = "id_model", "sid_model"
-# Where and how the ensemble runs, and so do both models.
-_SHARED = ("data_path", "checkpoint_dir", "use_gpu", "gpu_id", "show_progress", "state", "worker")
+_PLACEMENT = ("data_path", "checkpoint_dir", "use_gpu", "gpu_id", "show_progress", "state", "worker")
 # What the ensemble says of the search of its SID model.
 _SEARCH = ("beam_size", "full_sort_items")
 
@@ -85,11 +84,16 @@ def adopt_members(config: Any) -> None:
         config[f"{name}_config"] = {**kept, **({"teacher_path": None} if "teacher_path" in kept else {})}
 
 
+def placement(config: Any) -> dict[str, Any]:
+    """Return where and how a run runs (paths, device, progress), which a model loaded into it has to take over."""
+    run = config.plain()
+    return {key: run[key] for key in _PLACEMENT if key not in DERIVED_KEYS}
+
+
 def member_config(config: Any, name: str) -> Config:
     """Return the configuration of an ensemble's `name`: as recorded, but where and how this run runs."""
-    run = config.plain()
-    keys = (*_SHARED, *_SEARCH) if name == SID_MODEL else _SHARED
-    settings = {**config[f"{name}_config"], **{key: run[key] for key in keys if key not in DERIVED_KEYS}}
+    search = {key: config[key] for key in _SEARCH} if name == SID_MODEL else {}
+    settings = {**config[f"{name}_config"], **placement(config), **search}
     return Config(settings["model"], settings["dataset"], config_dict=settings)
 
 

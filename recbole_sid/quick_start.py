@@ -121,8 +121,14 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
     config["teacher_path"] = trainer.saved_model_file
 
 
-def load_data_and_model(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, Any, Any]:
+def load_data_and_model(
+    model_file: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
+) -> tuple[Any, Any, Any, Any, Any, Any]:
     """Load a checkpoint of our models or RecBole's with its data, as RecBole's `load_data_and_model`.
+
+    Args:
+        model_file: the checkpoint.
+        overrides: settings in place of those recorded, such as the data_path of data that has moved.
 
     Returns:
         config, model, dataset, train_data, valid_data, test_data.
@@ -132,12 +138,13 @@ def load_data_and_model(model_file: str | os.PathLike[str]) -> tuple[Any, Any, A
     """
     if not os.path.isfile(model_file):
         raise InputError(f"There is no checkpoint at '{model_file}'.")
-    return _load_ours(model_file) if is_checkpoint(model_file) else _load_recbole(model_file)
+    load = _load_ours if is_checkpoint(model_file) else _load_recbole
+    return load(model_file, overrides or {})
 
 
-def _load_ours(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, Any, Any]:
+def _load_ours(model_file: str | os.PathLike[str], overrides: Mapping[str, Any]) -> tuple[Any, Any, Any, Any, Any, Any]:
     checkpoint = load_checkpoint(model_file)
-    settings = dict(checkpoint["config"])
+    settings = {**checkpoint["config"], **overrides}
     for key in ("teacher_path", "id_model_path", "sid_model_path"):
         if key in settings:
             settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
@@ -150,10 +157,12 @@ def _load_ours(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, 
     return config, model.eval(), dataset, *loaders
 
 
-def _load_recbole(model_file: str | os.PathLike[str]) -> tuple[Any, Any, Any, Any, Any, Any]:
+def _load_recbole(
+    model_file: str | os.PathLike[str], overrides: Mapping[str, Any]
+) -> tuple[Any, Any, Any, Any, Any, Any]:
     checkpoint = load_recbole_checkpoint(model_file, map_location="cpu")
     recorded = checkpoint["config"].final_config_dict
-    config = Config(recorded["model"], recorded["dataset"], config_dict=plain_settings(recorded))
+    config = Config(recorded["model"], recorded["dataset"], config_dict={**plain_settings(recorded), **overrides})
     dataset, loaders = _load_data(config)
     model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
     load_weights(model, checkpoint["state_dict"], model_file)

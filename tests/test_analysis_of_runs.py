@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from conftest import SETTINGS, SMALL, random_sequences, write_dataset
 from test_analysis import literal_label
 
+from recbole_sid.analysis import indicator
 from recbole_sid.analysis.curves import dilution, support
 from recbole_sid.analysis.indicator import quantile_bins
 from recbole_sid.analysis.runs import find_runs
@@ -181,6 +183,27 @@ def test_runs_on_other_instances_are_refused(runs: Path, capsys: pytest.CaptureF
     other = write_dataset(tmp_path / "other", random_sequences(seed=1))
     assert main(["analyze", f"--runs={runs}", f"--data_path={other}"]) == 2
     assert "test instances of the dataset" in capsys.readouterr().err
+
+
+def test_data_may_have_moved_since_the_runs(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, _ = tables(runs)
+    moved = tmp_path / "moved"
+    data = runs.parent / "data"
+    shutil.copytree(data, moved)
+    away = data.rename(runs.parent / "away")
+    try:
+        found, _ = tables(runs, f"--data_path={moved}")
+        assert found["indicator"] == expected["indicator"]
+        with monkeypatch.context() as patch:
+            patch.setattr(indicator, "Path", lambda _: tmp_path / "nowhere")
+            found, _ = tables(runs, f"--data_path={moved}")
+    finally:
+        away.rename(data)
+    assert "indicator" not in found
+    assert found["categories"] == expected["categories"]
+    assert "The indicator is left out: the checkpoint of SASRec" in caplog.text
 
 
 def test_support_and_dilution_equal_loops() -> None:

@@ -18,9 +18,9 @@ from scipy import stats
 from recbole_sid.cli import main
 from recbole_sid.comparison import job as job_module
 from recbole_sid.comparison.breakdown import breakdown, test_instances
-from recbole_sid.comparison.job import make_jobs, run_job
+from recbole_sid.comparison.job import Job, make_jobs, run_job
 from recbole_sid.comparison.plan import make_plan, read_plan
-from recbole_sid.comparison.report import latex
+from recbole_sid.comparison.report import latex, write_comparison
 from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
 from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
 from recbole_sid.comparison.summary import Summary, summarise
@@ -238,7 +238,7 @@ def test_wrong_options_are_refused_before_anything_runs(plan_file: Path, capsys:
 
 def test_failed_baseline_does_not_lose_the_comparison(plan_file: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load(plan_file.read_text())["settings"] | {"metrics": ["Recall"], "valid_metric": "recall@10"}
-    plan = make_plan("tiny", {"Pop": {}, "again": {"model": "Pop"}, "lost": {"model": "Pop"}}, [1], settings=settings)
+    plan = make_plan("tiny", {"Pop": {}, "again": {"model": "Pop"}, "lost": {"model": "Pop", "epochs": 9}}, [1], settings=settings)
 
     def execute(job: Job) -> dict[str, Any]:
         if job.entry.name == "lost":

@@ -445,6 +445,14 @@ def test_interrupted_and_resumed_search_ends_with_the_same_trials(ray: None, dat
     assert events()["test"] == 1
 
 
+def test_search_killed_before_its_first_trial_begins_anew(ray: None, config: Config) -> None:
+    space = space_of("learning_rate: {choice: [0.01]}\n")
+    left = Path(make_plan(config, space, Options(searcher="grid", scheduler="none")).folder, "ray", "tuner.pkl")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"")
+    assert quick(config, space, searcher="grid", resume=True).result["trials"] == {"done": 1}
+
+
 def test_missing_data_is_said_before_ray_starts(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_sid.tune.job.ray_running", lambda address: pytest.fail("Ray was started"))
     other = Config("SASRec", "nowhere", config_dict=config.external_config_dict)

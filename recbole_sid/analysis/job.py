@@ -21,7 +21,7 @@ from recbole_sid.data import create_dataset
 from recbole_sid.data.build import semantic_ids_for
 from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.members import is_sid_model
+from recbole_sid.members import is_sid_model, placement
 from recbole_sid.progress import progress
 
 
@@ -123,7 +123,7 @@ def run_semantic_ids(config: Config, runs: Sequence[FinishedRun]) -> Config | No
             return Config(
                 config["model"],
                 config["dataset"],
-                config_dict={**config.plain(), **{key: settings[key] for key in keys}},
+                config_dict={**config.plain(), **{key: settings[key] for key in keys if key in settings}},
             )
     return None
 
@@ -149,7 +149,7 @@ def analyze(labelled: Labelled, runs: Sequence[FinishedRun] = (), show_progress:
     by_id = id_run(runs)
     indicator = []
     if by_id is not None:
-        certain = confidence(by_id, labelled.instances.users, show_progress)
+        certain = confidence(by_id, labelled.instances.users, placement(labelled.dataset.config), show_progress)
         indicator = tables.by_confidence(certain, labels, metrics, METRICS[0])
     levels = 0 if labelled.codes is None else labelled.codes.shape[1]
     return Findings(

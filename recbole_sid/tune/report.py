@@ -127,7 +127,7 @@ def write_report(plan: Plan, findings: Findings, metric: str) -> list[Path]:
     """Write trials.csv, trials.parquet, curves.csv, best.yaml, table.md and tune.png; return their paths."""
     folder = Path(plan.folder)
     best = findings.best
-    flat = findings.trials.map(_flat)
+    flat = findings.trials.apply(lambda column: column.map(_flat))
     with replacing(folder / "trials.csv") as temporary:
         flat.to_csv(temporary, index=False)
     with replacing(folder / "trials.parquet") as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
@@ -147,7 +148,7 @@ def run_search(
     from ray import tune
 
     folder = Path(plan.folder)
-    started = (folder / RAY_FOLDER / "tuner.pkl").is_file()
+    started = _was_started(folder / RAY_FOLDER)
     if started and not resume:
         raise InputError(
             f"This search was begun in '{folder}': --resume continues it; delete the folder to start anew."
@@ -161,8 +162,14 @@ def run_search(
     )
     if started:
         return tune.Tuner.restore(str(folder / RAY_FOLDER), bound).fit()
+    shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)  # of a search that was killed before it had a trial
     write_json(folder / "search.json", {"plan": plan._asdict(), "options": options._asdict()})
     return _tuner(plan, config, options, bound).fit()
+
+
+def _was_started(folder: Path) -> bool:
+    """Say whether Ray's `folder` holds a search to restore: without the state of trials, Ray makes up empty ones."""
+    return (folder / "tuner.pkl").is_file() and any(folder.glob("experiment_state-*.json"))
 
 
 def _tuner(plan: Plan, config: Config, options: Options, bound: Any) -> Any:
