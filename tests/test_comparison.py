@@ -238,7 +238,8 @@ def test_wrong_options_are_refused_before_anything_runs(plan_file: Path, capsys:
 
 def test_failed_baseline_does_not_lose_the_comparison(plan_file: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load(plan_file.read_text())["settings"] | {"metrics": ["Recall"], "valid_metric": "recall@10"}
-    plan = make_plan("tiny", {"Pop": {}, "again": {"model": "Pop"}, "lost": {"model": "Pop", "epochs": 9}}, [1], settings=settings)
+    models = {"Pop": {}, "again": {"model": "Pop"}, "lost": {"model": "Pop", "epochs": 9}}
+    plan = make_plan("tiny", models, [1], settings=settings)
 
     def execute(job: Job) -> dict[str, Any]:
         if job.entry.name == "lost":
