@@ -92,14 +92,18 @@ def figure(findings: Findings, path: str | Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     panels = 3 if findings.indicator else 2
-    drawing = Figure(figsize=(4.6 * panels, 4), layout="constrained")
+    drawing = Figure(figsize=(4.6 * panels, 4.6), layout="constrained")
     axes = drawing.subplots(1, panels)
     _draw_shares(axes[0], findings)
     _draw_categories(axes[1], findings)
     if findings.indicator:
         _draw_indicator(axes[2], findings)
+    models = dict.fromkeys(row["model"] for row in findings.categories)
+    handles = [Patch(color=_colour(number), label=model) for number, model in enumerate(models)]
+    drawing.legend(handles=handles, loc="outside lower right", ncols=5, fontsize=8)
     with replacing(path) as temporary:
         FigureCanvasAgg(drawing).print_png(str(temporary))
 
@@ -111,10 +115,10 @@ def _draw_shares(axes: Any, findings: Findings) -> None:
     below = [0.0] * len(columns)
     for name, colour in zip(CLASSES, _COLOURS, strict=True):
         heights = [100 * column[name] for column in columns.values()]
-        axes.bar(list(columns), heights, bottom=below, label=name, color=colour)
+        axes.bar(range(len(columns)), heights, bottom=below, label=name, color=colour)
         below = [low + height for low, height in zip(below, heights, strict=True)]
     axes.set_ylabel("% of targets, and of the ten items predicted")
-    axes.tick_params(axis="x", rotation=30)
+    axes.set_xticks(range(len(columns)), list(columns), rotation=90)
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1)
 
 
@@ -127,11 +131,12 @@ def _draw_categories(axes: Any, findings: Findings) -> None:
         places = [place + (number - (len(models) - 1) / 2) * width for place, _ in there]
         heights = [row[METRICS[0]] for _, row in there]
         errors = [row[METRICS[0]] - row[f"{METRICS[0]}_low"] if row["count"] > 1 else 0.0 for _, row in there]
-        axes.bar(places, heights, width, yerr=errors, label=model, error_kw={"linewidth": 0.8})
+        axes.bar(places, heights, width, yerr=errors, color=_colour(number), error_kw={"linewidth": 0.8})
     axes.set_xticks(range(len(CLASSES)), CLASSES)
     axes.set_xlim(-0.5, len(CLASSES) - 0.5)
+    axes.set_yscale("log")  # memorized instances are ten times easier and more
+    axes.set_ylim(bottom=1e-3)
     axes.set_ylabel(f"{METRICS[0].upper()}, 95% interval")
-    axes.legend(fontsize=8)
 
 
 def _draw_indicator(axes: Any, findings: Findings) -> None:
@@ -141,13 +146,20 @@ def _draw_indicator(axes: Any, findings: Findings) -> None:
     shares.set_ylabel("memorization, % of the bin (bars)")
     axes.set_zorder(1)
     axes.patch.set_visible(False)
-    for model in (key for key in findings.indicator[0] if key not in ("bin", "count", "memorization")):
-        axes.plot(places, [row[model] for row in findings.indicator], marker="o", label=model)
+    models = [key for key in findings.indicator[0] if key not in ("bin", "count", "memorization")]
+    for number, model in enumerate(models):
+        axes.plot(places, [row[model] for row in findings.indicator], marker="o", color=_colour(number))
     axes.set_xticks(places, [row["bin"] for row in findings.indicator], fontsize=7)
     axes.set_xlabel(f"confidence of {findings.indicator_of}")
     axes.set_ylabel(METRICS[0].upper())
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
+
+
+def _colour(number: int) -> Any:
+    """Return the colour of a model, the same in all panels."""
+    from matplotlib import colormaps
+
+    return colormaps["tab20"](number % 20)
 
 
 def _wide(rows: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
