@@ -95,7 +95,10 @@ def make_trainer(config: Config, train_data: Any) -> Any:
     """Build the configured model on its device, seeded, and its trainer."""
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    # RecBole's trainers name it by the second, so that two that start together would write over each other.
+    trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{config.run_name()}.pth")
+    return trainer
 
 
 def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:

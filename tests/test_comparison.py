@@ -115,6 +115,7 @@ def test_comparison_runs_each_job_once_and_reports_all(
     assert executed == [f"{name}, seed {seed}" for seed in (1, 2) for name in MODELS]
     assert [outcome.failure for outcome in outcomes] == [None] * 8
     assert [outcome.result["seed"] for outcome in outcomes if outcome.result] == [1] * 4 + [2] * 4
+    assert len({outcome.result["model_file"] for outcome in outcomes if outcome.result}) == 8
     summary = summarise(outcomes, baseline="SASRec")
     assert [row["model"] for row in summary.rows] == ["Pop", "SASRec", "TIGER", "TIGER-constrained", "SIDMLP"]
     values = [outcome.result["evaluations"][""]["metrics"]["ndcg@10"] for outcome in outcomes[3::4] if outcome.result]
