@@ -49,12 +49,7 @@ class EnsembleTrainer(SIDTrainer):
         if not valid_data:
             raise InputError("AdaptiveEnsemble is tuned on validation: set eval_args.split to LS: valid_and_test.")
         started = perf_counter()
-        self.lineage, self.show_progress = self.lineage_of(train_data), show_progress
-        self.eval_collector.data_collect(train_data)
-        self._check_metrics(valid_data)
-        if self.config["resume"] and self.is_finished(train_data):
-            self.logger.info(f"Reusing the finished tuning in {self.saved_model_file}")
-            self._read_best()
+        if self._reuses_finished(train_data, valid_data, show_progress):
             return self.best_valid_score, self.best_valid_result
         values = self._metric_by_setting(valid_data)
         self.model.choose(self.model.grid[int(np.argmax(values))])

@@ -105,14 +105,7 @@ class SIDTrainer(Trainer):
         Returns:
             best validation score of the last stage, and the result it is of.
         """
-        self.lineage = self.lineage_of(train_data)
-        self.show_progress = show_progress
-        self.eval_collector.data_collect(train_data)
-        if valid_data:
-            self._check_metrics(valid_data)
-        if self.config["resume"] and self.is_finished(train_data):
-            self.logger.info(f"Reusing the finished training in {self.saved_model_file}")
-            self._read_best()
+        if self._reuses_finished(train_data, valid_data, show_progress):
             return self.best_valid_score, self.best_valid_result
         stages = self.stages()
         resumed = self._unfinished() if self.config["resume"] else None
@@ -140,6 +133,19 @@ class SIDTrainer(Trainer):
             self._save_checkpoint(self.best_epoch, finished=True)
             self.last_file.unlink(missing_ok=True)
         return self.best_valid_score, self.best_valid_result
+
+    def _reuses_finished(self, train_data: Any, valid_data: Any, show_progress: bool) -> bool:
+        """Take up the data of `fit`; with ``resume: True`` read the finished training and say whether there is one."""
+        self.lineage = self.lineage_of(train_data)
+        self.show_progress = show_progress
+        self.eval_collector.data_collect(train_data)
+        if valid_data:
+            self._check_metrics(valid_data)
+        if not self.config["resume"] or not self.is_finished(train_data):
+            return False
+        self.logger.info(f"Reusing the finished training in {self.saved_model_file}")
+        self._read_best()
+        return True
 
     def _read_best(self) -> None:
         """Load the best weights so far, and what is known of them, from ``saved_model_file``."""
