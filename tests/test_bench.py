@@ -78,9 +78,9 @@ def states_of(model: Any, rows: Any) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 
 def every_items_score(model: Any, context: torch.Tensor) -> torch.Tensor:
-    """Return [n_items] log-probabilities for one user z [1, d]: softmax over the codes that items really have."""
+    """Return [n_items] log-probabilities for one user z [1, 1, d]: softmax over the codes that items really have."""
     codes = model.item_codes[1:]
-    logits = model.decoder(context.expand(len(codes), -1), model.embed_prefix(codes))
+    logits = model.decoder(context.expand(len(codes), 1, -1), model.embed_prefix(codes))
     total = torch.zeros(len(codes))
     for item, row in enumerate(codes.tolist()):
         for level in range(len(row)):
@@ -105,7 +105,7 @@ def test_plain_decoding_with_a_wide_beam_ranks_every_item(
     leaves, scores = decoder.search(context)
     for user in range(3):
         position, items = model.trie.expand_leaves(leaves[user])
-        expected = every_items_score(model, context[user : user + 1])
+        expected = every_items_score(model, context[user : user + 1].unsqueeze(1))
         assert sorted(items.tolist()) == list(range(1, len(model.item_codes)))
         assert_close(scores[user, position], expected[items - 1], atol=1e-5, rtol=1e-5)
         assert (scores[user, position].diff() <= 0).all()
@@ -132,7 +132,7 @@ def test_plain_readout_and_encoder_equal_the_modules(student: Callable[[str], An
     tokens, states, mask = states_of(model, rows)
     plain_states = plain.plain_mlp_encoder(model.history_encoder, tokens, mask)
     assert_close(plain_states[mask], states[mask], atol=1e-5, rtol=1e-5)
-    expected = model.decoder.readout(states, mask)
+    expected = model.decoder.readout(states, mask).squeeze(1)
     assert_close(plain.plain_readout(model.decoder.readout, states, mask), expected, atol=1e-5, rtol=1e-5)
 
 

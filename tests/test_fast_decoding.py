@@ -58,7 +58,7 @@ def true_leaf_log_probs(
             children = sorted({row[level] for row in known if row[:level] == leaf[:level]})
             tokens = [code + vocabulary.level_offsets[place] for place, code in enumerate(leaf[:level])]
             prefix = embedding(torch.tensor(tokens, dtype=torch.int64)).flatten().expand(len(context), -1)
-            logits = decoder.heads[level](torch.cat([context, prefix], dim=1))[:, children]
+            logits = decoder.heads[level](torch.cat([context[:, 0], prefix], dim=1))[:, children]
             total += logits.log_softmax(-1)[:, children.index(leaf[level])]
         result[leaf] = total
     return result
@@ -84,7 +84,7 @@ def test_decoders_equal_the_heads_on_every_semantic_id(
 ) -> None:
     codes, sizes, items = catalogue
     decoder, embedding = small_decoder(sizes, head_layers, seed)
-    context = torch.randn(USERS, WIDTH)
+    context = torch.randn(USERS, 1, WIDTH)
     truth = true_leaf_log_probs(decoder, embedding, context, codes)
     trie = Trie(codes, sizes, items)
     expected = torch.stack([truth[leaf] for leaf in sorted(truth)], dim=1)
@@ -117,7 +117,7 @@ def test_compiled_and_torch_beams_are_the_same() -> None:
     codes[:, 1] = codes[:, 1] ** 2 // 15  # unequal numbers of children
     trie = Trie(codes, sizes)
     decoder, embedding = small_decoder(sizes)
-    both = scorers(decoder, embedding, trie, torch.randn(37, WIDTH))
+    both = scorers(decoder, embedding, trie, torch.randn(37, 1, WIDTH))
     for k in (1, 5, 12, 50):
         for decoding in DECODERS:
             leaves, scores = both["compiled"].search(decoding, k)
@@ -136,7 +136,7 @@ def test_static_shapes_give_the_same_children(normaliser: str) -> None:
     codes = np.random.default_rng(2).integers(0, sizes, (25, 3))
     trie = Trie(codes, sizes)
     decoder, embedding = small_decoder(sizes)
-    scorer = scorers(decoder, embedding, trie, torch.randn(USERS, WIDTH))["torch"]
+    scorer = scorers(decoder, embedding, trie, torch.randn(USERS, 1, WIDTH))["torch"]
     nodes = torch.tensor([[0, 3, -1, 1], [2, -1, -1, 0], [1, 2, 3, 0]])
     codes_of = trie.code(0)[nodes.clamp(min=0)].long()
     state = scorer.extend(scorer.start(), torch.zeros_like(nodes), codes_of)
@@ -158,10 +158,12 @@ def test_static_shapes_give_the_same_children(normaliser: str) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("per_level", [False, True])
+@pytest.mark.parametrize("from_last", [False, True])
 @torch.no_grad()
-def test_the_readout_without_padding_equals_the_readout() -> None:
+def test_the_readout_without_padding_equals_the_readout(per_level: bool, from_last: bool) -> None:
     torch.manual_seed(0)
-    readout = SIDMLPDecoder(WIDTH, (3, 3), 8, 2, 12, 16, 1, 0.0).eval().readout
+    readout = SIDMLPDecoder(WIDTH, (3, 3), 8, 2, 12, 16, 1, 0.0, per_level, from_last).eval().readout
     lengths = torch.tensor([4, 1, 7, 4, 2, 7])
     mask = torch.arange(9) < lengths.unsqueeze(1)
     states = torch.randn(6, 9, WIDTH)
@@ -172,7 +174,14 @@ def test_the_readout_without_padding_equals_the_readout() -> None:
     assert_close(readout.packed(Packed(states.flatten(0, 1)[packing.index], packing)), readout(states, mask))
 
 
-STUDENTS = [("SIDMLP", {}), ("SIDMLPPlusPlus", {}), ("SIDMLPPlusPlus", {"encoder": "item"})]
+QUERIES = {"query_per_level": True, "query_from_last": True}
+STUDENTS = [
+    ("SIDMLP", {}),
+    ("SIDMLP", QUERIES),
+    ("SIDMLPPlusPlus", {}),
+    ("SIDMLPPlusPlus", {"encoder": "item"}),
+    ("SIDMLPPlusPlus", {"encoder": "item", **QUERIES}),
+]
 MODELS = [("TIGER", {}), ("TIGER", {"constrained": False}), *STUDENTS]
 
 
@@ -282,7 +291,7 @@ class NoDataDependence(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("name", "changes"), [STUDENTS[0], STUDENTS[2]])
+@pytest.mark.parametrize(("name", "changes"), [STUDENTS[0], STUDENTS[1], STUDENTS[3]])
 def test_beam_search_can_be_captured(
     prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
 ) -> None:

@@ -83,29 +83,35 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def context_of(decoder: Any, states: list[np.ndarray], n_heads: int) -> np.ndarray:
-    """Section 3: the context z of one history, from the states of its tokens."""
+    """Section 3: the contexts z [Q, d] of one history, from the states of its tokens; in the paper Q = 1."""
     readout = decoder.readout
-    query = linear(readout.query, sum(states) / len(states))
+    mean = sum(states) / len(states)
+    queries = linear(readout.query, np.concatenate([mean, states[-1]]) if readout.reads_last else mean)
+    return np.stack([attended(readout, query, states, n_heads) for query in queries.reshape(-1, len(mean))])
+
+
+def attended(readout: Any, query: np.ndarray, states: list[np.ndarray], n_heads: int) -> np.ndarray:
+    """Section 3: the context [d] of one query."""
     q = linear(readout.q_proj, query)
     keys = [linear(readout.k_proj, state) for state in states]
     values = [linear(readout.v_proj, state) for state in states]
     width = len(q) // n_heads
-    attended = np.zeros(len(q))
+    heads = np.zeros(len(q))
     for head in range(n_heads):
         part = slice(head * width, (head + 1) * width)
         weights = softmax(np.array([q[part] @ key[part] / math.sqrt(width) for key in keys]))
         for weight, value in zip(weights, values, strict=True):
-            attended[part] += weight * value[part]
-    x = layer_norm(readout.norm1, query + linear(readout.out_proj, attended))
+            heads[part] += weight * value[part]
+    x = layer_norm(readout.norm1, query + linear(readout.out_proj, heads))
     hidden = np.maximum(linear(readout.ffn[0], x), 0)
     return layer_norm(readout.norm2, x + linear(readout.ffn[3], hidden))
 
 
 def logits_of(decoder: Any, context: np.ndarray, prefix: list[np.ndarray], n_hidden: int = 1) -> list[np.ndarray]:
-    """Section 3: the logits of every level given the embedded true codes."""
+    """Section 3: the logits of every level given the embedded true codes, for contexts [Q, d]."""
     found = []
     for level, head in enumerate(decoder.heads):
-        x = np.concatenate([context, *prefix[:level]])
+        x = np.concatenate([context[min(level, len(context) - 1)], *prefix[:level]])
         for layer in range(n_hidden):
             x = gelu(layer_norm(head[4 * layer + 1], linear(head[4 * layer], x)))
         found.append(linear(head[-1], x))
@@ -161,18 +167,28 @@ def test_histories_are_serialised_as_described(student: Callable[..., Any]) -> N
         assert row == tokens + [0] * (len(row) - len(tokens))
 
 
+QUERIES = [
+    {},
+    {"query_per_level": True},
+    {"query_from_last": True},
+    {"query_per_level": True, "query_from_last": True},
+]
+
+
+@pytest.mark.parametrize("queries", QUERIES)
 @pytest.mark.parametrize("name", ["SIDMLP", "SIDMLPPlusPlus"])
-def test_context(student: Callable[..., Any], name: str) -> None:
-    model, _, rows = student(name)
+def test_context(student: Callable[..., Any], name: str, queries: dict[str, bool]) -> None:
+    model, _, rows = student(name, **queries)
     expected = [context_of(model.decoder, own_states(model, tokens), 3) for tokens in serialised(model, rows)]
     close(model.context(model.encode(model.history_tokens(rows))), expected)
     with torch.no_grad():  # without padding
         close(model.context(model.encode(model.history_tokens(rows))), expected)
 
 
+@pytest.mark.parametrize("queries", QUERIES)
 @pytest.mark.parametrize("n_hidden", [1, 2])
-def test_level_logits(student: Callable[..., Any], n_hidden: int) -> None:
-    model, _, rows = student("SIDMLP", head_layers=n_hidden)
+def test_level_logits(student: Callable[..., Any], n_hidden: int, queries: dict[str, bool]) -> None:
+    model, _, rows = student("SIDMLP", head_layers=n_hidden, **queries)
     found = model.target_logits(model.history_tokens(rows), model.target_codes(rows))
     for row, (tokens, prefix) in enumerate(zip(serialised(model, rows), prefixes(model, rows), strict=True)):
         context = context_of(model.decoder, own_states(model, tokens), 3)

@@ -260,6 +260,9 @@ def _padded_encoder(encoder: Any) -> Callable[[torch.Tensor, torch.Tensor], torc
 
 
 def _plain_task(model: Any, encoder: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Task:
+    readout = model.decoder.readout
+    if readout.n_queries > 1 or readout.reads_last:
+        raise Unavailable("the paper's readout has one query, from the mean state.")
     decoder = PlainDecoder(model)
 
     def encode(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -267,13 +270,13 @@ def _plain_task(model: Any, encoder: Callable[[torch.Tensor, torch.Tensor], torc
         mask = tokens != PAD
         return encoder(tokens, mask), mask
 
-    def readout(encoded: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return plain_readout(model.decoder.readout, *encoded)
+    def read(encoded: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return plain_readout(readout, *encoded)
 
     def decode(context: torch.Tensor) -> Found:
         return _items(model, *decoder.search(context))
 
-    return Task(lambda batch: decode(readout(encode(batch))), {"encode": encode, "readout": readout, "decode": decode})
+    return Task(lambda batch: decode(read(encode(batch))), {"encode": encode, "readout": read, "decode": decode})
 
 
 def _full_task(model: Any, beam_size: int) -> Task:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.errors import InputError
+from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed, Packing
 
 
@@ -78,7 +79,7 @@ class CausalBlock(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(d_model, eps=1e-6)
         self.gate_up = nn.Linear(d_model, 2 * sizes.d_ff, bias=False)
         self.down = nn.Linear(sizes.d_ff, d_model, bias=False)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
         self.n_heads = sizes.n_heads
 
     def forward(self, x: torch.Tensor, rotation: Rotation, attend: Attend) -> torch.Tensor:
@@ -101,7 +102,7 @@ class CausalTransformer(nn.Module):
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.d_model)
         self.blocks = nn.ModuleList(CausalBlock(sizes) for _ in range(sizes.n_layers))
         self.norm = nn.RMSNorm(sizes.d_model, eps=1e-6)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
         _initialise(self)
 
     @property

@@ -65,8 +65,12 @@ class FactorisedHeads(NamedTuple):
         )
 
     def user_parts(self, context: torch.Tensor) -> torch.Tensor:
-        """Return the user's part of every head [B, L, H] for contexts z [B, d]."""
-        return F.linear(context, self.user_weight, self.user_bias).view(len(context), len(self.norms), -1)
+        """Return the user's part of every head [B, L, H] for contexts z [B, Q, d], Q = 1 or one for each level."""
+        n_levels = len(self.norms)
+        if context.shape[1] == 1:
+            return F.linear(context.squeeze(1), self.user_weight, self.user_bias).view(len(context), n_levels, -1)
+        bias, weight = (part.unflatten(0, (n_levels, -1)) for part in (self.user_bias, self.user_weight))
+        return torch.baddbmm(bias.unsqueeze(1), context.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
 
     def logits(self, level: int, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits [M, size] from first-layer outputs [M, H]."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.errors import InputError, require_known
+from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed, Packing
 from recbole_sid.model.prepared import Prepared
 
@@ -173,7 +174,7 @@ class MixingLayer(nn.Module):
         self.mixing_norm, self.mixing = nn.LayerNorm(d_model), mixing
         self.mlp_norm = nn.LayerNorm(d_model)
         self.mlp = nn.Sequential(nn.Linear(d_model, ffn_size), nn.GELU(), nn.Linear(ffn_size, d_model))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         _shrink(cast(nn.Linear, self.mlp[-1]))
 
     def forward(self, x: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

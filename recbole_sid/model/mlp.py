@@ -12,20 +12,35 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed, Packing
 from recbole_sid.model.prepared import Prepared
 
 
 class Readout(nn.Module):
-    """One-query cross-attention over the history's states, then a feed-forward: the user context z.
+    """Cross-attention of one query, or one for each level, over a history's states, then a feed-forward: contexts z.
 
-    The query projects the mean state. Keys and values are never formed: with one query per head,
-    ``q . (W_k h) = (W_k^T q) . h``, and the weighted mean of states is projected by W_v once.
+    Queries project the mean state; with `reads_last` (not in the paper) the mean and the last state. Keys and values
+    are never formed: per head, ``q . (W_k h) = (W_k^T q) . h``, and the weighted mean of states is projected by W_v
+    once.
+
+    Args:
+        n_queries: Q, contexts per user.
+        reads_last: queries also see the last state: of end-of-sequence, or of the last item of an encoder of items.
     """
 
-    def __init__(self, d_model: int, attention_dim: int, n_heads: int, ffn_size: int, dropout: float) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        attention_dim: int,
+        n_heads: int,
+        ffn_size: int,
+        dropout: float,
+        n_queries: int = 1,
+        reads_last: bool = False,
+    ) -> None:
         super().__init__()
-        self.query = nn.Linear(d_model, d_model)
+        self.query = nn.Linear(2 * d_model if reads_last else d_model, n_queries * d_model)
         self.q_proj = nn.Linear(d_model, attention_dim, bias=False)
         self.k_proj = nn.Linear(d_model, attention_dim, bias=False)
         self.v_proj = nn.Linear(d_model, attention_dim, bias=False)
@@ -33,10 +48,10 @@ class Readout(nn.Module):
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.ffn = nn.Sequential(
-            nn.Linear(d_model, ffn_size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_size, d_model)
+            nn.Linear(d_model, ffn_size), nn.ReLU(), Dropout(dropout), nn.Linear(ffn_size, d_model)
         )
-        self.attention_dropout = nn.Dropout(dropout)
-        self.n_heads = n_heads
+        self.attention_dropout = Dropout(dropout)
+        self.n_heads, self.n_queries, self.reads_last = n_heads, n_queries, reads_last
         self.absorbed = Prepared(_absorb)
 
     def train(self, mode: bool = True) -> Readout:
@@ -44,30 +59,39 @@ class Readout(nn.Module):
         return super().train(mode)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return z [B, d] of states [B, S, d] under mask bool [B, S]."""
-        query = self.query(masked_mean(states, mask))
-        q = self.q_proj(query).unflatten(-1, (self.n_heads, -1))  # [B, h, e]
+        """Return contexts z [B, Q, d] of states [B, S, d] under mask bool [B, S], whose rows are True first."""
+        pooled = masked_mean(states, mask)
+        query = self.queries(pooled, last_state(states, mask) if self.reads_last else None)
+        q = self.q_proj(query).unflatten(-1, (self.n_heads, -1))  # [B, Q, h, e]
         w_k = self.k_proj.weight.unflatten(0, (self.n_heads, -1))  # [h, e, d]
         w_v = self.v_proj.weight.unflatten(0, (self.n_heads, -1))
-        scores = torch.einsum("bhe,hed->bhd", q, w_k) @ states.transpose(1, 2) * q.shape[-1] ** -0.5
+        keys = torch.einsum("bqhe,hed->bqhd", q, w_k).flatten(1, 2)
+        scores = keys @ states.transpose(1, 2) * q.shape[-1] ** -0.5
         weights = scores.masked_fill(~mask.unsqueeze(1), -torch.inf).softmax(-1)
-        context = self.attention_dropout(weights) @ states  # [B, h, d]
-        attended = self.out_proj(torch.einsum("bhd,hed->bhe", context, w_v).flatten(1))
-        return self._finish(query, attended)
+        context = (self.attention_dropout(weights) @ states).unflatten(1, (self.n_queries, -1))  # [B, Q, h, d]
+        return self._finish(query, self.out_proj(torch.einsum("bqhd,hed->bqhe", context, w_v).flatten(2)))
 
     def packed(self, states: Packed) -> torch.Tensor:
-        """Return z [B, d] for inference, of states without padding; equal to `forward`."""
+        """Return contexts z [B, Q, d] for inference, of states without padding; equal to `forward`."""
         form, order, groups = self.absorbed.get(self), states.packing.order, states.packing.groups
         values = states.values.to(self.query.weight.dtype)
         histories = [values[group.rows].unflatten(0, (-1, group.length)) for group in groups]  # [g, n, d]
-        query = self.query(torch.cat([history.mean(1) for history in histories]))
-        keys = F.linear(query, form.keys).unflatten(1, (self.n_heads, -1))  # [B, h, d]
+        pooled = torch.cat([history.mean(1) for history in histories])
+        last = torch.cat([history[:, -1] for history in histories]) if self.reads_last else None
+        query = self.queries(pooled, last)
+        keys = F.linear(query, form.keys).unflatten(-1, (self.n_heads, -1)).flatten(1, 2)  # [B, Q * h, d]
         context = torch.empty_like(keys)
         for group, history in zip(groups, histories, strict=True):
             weights = torch.bmm(keys[group.users], history.transpose(1, 2)).softmax(-1)
             torch.bmm(weights, history, out=context[group.users])
-        found = self._finish(query, F.linear(context.flatten(1), form.values))
+        attended = F.linear(context.unflatten(1, (self.n_queries, -1)).flatten(2), form.values)
+        found = self._finish(query, attended)
         return torch.empty_like(found).index_copy_(0, order, found)
+
+    def queries(self, pooled: torch.Tensor, last: torch.Tensor | None) -> torch.Tensor:
+        """Return queries [B, Q, d] from the mean states [B, d] and, if it `reads_last`, the last ones [B, d]."""
+        source = pooled if last is None else torch.cat([pooled, last], dim=-1)
+        return self.query(source).unflatten(-1, (self.n_queries, -1))
 
     def _finish(self, query: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         x = self.norm1(query + attended)
@@ -102,7 +126,7 @@ class LevelHead(nn.Sequential):
     def __init__(self, width: int, hidden: int, n_hidden: int, size: int, dropout: float) -> None:
         layers: list[nn.Module] = []
         for before in [width] + [hidden] * (n_hidden - 1):
-            layers += [nn.Linear(before, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(before, hidden), nn.LayerNorm(hidden), nn.GELU(), Dropout(dropout)]
         super().__init__(*layers, nn.Linear(hidden, size))
 
 
@@ -112,6 +136,8 @@ class SIDMLPDecoder(nn.Module):
     Args:
         d_model: width of states and token embeddings.
         codebook_sizes: codes per level.
+        query_per_level: read a context for every level, in place of one for all (not in the paper).
+        query_from_last: see `Readout`.
     """
 
     def __init__(
@@ -124,9 +150,12 @@ class SIDMLPDecoder(nn.Module):
         head_hidden: int,
         head_layers: int,
         dropout: float,
+        query_per_level: bool = False,
+        query_from_last: bool = False,
     ) -> None:
         super().__init__()
-        self.readout = Readout(d_model, attention_dim, n_heads, ffn_size, dropout)
+        n_queries = len(codebook_sizes) if query_per_level else 1
+        self.readout = Readout(d_model, attention_dim, n_heads, ffn_size, dropout, n_queries, query_from_last)
         self.heads = nn.ModuleList(
             LevelHead(d_model * (level + 1), head_hidden, head_layers, size, dropout)
             for level, size in enumerate(codebook_sizes)
@@ -136,11 +165,14 @@ class SIDMLPDecoder(nn.Module):
         """Return per level the logits [B, size].
 
         Args:
-            context: z [B, d].
+            context: z [B, Q, d], of Q = 1 all levels read the same.
             prefix: embedded true codes of all levels but the last, [B, L - 1, d].
         """
-        inputs = torch.cat([context.unsqueeze(1), prefix], dim=1)
-        return [head(inputs[:, : level + 1].flatten(1)) for level, head in enumerate(self.heads)]
+        of_level = context.expand(-1, len(self.heads), -1).unbind(1)
+        return [
+            head(torch.cat([z, prefix[:, :level].flatten(1)], dim=1))
+            for level, (z, head) in enumerate(zip(of_level, self.heads, strict=True))
+        ]
 
 
 class MLPEncoder(nn.Module):
@@ -178,7 +210,7 @@ class MLPEncoder(nn.Module):
                     nn.Linear(2 * d_model, ffn_size),
                     nn.LayerNorm(ffn_size),
                     nn.GELU(),
-                    nn.Dropout(dropout),
+                    Dropout(dropout),
                     nn.Linear(ffn_size, d_model),
                 )
                 for _ in range(n_roles)
@@ -222,6 +254,11 @@ def _mix(mlp: nn.Sequential, x: torch.Tensor, mean: torch.Tensor, user: torch.Te
     own, shared = first.weight.split(x.shape[1], dim=1)
     hidden = F.linear(x, own) + F.linear(mean, shared, first.bias).index_select(0, user)
     return mlp[1:](hidden)
+
+
+def last_state(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the last of states [B, S, d] where mask bool [B, S] is True, whose rows are True first: [B, d]."""
+    return states.take_along_dim((mask.sum(1) - 1)[:, None, None], dim=1).squeeze(1)
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,8 @@ class SIDMLP(SIDRecommender):
     """Student with the teacher's encoder and token table, both frozen and part of its own checkpoint.
 
     Configuration: teacher_path (a teacher's checkpoint) or teacher_model and teacher_config; attention_heads,
-    attention_dim, ffn_size, head_hidden, head_layers, dropout_prob; alpha, temperature; beam_size.
+    attention_dim, query_per_level, query_from_last, ffn_size, head_hidden, head_layers, dropout_prob; alpha,
+    temperature; beam_size.
 
     Attributes:
         teacher: the frozen teacher, or None when loaded for inference; not part of the checkpoint.
@@ -85,6 +86,8 @@ class SIDMLP(SIDRecommender):
             head_hidden=config["head_hidden"],
             head_layers=config["head_layers"],
             dropout=config["dropout_prob"],
+            query_per_level=config["query_per_level"],
+            query_from_last=config["query_from_last"],
         )
         require_known("encoder_dtype", config["encoder_dtype"], DTYPES)
         _compute_in(self.history_encoder, DTYPES[config["encoder_dtype"]], config["device"])
@@ -174,7 +177,7 @@ class SIDMLP(SIDRecommender):
         return self.decoder(context, self.embed_prefix(codes))
 
     def context(self, encoded: Packed | Padded) -> torch.Tensor:
-        """Return the user context z [B, d]."""
+        """Return the user contexts z [B, Q, d] (see `Readout`)."""
         readout = self.decoder.readout
         return readout.packed(encoded) if isinstance(encoded, Packed) else readout(*encoded)
 

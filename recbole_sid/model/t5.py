@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.errors import InputError
+from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed
 from recbole_sid.model.prepared import Form, Prepared
 from recbole_sid.model.t5_inference import DecoderForm, EncoderForm
@@ -95,7 +96,7 @@ class Attention(nn.Module):
         self.v = nn.Linear(sizes.d_model, inner, bias=False)
         self.o = nn.Linear(inner, sizes.d_model, bias=False)
         self.n_heads = sizes.n_heads
-        self.dropout = sizes.dropout
+        self.dropout = Dropout(sizes.dropout)
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
         """Return [..., n, inner] as [..., heads, n, d_kv]."""
@@ -103,8 +104,11 @@ class Attention(nn.Module):
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Return the output projection of attention: q, k, v [..., heads, n, d_kv], bias broadcast over them."""
-        dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=1.0)
+        if self.training:  # the fused product has no dropout on a CPU, and its replacement there is slower than this
+            weights = (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype)
+            context = self.dropout(weights) @ v
+        else:
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
         return self.o(context.transpose(-2, -3).flatten(-2))
 
     def forward(self, x: torch.Tensor, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -123,7 +127,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.wi = nn.Linear(sizes.d_model, sizes.d_ff, bias=False)
         self.wo = nn.Linear(sizes.d_ff, sizes.d_model, bias=False)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.wo(self.dropout(F.relu(self.wi(x))))
@@ -136,7 +140,7 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.attention_norm, self.attention = RMSNorm(sizes.d_model), Attention(sizes)
         self.feed_forward_norm, self.feed_forward = RMSNorm(sizes.d_model), FeedForward(sizes)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         normed = self.attention_norm(x)
@@ -152,7 +156,7 @@ class DecoderBlock(nn.Module):
         self.attention_norm, self.attention = RMSNorm(sizes.d_model), Attention(sizes)
         self.cross_norm, self.cross = RMSNorm(sizes.d_model), Attention(sizes)
         self.feed_forward_norm, self.feed_forward = RMSNorm(sizes.d_model), FeedForward(sizes)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(
         self, x: torch.Tensor, bias: torch.Tensor, states: torch.Tensor, cross_bias: torch.Tensor
@@ -211,7 +215,7 @@ class T5Encoder(HasInferenceForm[EncoderForm]):
         self.relative_bias = RelativeBias(sizes, bidirectional=True)
         self.blocks = nn.ModuleList(EncoderBlock(sizes) for _ in range(sizes.encoder_layers))
         self.norm = RMSNorm(sizes.d_model)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return states [B, S, d] of tokens int64 [B, S]; positions where mask bool [B, S] is False are not seen."""
@@ -250,7 +254,7 @@ class T5Decoder(HasInferenceForm[DecoderForm]):
         self.relative_bias = RelativeBias(sizes, bidirectional=False)
         self.blocks = nn.ModuleList(DecoderBlock(sizes) for _ in range(sizes.decoder_layers))
         self.norm = RMSNorm(sizes.d_model)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     @property
     def typed_blocks(self) -> list[DecoderBlock]:
