@@ -15,7 +15,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from recbole_sid.errors import InputError
 from recbole_sid.model import t5_inference
 from recbole_sid.model.packing import Packed, Packing
-from recbole_sid.model.t5 import T5DecoderCache
+from recbole_sid.model.t5 import Attention, T5DecoderCache, T5Sizes
 from recbole_sid.model.t5_inference import T5Past
 from recbole_sid.model.tiger import TIGER
 
@@ -90,6 +90,18 @@ def test_encoder_states_equal_transformers(
     mask = tokens != 0
     expected = reference.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
     assert_close(tiger.encoder(tokens, mask)[mask], expected[mask], **TOLERANCE)
+
+
+def test_attention_that_drops_hardly_anything_is_attention() -> None:
+    """Training with dropout goes another way than inference, on the CPU."""
+    torch.manual_seed(3)
+    attention = Attention(T5Sizes(10, d_model=16, n_heads=3, d_kv=4, dropout=2e-5))
+    x, states, bias = torch.randn(4, 5, 16), torch.randn(4, 7, 16), torch.randn(4, 3, 5, 7)
+    bias[:, :, :, 5:] = -torch.inf
+    expected = attention.eval()(x, states, bias)
+    assert_close(attention.train()(x, states, bias), expected, atol=1e-4, rtol=1e-4)
+    attention.dropout.p = 0.5
+    assert not torch.allclose(attention(x, states, bias), expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("n_targets", [1, 4, 140])

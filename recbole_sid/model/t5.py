@@ -104,11 +104,12 @@ class Attention(nn.Module):
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Return the output projection of attention: q, k, v [..., heads, n, d_kv], bias broadcast over them."""
-        if self.training:  # the fused product has no dropout on a CPU, and its replacement there is slower than this
+        dropout = self.dropout.p if self.training else 0.0
+        if dropout and q.device.type == "cpu":  # torch's own has no fused form there and is slower
             weights = (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype)
             context = self.dropout(weights) @ v
         else:
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=1.0)
         return self.o(context.transpose(-2, -3).flatten(-2))
 
     def forward(self, x: torch.Tensor, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
