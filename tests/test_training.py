@@ -113,7 +113,7 @@ INTERRUPTIONS = [
 
 
 LONG: dict[str, dict[str, Any]] = {
-    "TIGER": {"epochs": 3},
+    "TIGER": {"epochs": 3, "code_init": "features"},
     "SIDMLP": {},
     "SIDMLPPlusPlus": {"distill_stages": ["encoder", "decoder", "joint"]},
 }

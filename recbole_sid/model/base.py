@@ -74,6 +74,14 @@ class SIDRecommender(SequentialRecommender):
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
         """Return per level the logits [B, size] given the true codes int64 [B, L] before it."""
 
+    def start_from_data(self, config: Any, dataset: Any) -> None:
+        """Set what starts from the training part, before the first epoch of a new training; nothing by default.
+
+        Args:
+            config: of the run.
+            dataset: the training split.
+        """
+
     def history_tokens(self, interaction: Any) -> torch.Tensor:
         """Return the serialised histories int64 [B, 2 + T * L], T the longest history of this batch."""
         lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]

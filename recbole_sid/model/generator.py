@@ -11,20 +11,25 @@ from torch import nn
 
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.errors import require_known
+from recbole_sid.features import FeaturePipeline
 from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.code_init import CODE_INITS, start_from_features
 
 
 class Generator(SIDRecommender):
     """Base of TIGER and CausalSID; with `token_embedding`, `history_encoder` and `teach` a `Teacher`.
 
     Configuration: d_model, constrained (search valid semantic IDs only, or all code combinations as TIGER's authors
-    do).
+    do), code_init (code embeddings start at random, or from the items' features).
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.constrained = config["constrained"]
         self.d_model = config["d_model"]
+        self.code_init = config["code_init"]
+        require_known("code_init", self.code_init, CODE_INITS)
 
     @property
     @abstractmethod
@@ -39,6 +44,12 @@ class Generator(SIDRecommender):
     @abstractmethod
     def teach(self, tokens: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the states and the level logits of one batch; see `Teacher`."""
+
+    def start_from_data(self, config: Any, dataset: Any) -> None:
+        if self.code_init == "features":
+            codes = self.item_codes[1:].cpu().numpy()
+            features = FeaturePipeline(config).fit_encode(dataset)
+            start_from_features(self.token_embedding, self.vocabulary, features, codes, config["seed"])
 
     def check_finite(self, leaves: torch.Tensor) -> None:
         if self.constrained:  # else a user's beams may all be no item's semantic ID

@@ -109,6 +109,8 @@ class SIDTrainer(Trainer):
             return self.best_valid_score, self.best_valid_result
         stages = self.stages()
         resumed = self._unfinished() if self.config["resume"] else None
+        if not resumed:
+            self.model.start_from_data(self.config, train_data._dataset)
         for number in range(resumed["stage"] if resumed else 0, len(stages)):
             started = perf_counter()
             if resumed:

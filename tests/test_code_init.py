@@ -1,0 +1,115 @@
+"""Code embeddings that start from the items' features: their means per code, their size, and when they are set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from sklearn.cluster import KMeans
+from torch import nn
+
+from recbole_sid.data.vocabulary import TokenVocabulary
+from recbole_sid.errors import InputError
+from recbole_sid.features import FeaturePipeline
+from recbole_sid.model.code_init import code_means, start_from_features
+from recbole_sid.quick_start import make_trainer
+
+SIZES = (4, 3, 6)
+SIZES_OF_TINY = (5, 3)
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture
+def features() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32) + 3
+
+
+@pytest.fixture
+def codes() -> np.ndarray:
+    """Of 60 items; the last code of the last level is of none."""
+    rng = np.random.default_rng(1)
+    return np.stack([rng.integers(4, size=60), rng.integers(3, size=60), rng.integers(5, size=60)], axis=1)
+
+
+def test_means_of_what_earlier_levels_leave(features: np.ndarray, codes: np.ndarray) -> None:
+    left = features.astype(float)
+    for level, means in enumerate(code_means(features, codes, SIZES)):
+        assert means.dtype == np.float32
+        for code in range(SIZES[level]):
+            items = codes[:, level] == code
+            assert_allclose(means[code], left[items].mean(0) if items.any() else 0, **CLOSE)
+        left -= means[codes[:, level]]
+
+
+def test_means_are_the_centroids_of_kmeans(features: np.ndarray) -> None:
+    kmeans = KMeans(4, n_init=1, random_state=0, tol=0).fit(features)
+    (means,) = code_means(features, kmeans.labels_[:, None].astype(np.int64), [4])
+    assert_allclose(means, kmeans.cluster_centers_, **CLOSE)
+
+
+@pytest.mark.parametrize("width", [5, 8, 12])
+def test_embeddings_point_where_the_means_do(features: np.ndarray, codes: np.ndarray, width: int) -> None:
+    vocabulary = TokenVocabulary(SIZES, n_user_tokens=1)
+    torch.manual_seed(0)
+    embedding = nn.Embedding(vocabulary.size, width)
+    before = embedding.weight.detach().clone()
+    start_from_features(embedding, vocabulary, features, codes, seed=0)
+    after = embedding.weight.detach()
+
+    _, _, axes = np.linalg.svd(features - features.mean(0))
+    projected = (features - features.mean(0)) @ axes[:width].T
+    changed = torch.zeros(vocabulary.size, dtype=torch.bool)
+    for level, means in enumerate(code_means(projected, codes, SIZES)):
+        start = vocabulary.level_offsets[level]
+        used = means.any(1)
+        rows = torch.arange(start, start + SIZES[level])[torch.from_numpy(used)]
+        changed[rows] = True
+        assert_allclose(cosines(after[rows].numpy()), cosines(means[used]), **CLOSE)
+        assert_allclose(
+            after[rows].square().mean(1).sqrt(), before[start : start + SIZES[level]].square().mean().sqrt(), **CLOSE
+        )
+    assert changed.sum() == sum(SIZES) - 1  # the code of no item stays
+    assert torch.equal(before[~changed], after[~changed])
+
+
+def cosines(rows: np.ndarray) -> np.ndarray:
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows @ rows.T
+
+
+@pytest.mark.parametrize("model", ["TIGER", "CausalSID"])
+def test_new_training_starts_from_the_features_of_the_semantic_ids(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    config, train, valid, _ = prepare(model, code_init="features", epochs=1, learning_rate=1e-9)
+    trainer = make_trainer(config, train)
+    random = trainer.model.token_embedding.weight.detach().clone()
+    trainer.fit(train, valid)
+    started = trainer.model.token_embedding.weight.detach()
+    features = FeaturePipeline(config).fit_encode(train._dataset)
+    (means, *_) = code_means(features - features.mean(0), trainer.model.item_codes[1:].numpy(), SIZES_OF_TINY)
+    first = started[trainer.model.vocabulary.level_offsets[0] :][: len(means)]
+    assert_allclose(cosines(first.numpy()), cosines(means), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(random, started)
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("a finished training computes no features")
+
+    monkeypatch.setattr(FeaturePipeline, "fit_encode", refuse)
+    again, train, valid, _ = prepare(model, code_init="features", epochs=1, learning_rate=1e-9, resume=True)
+    make_trainer(again, train).fit(train, valid)
+
+
+def test_random_is_the_default_and_others_are_refused(prepare: Callable[..., Any]) -> None:
+    config, train, _, _ = prepare("TIGER")
+    model = make_trainer(config, train).model
+    before = model.token_embedding.weight.detach().clone()
+    model.start_from_data(config, train._dataset)
+    assert torch.equal(before, model.token_embedding.weight)
+    config, train, _, _ = prepare("TIGER", code_init="feature")
+    with pytest.raises(InputError, match=r"code_init='feature' .*features"):
+        make_trainer(config, train)
