@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import N_ITEMS
 from numpy.testing import assert_allclose
 from sklearn.cluster import KMeans
 from torch import nn
@@ -102,6 +105,53 @@ def test_new_training_starts_from_the_features_of_the_semantic_ids(
     monkeypatch.setattr(FeaturePipeline, "fit_encode", refuse)
     again, train, valid, _ = prepare(model, code_init="features", epochs=1, learning_rate=1e-9, resume=True)
     make_trainer(again, train).fit(train, valid)
+
+
+def test_training_from_changed_features_is_not_reused(prepare: Callable[..., Any], tmp_path: Path) -> None:
+    ready_made = tmp_path / "ids.json"
+    ready_made.write_text(json.dumps({f"i{item}": [item % 5, item // 5] for item in range(N_ITEMS)}))
+    (tmp_path / "tokens.txt").write_text("\n".join(f"i{item}" for item in range(N_ITEMS)))
+    own = {
+        "features": ["file"],
+        "feature_file": str(tmp_path / "f.npy"),
+        "feature_tokens": str(tmp_path / "tokens.txt"),
+    }
+    changes = {**own, "semantic_ids_path": str(ready_made), "code_init": "features", "epochs": 1, "resume": True}
+
+    def train(seed: int) -> torch.Tensor:
+        np.save(tmp_path / "f.npy", np.random.default_rng(seed).normal(size=(N_ITEMS, 6)).astype(np.float32))
+        config, train, valid, _ = prepare("TIGER", **changes)
+        trainer = make_trainer(config, train)
+        trainer.fit(train, valid)
+        return trainer.model.token_embedding.weight.detach().clone()
+
+    first = train(0)
+    assert torch.equal(first, train(0))
+    assert not torch.equal(first, train(1))
+
+
+def test_resumed_training_computes_no_features(prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, train, valid, _ = prepare("TIGER", code_init="features", epochs=2)
+    trainer = make_trainer(config, train)
+
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train, valid, callback_fn=lambda epoch, score: stop() if epoch else None)
+    again, train, valid, _ = prepare("TIGER", code_init="features", epochs=2, resume=True)
+    monkeypatch.setattr(FeaturePipeline, "fit_encode", stop)
+    make_trainer(again, train).fit(train, valid)
+
+
+def test_levels_share_one_basis(features: np.ndarray, codes: np.ndarray) -> None:
+    vocabulary = TokenVocabulary(SIZES, n_user_tokens=1)
+    embedding = nn.Embedding(vocabulary.size, 8)
+    start_from_features(embedding, vocabulary, features, codes, seed=0)
+    first, second, *_ = code_means(features - features.mean(0), codes, SIZES)
+    found = embedding.weight.detach().numpy()
+    one, two = (found[vocabulary.level_offsets[level] :][: SIZES[level]] for level in (0, 1))
+    assert_allclose(cosines(np.concatenate([one, two])), cosines(np.concatenate([first, second])), rtol=1e-4, atol=1e-4)
 
 
 def test_random_is_the_default_and_others_are_refused(prepare: Callable[..., Any]) -> None:

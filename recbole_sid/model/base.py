@@ -82,6 +82,10 @@ class SIDRecommender(SequentialRecommender):
             dataset: the training split.
         """
 
+    def start_lineage(self, config: Any, dataset: Any) -> dict[str, str]:
+        """Return what `start_from_data` depends on beside the configuration, cheaply: a name -> a fingerprint."""
+        return {}
+
     def history_tokens(self, interaction: Any) -> torch.Tensor:
         """Return the serialised histories int64 [B, 2 + T * L], T the longest history of this batch."""
         lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]

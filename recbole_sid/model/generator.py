@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid.config import fingerprint
+from recbole_sid.data.build import semantic_id_recipe
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import require_known
@@ -28,7 +30,7 @@ class Generator(SIDRecommender):
         super().__init__(config, dataset)
         self.constrained = config["constrained"]
         self.d_model = config["d_model"]
-        self.code_init = config["code_init"]
+        self.code_init = config["code_init"] or "random"
         require_known("code_init", self.code_init, CODE_INITS)
 
     @property
@@ -50,6 +52,11 @@ class Generator(SIDRecommender):
             codes = self.item_codes[1:].cpu().numpy()
             features = FeaturePipeline(config).fit_encode(dataset)
             start_from_features(self.token_embedding, self.vocabulary, features, codes, config["seed"])
+
+    def start_lineage(self, config: Any, dataset: Any) -> dict[str, str]:
+        if self.code_init == "random":
+            return {}
+        return {"features at the start": fingerprint(semantic_id_recipe(config, dataset))}
 
     def check_finite(self, leaves: torch.Tensor) -> None:
         if self.constrained:  # else a user's beams may all be no item's semantic ID

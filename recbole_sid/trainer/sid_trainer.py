@@ -83,7 +83,8 @@ class SIDTrainer(Trainer):
 
     def lineage_of(self, train_data: Any) -> dict[str, str]:
         """Return what a training on `train_data` depends on beside its configuration."""
-        return lineage(self.config, train_data._dataset)
+        dataset = train_data._dataset
+        return {**lineage(self.config, dataset), **self.model.start_lineage(self.config, dataset)}
 
     def stages(self) -> list[Stage]:
         """Return the training stages in order; a subclass may have several."""
