@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from recbole.utils import calculate_valid_score
 
-from recbole_sid.checkpoint import hash_weights
+from recbole_sid.checkpoint import hash_weights, lineage
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.model.ensemble import Scored
@@ -27,7 +27,7 @@ class EnsembleTrainer(SIDTrainer):
     def lineage_of(self, train_data: Any) -> dict[str, str]:
         """Return what the choice depends on: the data, the semantic IDs and both models' weights."""
         weights = {"ID model": hash_weights(self.model.id_model), "SID model": hash_weights(self.model.sid_model)}
-        return {**super().lineage_of(train_data), **weights}
+        return {**lineage(self.config, train_data._dataset), **weights}
 
     def fit(
         self,
