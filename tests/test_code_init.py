@@ -130,18 +130,26 @@ def test_training_from_changed_features_is_not_reused(prepare: Callable[..., Any
     assert not torch.equal(first, train(1))
 
 
-def test_resumed_training_computes_no_features(prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    config, train, valid, _ = prepare("TIGER", code_init="features", epochs=2)
-    trainer = make_trainer(config, train)
+def test_resumed_training_equals_the_uninterrupted_and_computes_no_features(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trainer(**changes: Any) -> tuple[Any, Any, Any]:
+        config, train, valid, _ = prepare("TIGER", code_init="features", epochs=2, **changes)
+        return make_trainer(config, train), train, valid
 
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt
 
+    whole, train, valid = trainer(checkpoint_dir="whole")
+    whole.fit(train, valid)
+    interrupted, train, valid = trainer()
     with pytest.raises(KeyboardInterrupt):
-        trainer.fit(train, valid, callback_fn=lambda epoch, score: stop() if epoch else None)
-    again, train, valid, _ = prepare("TIGER", code_init="features", epochs=2, resume=True)
+        interrupted.fit(train, valid, callback_fn=lambda epoch, score: stop() if epoch else None)
+    resumed, train, valid = trainer(resume=True)
     monkeypatch.setattr(FeaturePipeline, "fit_encode", stop)
-    make_trainer(again, train).fit(train, valid)
+    resumed.fit(train, valid)
+    expected, found = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_levels_share_one_basis(features: np.ndarray, codes: np.ndarray) -> None:

@@ -113,7 +113,7 @@ INTERRUPTIONS = [
 
 
 LONG: dict[str, dict[str, Any]] = {
-    "TIGER": {"epochs": 3, "code_init": "features"},
+    "TIGER": {"epochs": 3},
     "SIDMLP": {},
     "SIDMLPPlusPlus": {"distill_stages": ["encoder", "decoder", "joint"]},
 }

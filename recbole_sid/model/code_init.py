@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import nn
 
 from recbole_sid.data.vocabulary import TokenVocabulary
 from recbole_sid.features.scaling import Reduction
+from recbole_sid.tokenizer import residual as rq
 
 CODE_INITS = ("random", "features")
 
@@ -56,10 +56,7 @@ def code_means(features: np.ndarray, codes: np.ndarray, sizes: Sequence[int]) ->
         float32 [size, d]; zeros for codes of no item.
     """
     residual = features.copy()
-    ones, items = np.ones(len(codes), dtype=np.float32), np.arange(len(codes))
     for level, size in enumerate(sizes):
-        column = codes[:, level]
-        total = sparse.csr_matrix((ones, (column, items)), shape=(size, len(codes))) @ residual
-        means = total / np.bincount(column, minlength=size).clip(min=1)[:, None].astype(np.float32)
-        residual -= means[column]
+        means = rq.means(residual, codes[:, level], np.zeros((size, features.shape[1]), dtype=np.float32))
+        residual -= means[codes[:, level]]
         yield means

@@ -54,7 +54,7 @@ class Generator(SIDRecommender):
             start_from_features(self.token_embedding, self.vocabulary, features, codes, config["seed"])
 
     def start_lineage(self, config: Any, dataset: Any) -> dict[str, str]:
-        if self.code_init == "random":
+        if self.code_init != "features":
             return {}
         return {"features at the start": fingerprint(semantic_id_recipe(config, dataset))}
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 logging.getLogger("faiss").setLevel(logging.WARNING)  # its loader logs which instruction sets it tried
 
@@ -39,6 +40,23 @@ def squared_distances(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     product = points @ centroids.T
     lengths = np.square(points).sum(axis=1, keepdims=True)
     return np.maximum(lengths - 2 * product + np.square(centroids).sum(axis=1), 0)
+
+
+def means(points: np.ndarray, codes: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Return the mean of each code's points; a code without points keeps its centroid.
+
+    Args:
+        points: float32 [n, d].
+        codes: int64 [n].
+        centroids: float32 [size, d].
+
+    Returns:
+        float32 [size, d].
+    """
+    ones, bounds = np.ones(len(codes), dtype=np.float32), np.arange(len(codes) + 1)
+    members = csr_array((ones, codes, bounds), shape=(len(codes), len(centroids)))
+    count = np.bincount(codes, minlength=len(centroids))[:, None]
+    return np.where(count > 0, (members.T @ points) / np.maximum(count, 1), centroids).astype(np.float32)
 
 
 def total(codebooks: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:

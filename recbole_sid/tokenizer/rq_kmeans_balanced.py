@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from recbole_sid.tokenizer import residual as rq
 from recbole_sid.tokenizer.rq_kmeans import ResidualKMeans
@@ -58,7 +57,7 @@ class BalancedResidualKMeans(ResidualKMeans):
         for _ in range(self.iterations):
             costs = rq.squared_distances(points, centroids)
             prices = balancing_prices(costs, prices, iterations=5)
-            centroids = _means(points, (costs + prices).argmin(axis=1), centroids)
+            centroids = rq.means(points, (costs + prices).argmin(axis=1), centroids)
         costs = rq.squared_distances(points, centroids)
         for temperature in _REFINEMENT:
             prices = balancing_prices(costs, prices, temperature, iterations=20)
@@ -74,11 +73,3 @@ def _cheapest(points: np.ndarray, centroids: np.ndarray, prices: np.ndarray) -> 
     # A price is the squared distance in one more coordinate, which is zero for points.
     lifted = np.column_stack([centroids, np.sqrt(prices - prices.min())])
     return rq.nearest(np.column_stack([points, np.zeros(len(points), dtype=np.float32)]), lifted)
-
-
-def _means(points: np.ndarray, codes: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Return the mean of each code's points; a code without points keeps its centroid."""
-    ones, bounds = np.ones(len(codes), dtype=np.float32), np.arange(len(codes) + 1)
-    members = csr_array((ones, codes, bounds), shape=(len(codes), len(centroids)))
-    count = np.bincount(codes, minlength=len(centroids))[:, None]
-    return np.where(count > 0, (members.T @ points) / np.maximum(count, 1), centroids).astype(np.float32)
