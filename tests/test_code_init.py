@@ -13,6 +13,7 @@ import torch
 from conftest import N_ITEMS
 from numpy.testing import assert_allclose
 from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from torch import nn
 
 from recbole_sid.data.vocabulary import TokenVocabulary
@@ -60,8 +61,11 @@ def test_embeddings_point_where_the_means_do(features: np.ndarray, codes: np.nda
     torch.manual_seed(0)
     embedding = nn.Embedding(vocabulary.size, width)
     before = embedding.weight.detach().clone()
-    start_from_features(embedding, vocabulary, features, codes, seed=0)
+    started = start_from_features(embedding, vocabulary, features, codes, seed=0)
     after = embedding.weight.detach()
+    assert started == sum(SIZES) - 1
+    assert torch.equal(before[:, 8:], after[:, 8:])  # beyond the features' width
+    before, after = before[:, :8], after[:, :8]
 
     _, _, axes = np.linalg.svd(features - features.mean(0))
     projected = (features - features.mean(0)) @ axes[:width].T
@@ -79,6 +83,16 @@ def test_embeddings_point_where_the_means_do(features: np.ndarray, codes: np.nda
     assert torch.equal(before[~changed], after[~changed])
 
 
+def test_level_that_repeats_another_stays_as_it_is(features: np.ndarray, codes: np.ndarray) -> None:
+    vocabulary = TokenVocabulary((SIZES[0], SIZES[0]), n_user_tokens=1)
+    embedding = nn.Embedding(vocabulary.size, 8)
+    before = embedding.weight.detach().clone()
+    assert start_from_features(embedding, vocabulary, features * 1000, codes[:, [0, 0]], seed=0) == SIZES[0]
+    first, second = vocabulary.level_offsets
+    assert torch.equal(before[second:][: SIZES[0]], embedding.weight[second:][: SIZES[0]])  # not rounding noise
+    assert not torch.equal(before[first:second], embedding.weight[first:second])
+
+
 def cosines(rows: np.ndarray) -> np.ndarray:
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return rows @ rows.T
@@ -89,14 +103,19 @@ def test_new_training_starts_from_the_features_of_the_semantic_ids(
     prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     config, train, valid, _ = prepare(model, code_init="features", epochs=1, learning_rate=1e-9)
+    items = np.arange(1, N_ITEMS, 2)
+    monkeypatch.setattr("recbole_sid.model.generator.training_items", lambda dataset: items)
     trainer = make_trainer(config, train)
     random = trainer.model.token_embedding.weight.detach().clone()
     trainer.fit(train, valid)
     started = trainer.model.token_embedding.weight.detach()
     features = FeaturePipeline(config).fit_encode(train._dataset)
-    (means, *_) = code_means(features - features.mean(0), trainer.model.item_codes[1:].numpy(), SIZES_OF_TINY)
-    first = started[trainer.model.vocabulary.level_offsets[0] :][: len(means)]
-    assert_allclose(cosines(first.numpy()), cosines(means), rtol=1e-3, atol=1e-3)
+    features, codes = features[items], trainer.model.item_codes[1:].numpy()[items]
+    width = min(config["d_model"], *features.shape)
+    (means, *_) = code_means(PCA(width).fit_transform(features), codes, SIZES_OF_TINY)
+    used = means.any(1)
+    first = started[trainer.model.vocabulary.level_offsets[0] :][: len(means), :width][used]
+    assert_allclose(cosines(first.numpy()), cosines(means[used]), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(random, started)
 
     def refuse(*args: Any) -> None:

@@ -13,33 +13,40 @@ from recbole_sid.features.scaling import Reduction
 from recbole_sid.tokenizer import residual as rq
 
 CODE_INITS = ("random", "features")
+NOISE = 1e-5  # means this much smaller than the features are what float32 leaves of zero
 
 
 @torch.no_grad()
 def start_from_features(
     embedding: nn.Embedding, vocabulary: TokenVocabulary, features: np.ndarray, codes: np.ndarray, seed: int
-) -> None:
+) -> int:
     """Overwrite the embeddings of codes with `code_means`, each scaled to the root mean square of its level's before.
 
-    Codes of no item, and those whose mean is zero, stay as they are.
+    Codes of no item, those whose mean is zero, and columns beyond the width of the features stay as they are.
 
     Args:
         embedding: token embedding [vocabulary, d].
         vocabulary: where each level's codes are in it.
-        features: float32 [n_items, D]; their first d principal components are taken, and zeros after D.
-        codes: int64 [n_items, L].
+        features: float32 [n, D] of the items that occur in training; their first d principal components are taken.
+        codes: int64 [n, L] of the same items.
         seed: of the solver of the principal components, where it draws numbers.
+
+    Returns:
+        how many codes were overwritten.
     """
     width = min(embedding.embedding_dim, *features.shape)
     reduced = Reduction(width, whiten=False, seed=seed).fit(features).transform(features)
+    least = NOISE * np.sqrt(np.square(reduced).mean())
+    changed = 0
     for level, means in enumerate(code_means(reduced, codes, vocabulary.codebook_sizes)):
         start = vocabulary.level_offsets[level]
-        rows = embedding.weight[start : start + vocabulary.codebook_sizes[level]]
-        started = torch.zeros_like(rows)
-        started[:, :width] = torch.from_numpy(means)
+        rows = embedding.weight[start : start + vocabulary.codebook_sizes[level], :width]
+        started = torch.from_numpy(means)
         size = started.square().mean(1, keepdim=True).sqrt()
-        scale = rows.square().mean().sqrt() / size
-        rows.copy_(torch.where(size > 0, started * scale, rows))
+        said = size > least
+        rows.copy_(torch.where(said, started * (rows.square().mean().sqrt() / size), rows))
+        changed += int(said.sum())
+    return changed
 
 
 def code_means(features: np.ndarray, codes: np.ndarray, sizes: Sequence[int]) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,8 +14,9 @@ from recbole_sid.config import fingerprint
 from recbole_sid.data.build import semantic_id_recipe
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.errors import require_known
+from recbole_sid.errors import InputError, require_known
 from recbole_sid.features import FeaturePipeline
+from recbole_sid.features.scaling import training_items
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.code_init import CODE_INITS, start_from_features
 
@@ -49,9 +51,19 @@ class Generator(SIDRecommender):
 
     def start_from_data(self, config: Any, dataset: Any) -> None:
         if self.code_init == "features":
-            codes = self.item_codes[1:].cpu().numpy()
-            features = FeaturePipeline(config).fit_encode(dataset)
-            start_from_features(self.token_embedding, self.vocabulary, features, codes, config["seed"])
+            items = training_items(dataset)
+            codes = self.item_codes[1:].cpu().numpy()[items]
+            features = self._features_to_start_from(config, dataset)[items]
+            n_codes = start_from_features(self.token_embedding, self.vocabulary, features, codes, config["seed"])
+            total = sum(self.vocabulary.codebook_sizes)
+            self.logger.info(f"code_init=features: {n_codes} of {total} codes start from the features of their items.")
+
+    @staticmethod
+    def _features_to_start_from(config: Any, dataset: Any) -> np.ndarray:
+        try:
+            return FeaturePipeline(config).fit_encode(dataset)
+        except InputError as error:
+            raise InputError(f"code_init=features starts code embeddings from the items' features. {error}") from error
 
     def start_lineage(self, config: Any, dataset: Any) -> dict[str, str]:
         if self.code_init != "features":
