@@ -21,7 +21,7 @@ from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.collector import RetrievedItemsCollector
 from recbole_sid.evaluation.retrieved import Retrieved
-from recbole_sid.hardware import cpu_has_fast_bfloat16
+from recbole_sid.hardware import cpu_has_fast_bfloat16, release_free_memory
 from recbole_sid.progress import progress
 from recbole_sid.trainer.schedule import learning_rate_schedule
 
@@ -192,6 +192,7 @@ class SIDTrainer(Trainer):
         """Train and validate once, write the best checkpoint if this is it; return whether to stop."""
         started = perf_counter()
         loss = self._train_epoch(train_data, epoch, show_progress=self.show_progress)
+        release_free_memory()
         self.train_loss_dict[epoch] = loss
         self._add_train_loss_to_tensorboard(epoch, loss)
         message = f"{self.stage.name} epoch {epoch + 1}: loss {loss:.4f}, {perf_counter() - started:.1f}s"
