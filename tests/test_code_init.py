@@ -181,6 +181,16 @@ def test_levels_share_one_basis(features: np.ndarray, codes: np.ndarray) -> None
     assert_allclose(cosines(np.concatenate([one, two])), cosines(np.concatenate([first, second])), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_start_on_a_gpu_is_that_on_the_cpu(features: np.ndarray, codes: np.ndarray) -> None:
+    vocabulary = TokenVocabulary(SIZES, n_user_tokens=1)
+    embedding = nn.Embedding(vocabulary.size, 8)
+    on_gpu = nn.Embedding.from_pretrained(embedding.weight.detach().clone()).to("cuda")
+    started = [start_from_features(table, vocabulary, features, codes, seed=0) for table in (embedding, on_gpu)]
+    assert started == [sum(SIZES) - 1] * 2
+    assert_allclose(on_gpu.weight.cpu().numpy(), embedding.weight.detach().numpy(), **CLOSE)
+
+
 def test_random_is_the_default_and_others_are_refused(prepare: Callable[..., Any]) -> None:
     config, train, _, _ = prepare("TIGER")
     model = make_trainer(config, train).model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,7 +20,7 @@ from recbole_sid.cli import main
 from recbole_sid.comparison import job as job_module
 from recbole_sid.comparison.breakdown import breakdown, test_instances
 from recbole_sid.comparison.job import Job, make_jobs, run_job
-from recbole_sid.comparison.plan import make_plan, read_plan
+from recbole_sid.comparison.plan import check_baseline, make_plan, read_plan
 from recbole_sid.comparison.report import latex, write_comparison
 from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
 from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
@@ -132,6 +133,18 @@ def test_comparison_runs_each_job_once_and_reports_all(
     weighted = sum(row["instances"] * row["SIDMLP"] for row in by_history) / 40
     assert weighted == pytest.approx(student["ndcg@10"], abs=1e-6)
 
+    lost = summarise([outcome for outcome in outcomes if outcome.job.name != "SIDMLP, seed 2"], baseline="SASRec")
+    (teacher,) = (row for row in lost.rows if row["model"] == "TIGER-constrained")
+    of_first = outcomes[2].result
+    assert of_first is not None
+    reference = of_first["evaluations"]["constrained"]["metrics"]["ndcg@10"]
+    assert teacher["seeds"] == 2
+    assert reference != pytest.approx(teacher["ndcg@10"])
+    assert lost.rows[-1]["share_of_teacher"] == pytest.approx(values[0] / reference)
+    assert lost.failures == ["Tests and breakdown are over the seeds that all models have: [1]."]
+    one_seed = summarise(outcomes[:4], baseline="SASRec")
+    assert (lost.tests, lost.breakdown) == (one_seed.tests, one_seed.breakdown)
+
     executed.clear()
     run_jobs(jobs, execute, report=lambda line: None)
     assert executed == []
@@ -139,6 +152,28 @@ def test_comparison_runs_each_job_once_and_reports_all(
     assert make_jobs(plan, tmp_path / "runs")[0].data != jobs[0].data
     run_jobs(make_jobs(plan._replace(seeds=(1,)), tmp_path / "runs")[:1], execute, report=lambda line: None)
     assert executed == ["Pop, seed 1"]
+
+
+def test_student_of_other_semantic_ids_is_refused_before_anything_runs(plan_file: Path, tmp_path: Path) -> None:
+    plan = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
+    plan["models"]["SIDMLP"]["tokenizer"] = "random"
+    plan_file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    with pytest.raises(InputError, match="SIDMLP has tokenizer=random but its teacher TIGER has rq_kmeans"):
+        make_jobs(read_plan(plan_file), tmp_path / "runs")
+
+
+def test_plan_may_train_anew(plan_file: Path, tmp_path: Path) -> None:
+    resume = [job.config()["resume"] for job in make_jobs(read_plan(plan_file, {"resume": False}), tmp_path)]
+    assert resume[2:4] == [False, False]
+    assert make_jobs(read_plan(plan_file), tmp_path)[2].config()["resume"]
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(__file__).parents[1].glob("benchmarks/plans/*.yaml")), ids=lambda file: file.stem
+)
+def test_plans_of_the_results_can_be_read_with_their_command(file: Path) -> None:
+    found = re.search(r"--baseline=(\S+)", file.read_text(encoding="utf-8"))
+    check_baseline(read_plan(file), found[1] if found else None)
 
 
 def test_teacher_is_trained_again_when_its_checkpoint_is_gone(plan_file: Path, tmp_path: Path) -> None:

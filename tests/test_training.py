@@ -239,7 +239,9 @@ def test_unfinished_training_on_other_data_is_refused(
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(train_data, valid_data)
     write_dataset(data_path, random_sequences(1, N_USERS, N_ITEMS))
-    with pytest.raises(InputError, match=r"\.last\.pth' was trained with (item tokens|semantic IDs)"):
+    with pytest.raises(
+        InputError, match=r"\.last\.pth' was trained with (item tokens|semantic IDs).* train anew, delete '"
+    ):
         run_model(configure("TIGER", resume=True))
 
 
@@ -270,9 +272,19 @@ def test_early_stopping(
 
 def test_validation_every_few_epochs(configure: Callable[..., Config]) -> None:
     seen: list[int] = []
-    trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=4, eval_step=2))
+    trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=5, eval_step=2))
     trainer.fit(train_data, valid_data, callback_fn=lambda epoch, score: seen.append(epoch))
-    assert seen == [1, 3]
+    assert seen == [1, 3, 4]  # the last one too
+
+
+def test_freed_memory_is_released_after_every_epoch(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[int] = []
+    trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=3))
+    monkeypatch.setattr("recbole_sid.trainer.sid_trainer.release_free_memory", lambda: released.append(1))
+    trainer.fit(train_data, valid_data)
+    assert len(released) == 3
 
 
 def test_stage_shorter_than_eval_step_is_validated_at_its_end(train: Callable[..., Run]) -> None:

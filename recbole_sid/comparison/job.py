@@ -15,6 +15,7 @@ from recbole.utils import init_logger
 from recbole_sid import __version__
 from recbole_sid.comparison.plan import Entry, Plan
 from recbole_sid.config import Config, fingerprint
+from recbole_sid.data.build import used_semantic_id_keys
 from recbole_sid.data.dataset import check_files
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.per_user import per_user_results, write_per_user
@@ -65,30 +66,47 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
     Args:
         plan: what to train.
         folder: of results; each job gets its own folder in it.
-        resume: continue and reuse trainings of the same configuration that checkpoint_dir holds.
+        resume: continue and reuse trainings of the same configuration that checkpoint_dir holds, if the plan does not
+            say so itself.
 
     Raises:
-        InputError: for wrong settings, or if the dataset's files are missing.
+        InputError: for wrong settings, a student of other semantic IDs than its teacher's, or missing files of the
+            dataset.
     """
     jobs = []
     for seed in plan.seeds:
         checkpoints: dict[str, str] = {}
+        configs: dict[str, Config] = {}
         places: dict[str, str] = {}
         for entry in plan.entries:
             settings: dict[str, Any] = {**entry.settings, "seed": seed}
             if entry.model in MODELS:
-                settings["resume"] = resume
+                settings.setdefault("resume", resume)
             if entry.teacher is not None:
                 settings["teacher_path"] = checkpoints[entry.teacher]
             settings |= {key: places[member] for key, member in entry.members.items()}
             config = Config(entry.model, plan.dataset, entry.files, settings)
             check_files(config)
+            if entry.teacher is not None:
+                _check_same_semantic_ids(entry.name, config, entry.teacher, configs[entry.teacher])
+            configs[entry.name] = config
             name = config.run_name()
             checkpoints[entry.name] = str(Path(config["checkpoint_dir"]) / f"{name}.pth")
             data = data_hash(config)
             places[entry.name] = str(Path(folder) / name)
             jobs.append(Job(entry, seed, plan.dataset, settings, places[entry.name], data))
     return jobs
+
+
+def _check_same_semantic_ids(name: str, config: Config, teacher: str, teacher_config: Config) -> None:
+    if config["semantic_ids_path"] and config["semantic_ids_path"] == teacher_config["semantic_ids_path"]:
+        return
+    for key in used_semantic_id_keys(config):
+        if config[key] != teacher_config[key]:
+            raise InputError(
+                f"{name} has {key}={config[key]} but its teacher {teacher} has {teacher_config[key]}: give both the "
+                "same, as a student needs its teacher's semantic IDs."
+            )
 
 
 def data_hash(config: Config) -> str:

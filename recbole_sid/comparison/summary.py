@@ -54,12 +54,21 @@ def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summa
         raise InputError(f"No model could be trained. {' '.join(failures)}")
     rows: list[dict[str, Any]] = []
     per_user: dict[str, pd.Series] = {}
+    seeds = _seeds(done)
+    shared = set.intersection(*seeds.values())
+    if any(of_entry != shared for of_entry in seeds.values()):
+        failures.append(
+            f"Tests and breakdown are over the seeds that all models have: {sorted(shared)}."
+            if shared
+            else "No seed is there for all models: tests and breakdown compare different seeds."
+        )
     for entry in {outcome.job.entry.name: outcome.job.entry for outcome in done}.values():
         runs = [outcome for outcome in done if outcome.job.entry.name == entry.name]
         for name, evaluation in entry.rows().items():
             rows.append({"model": name, **_means(evaluation, runs), "share_of_teacher": None})
-            rows[-1]["share_of_teacher"] = _share_of_teacher(rows, entry.teacher)
-            per_user[name] = _mean_over_seeds(runs, evaluation)
+            rows[-1]["share_of_teacher"] = _share_of_teacher(runs, evaluation, done)
+            tested = [run for run in runs if not shared or run.job.seed in shared]
+            per_user[name] = _mean_over_seeds(tested, evaluation)
     if baseline is not None and baseline not in per_user:
         failures.append(f"The tests are against {rows[0]['model']}, as there are no results of {baseline}.")
         baseline = None
@@ -91,11 +100,30 @@ def _means(evaluation: str, runs: Sequence[Outcome]) -> dict[str, Any]:
     return row
 
 
-def _share_of_teacher(rows: Sequence[dict[str, Any]], teacher: str | None) -> float | None:
-    """Return the last row's NDCG@10 as a share of its teacher's, constrained if it was evaluated so."""
-    ndcg = {row["model"]: row.get(TEST_METRIC) for row in rows}
-    reference = ndcg.get(f"{teacher}-constrained", ndcg.get(teacher)) if teacher else None
-    return rows[-1][TEST_METRIC] / reference if reference else None
+def _seeds(done: Sequence[Outcome]) -> dict[str, set[int]]:
+    """Return the seeds of each entry's finished jobs."""
+    found: dict[str, set[int]] = {}
+    for outcome in done:
+        found.setdefault(outcome.job.entry.name, set()).add(outcome.job.seed)
+    return found
+
+
+def _share_of_teacher(runs: Sequence[Outcome], evaluation: str, done: Sequence[Outcome]) -> float | None:
+    """Return the mean NDCG@10 over that of the teacher, constrained if it was evaluated so; over the seeds of both."""
+    teacher = runs[0].job.entry.teacher
+    of_teacher = {outcome.job.seed: outcome for outcome in done if outcome.job.entry.name == teacher}
+    pairs = [(run, of_teacher[run.job.seed]) for run in runs if run.job.seed in of_teacher]
+    if not pairs:
+        return None
+    reference = "constrained" if "constrained" in pairs[0][1].job.entry.evaluations else ""
+    own, theirs = np.array([(_ndcg(run, evaluation), _ndcg(of, reference)) for run, of in pairs], dtype=float).sum(0)
+    return float(own / theirs) if theirs > 0 and np.isfinite(own) else None
+
+
+def _ndcg(run: Outcome, evaluation: str) -> float:
+    """Return the NDCG@10 of an evaluation; NaN if it is not there."""
+    assert run.result is not None
+    return run.result["evaluations"].get(evaluation, {"metrics": {}})["metrics"].get(TEST_METRIC, np.nan)
 
 
 def _mean_over_seeds(runs: Sequence[Outcome], evaluation: str) -> pd.Series:

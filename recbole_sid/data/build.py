@@ -186,10 +186,15 @@ def training_part(train_dataset: Any) -> str:
     return hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:8]
 
 
+def used_semantic_id_keys(config: Any) -> list[str]:
+    """Return the keys that decide the semantic IDs of `config`: all but those of other tokenizers."""
+    unused = _keys_of_other_tokenizers(config["tokenizer"])
+    return [key for key in semantic_id_keys() if key not in unused]
+
+
 def semantic_id_recipe(config: Any, train_dataset: Any) -> dict[str, Any]:
     """Return everything the codes depend on, as JSON types."""
-    unused = {"semantic_ids_path", *_keys_of_other_tokenizers(config["tokenizer"])}
-    recipe = {key: config[key] for key in semantic_id_keys() if key not in unused}
+    recipe = {key: config[key] for key in used_semantic_id_keys(config) if key != "semantic_ids_path"}
     recipe |= feature_sources(config)  # by content, wherever the files lie
     if "text" in feature_names(config):
         recipe["texts"] = hash_tokens(item_texts(config, train_dataset.item_tokens()))

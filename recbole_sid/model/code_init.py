@@ -36,12 +36,12 @@ def start_from_features(
     """
     width = min(embedding.embedding_dim, *features.shape)
     reduced = Reduction(width, whiten=False, seed=seed).fit(features).transform(features)
-    least = NOISE * np.sqrt(np.square(reduced).mean())
+    least = NOISE * float(np.sqrt(np.square(reduced).mean()))
     changed = 0
     for level, means in enumerate(code_means(reduced, codes, vocabulary.codebook_sizes)):
         start = vocabulary.level_offsets[level]
         rows = embedding.weight[start : start + vocabulary.codebook_sizes[level], :width]
-        started = torch.from_numpy(means)
+        started = torch.from_numpy(means).to(rows)
         size = started.square().mean(1, keepdim=True).sqrt()
         said = size > least
         rows.copy_(torch.where(said, started * (rows.square().mean().sqrt() / size), rows))

@@ -198,7 +198,8 @@ class SIDTrainer(Trainer):
         message = f"{self.stage.name} epoch {epoch + 1}: loss {loss:.4f}, {perf_counter() - started:.1f}s"
         validates = bool(valid_data) and self.eval_step > 0
         stop, improved, score = False, not validates, None
-        if validates and (epoch + 1) % min(self.eval_step, self.stage.epochs) == 0:
+        is_last = epoch + 1 == self.stage.epochs  # a decaying learning rate makes it the best, more often than not
+        if validates and (is_last or (epoch + 1) % self.eval_step == 0):
             started = perf_counter()
             score, result = self.validate(valid_data)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in result.items())
@@ -347,7 +348,10 @@ class SIDTrainer(Trainer):
         if not self.last_file.is_file():
             return None
         state = load_checkpoint(self.last_file, self.config["model"])
-        check_lineage(self.last_file, state["lineage"], self.lineage)
+        try:
+            check_lineage(self.last_file, state["lineage"], self.lineage)
+        except InputError as error:
+            raise InputError(f"{error} To train anew, delete '{self.last_file}'.") from error
         self.logger.info(f"Resuming after epoch {state['epoch'] + 1} from {self.last_file}")
         return state
 
