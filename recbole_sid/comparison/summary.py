@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summa
     if baseline is not None and baseline not in per_user:
         failures.append(f"The tests are against {rows[0]['model']}, as there are no results of {baseline}.")
         baseline = None
-    values = _aligned(per_user)
+    values = aligned(per_user)
     instances = test_instances(_sequential_config(done[0]))
     first = next(iter(per_user.values()))
     order = pd.MultiIndex.from_frame(instances[["user", "target"]]).get_indexer(first.index)
@@ -128,17 +128,29 @@ def _ndcg(run: Outcome, evaluation: str) -> float:
 
 def _mean_over_seeds(runs: Sequence[Outcome], evaluation: str) -> pd.Series:
     """Return each instance's NDCG@10, averaged over the seeds, by (user, target)."""
-    found = []
+    files = []
     for run in runs:
         assert run.result is not None
-        file = Path(run.job.folder) / run.result["evaluations"][evaluation]["per_user"]
+        files.append(Path(run.job.folder) / run.result["evaluations"][evaluation]["per_user"])
+    return mean_ndcg(files)
+
+
+def mean_ndcg(files: Sequence[Path]) -> pd.Series:
+    """Return each instance's NDCG@10, averaged over files of results per user, by (user, target)."""
+    found = []
+    for file in files:
         frame = read_per_user(file, ("user", "target", "rank"))
         frame[TEST_METRIC] = rank_metrics(frame["rank"].to_numpy(), [_CUT_OFF])[TEST_METRIC]
         found.append(frame)
     return pd.concat(found).groupby(["user", "target"], sort=True)[TEST_METRIC].mean()
 
 
-def _aligned(per_user: dict[str, pd.Series]) -> dict[str, np.ndarray]:
+def aligned(per_user: Mapping[str, pd.Series]) -> dict[str, np.ndarray]:
+    """Return the values of each, in one order.
+
+    Raises:
+        InputError: if they are not of the same users and targets.
+    """
     first = next(iter(per_user))
     for name, values in per_user.items():
         if not values.index.equals(per_user[first].index):

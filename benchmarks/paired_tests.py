@@ -1,0 +1,59 @@
+"""Paired tests of NDCG@10 between rows of comparisons, each pair named, adjusted by Holm over all of them.
+
+python benchmarks/paired_tests.py saved/comparison/beauty [MORE OUTPUTS] --pairs SIDMLP:TIGER-constrained SASRec:TIGER
+
+OUTPUTs are those of `recbole-sid compare`; a row of several seeds counts with each user's mean over them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recbole_sid.comparison.job import RESULT
+from recbole_sid.comparison.statistics import holm, paired_tests
+from recbole_sid.comparison.summary import aligned, mean_ndcg
+
+
+def rows_of(outputs: Sequence[Path]) -> dict[str, pd.Series]:
+    """Return row -> NDCG@10 by (user, target), over all seeds that the outputs hold."""
+    files: dict[str, dict[int, Path]] = {}
+    for file in sorted(result for output in outputs for result in output.glob(f"runs/*/{RESULT}")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        for suffix, evaluation in result["evaluations"].items():
+            seeds = files.setdefault(f"{result['name']}-{suffix}" if suffix else result["name"], {})
+            seeds[result["seed"]] = file.parent / evaluation["per_user"]
+    return {row: mean_ndcg(list(seeds.values())) for row, seeds in files.items()}
+
+
+def main() -> None:
+    """Test the pairs and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("outputs", nargs="+", type=Path)
+    parser.add_argument("--pairs", nargs="+", required=True, metavar="ROW:ROW")
+    arguments = parser.parse_args()
+    rows = rows_of(arguments.outputs)
+    pairs = [pair.partition(":")[::2] for pair in arguments.pairs]
+    for row in (row for pair in pairs for row in pair):
+        if row not in rows:
+            parser.error(f"there is no row '{row}': one of {', '.join(sorted(rows))}.")
+    found, shares = [], []
+    for first, second in pairs:
+        values = aligned({first: rows[first], second: rows[second]})
+        found += paired_tests(values, second)
+        shares.append(values[first].mean() / values[second].mean())
+    print("| | Share | Difference | 95% interval | p | adjusted by Holm |\n| --- | ---: | ---: | ---: | ---: | ---: |")
+    for test, share, adjusted in zip(found, shares, holm(np.array([test["t_test"] for test in found])), strict=True):
+        print(
+            f"| {test['model']} against {test['baseline']} | {share:.3f} | {test['difference']:+.4f} "
+            f"| {test['ci_low']:.4f} to {test['ci_high']:.4f} | {test['t_test']:.1e} | {adjusted:.2g} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
