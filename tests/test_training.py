@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_sequences, write_dataset
+from numpy.testing import assert_allclose
 from recbole.model.general_recommender import BPR
 from recbole.trainer import Trainer
 from torch import nn
@@ -634,6 +635,36 @@ def test_encoder_stage_reduces_the_error_of_the_states(configure: Callable[..., 
     assert result["state error"] < 0.8 * before
     assert trainer.state_error(valid_data) == pytest.approx(result["state error"])
     assert score == -result["state error"]
+
+
+def test_encoder_of_tokens_starts_at_the_scale_of_the_teachers_states(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure("SIDMLPPlusPlus", encoder_epochs=1, epochs=1)
+    trainer, train_data, valid_data, _ = make(config)
+    model = trainer.model
+    monkeypatch.setattr(trainer, "_run_epoch", raise_interrupt)  # as it is before the first epoch
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train_data, valid_data)
+    states = []
+    for batch in train_data:
+        tokens = model.history_tokens(batch)
+        states.append(model.teacher.history_encoder(tokens, tokens != PAD)[tokens != PAD].detach().numpy())
+    norm = model.history_encoder.norm
+    assert_allclose(norm.bias.detach().numpy(), np.concatenate(states).mean(0), rtol=1e-4, atol=1e-5)
+    assert_allclose(norm.weight.detach().numpy(), np.concatenate(states).std(0), rtol=1e-4, atol=1e-5)
+
+
+def test_encoder_of_tokens_that_was_given_is_left_as_it_is(train: Callable[..., Run]) -> None:
+    first = train("SIDMLPPlusPlus", distill_stages=["encoder"]).trainer
+    again = train(
+        "SIDMLPPlusPlus",
+        distill_stages=["encoder"],
+        student_path=first.saved_model_file,
+        encoder_learning_rate=1e-12,
+        dropout_prob=0.0,
+    ).trainer
+    assert_close(again.model.history_encoder.norm.weight, first.model.history_encoder.norm.weight)
 
 
 def test_state_error_is_the_mean_over_tokens(configure: Callable[..., Config]) -> None:

@@ -219,6 +219,12 @@ class MLPEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model)
 
+    @torch.no_grad()
+    def start_at(self, states: torch.Tensor) -> None:
+        """Give the last norm the mean and deviation of `states` [n, d], so that training need not find their scale."""
+        self.norm.weight.copy_(states.std(0, correction=0))
+        self.norm.bias.copy_(states.mean(0))
+
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return states [B, S, d] of tokens int64 [B, S] under mask bool [B, S]; zero where padded."""
         return self.packed(tokens, mask).padded()

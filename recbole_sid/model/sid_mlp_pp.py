@@ -18,6 +18,8 @@ from recbole_sid.model.mlp import MLPEncoder
 from recbole_sid.model.sid_mlp import SIDMLP
 from recbole_sid.model.supervision import Supervision
 
+_SAMPLED_ROWS = 1024
+
 
 class SIDMLPPlusPlus(SIDMLP):
     """Student with an encoder of its own, ``encoder: token`` or ``encoder: item``.
@@ -47,6 +49,16 @@ class SIDMLPPlusPlus(SIDMLP):
     def trained_in(self, stage: str) -> Sequence[nn.Module]:
         trained: dict[str, list[nn.Module]] = {"encoder": [self.history_encoder], "decoder": [self.decoder]}
         return trained.get(stage, [self.history_encoder, self.decoder])
+
+    @torch.no_grad()
+    def start_from_data(self, config: Any, dataset: Any) -> None:
+        """Start the encoder of tokens at the scale of the teacher's states, on a sample of training rows."""
+        if not isinstance(self.history_encoder, MLPEncoder) or config["student_path"]:
+            return
+        rows = torch.linspace(0, len(dataset) - 1, min(_SAMPLED_ROWS, len(dataset))).long()
+        tokens = self.history_tokens(dataset[rows].to(self.device))
+        mask = tokens != PAD
+        self.history_encoder.start_at(self.teacher.history_encoder(tokens, mask)[mask])
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Return the loss of the current stage."""
