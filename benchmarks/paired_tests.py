@@ -18,6 +18,7 @@ import pandas as pd
 from recbole_sid.comparison.job import RESULT
 from recbole_sid.comparison.statistics import holm, paired_tests
 from recbole_sid.comparison.summary import aligned, mean_ndcg
+from recbole_sid.errors import InputError
 
 
 def rows_of(outputs: Sequence[Path]) -> dict[str, pd.Series]:
@@ -27,6 +28,8 @@ def rows_of(outputs: Sequence[Path]) -> dict[str, pd.Series]:
         result = json.loads(file.read_text(encoding="utf-8"))
         for suffix, evaluation in result["evaluations"].items():
             seeds = files.setdefault(f"{result['name']}-{suffix}" if suffix else result["name"], {})
+            if result["seed"] in seeds and seeds[result["seed"]].parent.name != file.parent.name:
+                raise InputError(f"Two rows are called {result['name']}, seed {result['seed']}: leave out an output.")
             seeds[result["seed"]] = file.parent / evaluation["per_user"]
     return {row: mean_ndcg(list(seeds.values())) for row, seeds in files.items()}
 
@@ -37,7 +40,10 @@ def main() -> None:
     parser.add_argument("outputs", nargs="+", type=Path)
     parser.add_argument("--pairs", nargs="+", required=True, metavar="ROW:ROW")
     arguments = parser.parse_args()
-    rows = rows_of(arguments.outputs)
+    try:
+        rows = rows_of(arguments.outputs)
+    except InputError as error:
+        parser.error(str(error))
     pairs = [pair.partition(":")[::2] for pair in arguments.pairs]
     for row in (row for pair in pairs for row in pair):
         if row not in rows:
