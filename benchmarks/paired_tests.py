@@ -44,6 +44,8 @@ def main() -> None:
         rows = rows_of(arguments.outputs)
     except InputError as error:
         parser.error(str(error))
+    if not rows:
+        parser.error(f"there are no results in {', '.join(map(str, arguments.outputs))}.")
     pairs = [pair.partition(":")[::2] for pair in arguments.pairs]
     for row in (row for pair in pairs for row in pair):
         if row not in rows:

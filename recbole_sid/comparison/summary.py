@@ -54,19 +54,22 @@ def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summa
         raise InputError(f"No model could be trained. {' '.join(failures)}")
     rows: list[dict[str, Any]] = []
     per_user: dict[str, pd.Series] = {}
-    seeds = _seeds(done)
-    shared = set.intersection(*seeds.values())
-    if any(of_entry != shared for of_entry in seeds.values()):
+    runs_of: dict[str, list[Outcome]] = {}
+    for outcome in done:
+        runs_of.setdefault(outcome.job.entry.name, []).append(outcome)
+    seeds = [{run.job.seed for run in runs} for runs in runs_of.values()]
+    shared = set.intersection(*seeds)
+    if any(of_entry != shared for of_entry in seeds):
         failures.append(
             f"Tests and breakdown are over the seeds that all models have: {sorted(shared)}."
             if shared
             else "No seed is there for all models: tests and breakdown compare different seeds."
         )
-    for entry in {outcome.job.entry.name: outcome.job.entry for outcome in done}.values():
-        runs = [outcome for outcome in done if outcome.job.entry.name == entry.name]
+    for runs in runs_of.values():
+        entry = runs[0].job.entry
         for name, evaluation in entry.rows().items():
             rows.append({"model": name, **_means(evaluation, runs), "share_of_teacher": None})
-            rows[-1]["share_of_teacher"] = _share_of_teacher(runs, evaluation, done)
+            rows[-1]["share_of_teacher"] = _share_of_teacher(runs, evaluation, runs_of.get(entry.teacher or "", []))
             tested = [run for run in runs if not shared or run.job.seed in shared]
             per_user[name] = _mean_over_seeds(tested, evaluation)
     if baseline is not None and baseline not in per_user:
@@ -100,18 +103,9 @@ def _means(evaluation: str, runs: Sequence[Outcome]) -> dict[str, Any]:
     return row
 
 
-def _seeds(done: Sequence[Outcome]) -> dict[str, set[int]]:
-    """Return the seeds of each entry's finished jobs."""
-    found: dict[str, set[int]] = {}
-    for outcome in done:
-        found.setdefault(outcome.job.entry.name, set()).add(outcome.job.seed)
-    return found
-
-
-def _share_of_teacher(runs: Sequence[Outcome], evaluation: str, done: Sequence[Outcome]) -> float | None:
+def _share_of_teacher(runs: Sequence[Outcome], evaluation: str, teachers: Sequence[Outcome]) -> float | None:
     """Return the mean NDCG@10 over that of the teacher, constrained if it was evaluated so; over the seeds of both."""
-    teacher = runs[0].job.entry.teacher
-    of_teacher = {outcome.job.seed: outcome for outcome in done if outcome.job.entry.name == teacher}
+    of_teacher = {outcome.job.seed: outcome for outcome in teachers}
     pairs = [(run, of_teacher[run.job.seed]) for run in runs if run.job.seed in of_teacher]
     if not pairs:
         return None

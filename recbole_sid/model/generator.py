@@ -15,7 +15,7 @@ from recbole_sid.data.build import semantic_id_recipe
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.features import FeaturePipeline
+from recbole_sid.features import item_features
 from recbole_sid.features.scaling import training_items
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.code_init import CODE_INITS, start_from_features
@@ -61,7 +61,7 @@ class Generator(SIDRecommender):
     @staticmethod
     def _features_to_start_from(config: Any, dataset: Any) -> np.ndarray:
         try:
-            return FeaturePipeline(config).fit_encode(dataset)
+            return item_features(config, dataset)
         except InputError as error:
             raise InputError(f"code_init=features starts code embeddings from the items' features. {error}") from error
 

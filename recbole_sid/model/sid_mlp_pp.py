@@ -55,7 +55,8 @@ class SIDMLPPlusPlus(SIDMLP):
         """Start the encoder of tokens at the scale of the teacher's states, on a sample of training rows."""
         if not isinstance(self.history_encoder, MLPEncoder) or config["student_path"]:
             return
-        rows = torch.linspace(0, len(dataset) - 1, min(_SAMPLED_ROWS, len(dataset))).long()
+        n_rows = min(_SAMPLED_ROWS, len(dataset))
+        rows = torch.linspace(0, len(dataset) - 1, n_rows, dtype=torch.float64).long()  # float32 is exact to 2^24 only
         tokens = self.history_tokens(dataset[rows].to(self.device))
         mask = tokens != PAD
         self.history_encoder.start_at(self.teacher.history_encoder(tokens, mask)[mask])
