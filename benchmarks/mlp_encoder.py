@@ -19,8 +19,8 @@ from torch import nn
 
 from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.model.item_encoder import ItemEncoder
-from recbole_sid.model.mlp import MLPEncoder
 from recbole_sid.model.t5 import T5Encoder, T5Sizes
+from recbole_sid.model.token_encoder import MLPEncoder
 
 LEVELS, CODES, WIDTH, LONGEST = 4, 256, 128, 20
 

@@ -110,7 +110,7 @@ def _student_config(
         )
     teacher = load_checkpoint(given["teacher_path"])
     shared = Config(teacher["model"], teacher["config"]["dataset"], config_dict=teacher["config"])
-    sizes = foreign.decoder_settings(foreign.student_decoder(weights))
+    sizes: dict[str, int | str] = {**foreign.decoder_settings(foreign.student_decoder(weights))}
     if model == "SIDMLPPlusPlus":
         sizes |= foreign.encoder_settings(foreign.student_encoder(weights))
     settings = {**shared.shared_with_teacher(), **given, **sizes}

@@ -37,33 +37,34 @@ def run_main_job(
     seed = overrides.pop("seed", None)
     plan = read_plan(file, overrides, None if seed is None else [seed])
     jobs = make_jobs(plan, "", resume=bool(overrides.get("resume", False)))
+    reference = {entry.name: entry.row(entry.reference()) for entry in plan.entries}
     rows: list[dict[str, Any]] = []
     for number, job in enumerate(jobs, start=1):
         report(f"[{number}/{len(jobs)}] {job.entry.name}")
-        rows += _rows(job, train(job), {row["model"]: row["ndcg@10"] for row in rows})
+        ndcg = {row["model"]: row["ndcg@10"] for row in rows}
+        rows += _rows(job, train(job), ndcg.get(reference.get(job.entry.teacher or "", "")))
     return rows
 
 
-def _rows(job: Job, run: Run, ndcg: Mapping[str, float]) -> list[dict[str, Any]]:
+def _rows(job: Job, run: Run, of_teacher: float | None) -> list[dict[str, Any]]:
     """Return a trained model's rows, one an evaluation.
 
     Args:
         job: of the model.
         run: the model.
-        ndcg: NDCG@10 of the rows before.
+        of_teacher: NDCG@10 of its teacher, if it has one.
     """
-    teacher = ndcg.get(f"{job.entry.teacher}-constrained", ndcg.get(str(job.entry.teacher)))
     rows = []
     for evaluation, changes in job.entry.evaluations.items():
         found = evaluate(run, changes, _REPEATS)
         metrics = {metric: found["metrics"][metric] for metric in _METRICS}
         rows.append(
             {
-                "model": f"{job.entry.name}-{evaluation}" if evaluation else job.entry.name,
+                "model": job.entry.row(evaluation),
                 **metrics,
                 "users_per_s": found["users_per_s"],
                 "parameters": count_parameters(run.trainer.model),
-                "share_of_teacher": metrics["ndcg@10"] / teacher if teacher else None,
+                "share_of_teacher": metrics["ndcg@10"] / of_teacher if of_teacher else None,
                 "wall_s": run.train_s,
             }
         )

@@ -58,8 +58,9 @@ def test_catalogue_is_that_of_its_seed_and_ranks_count_from_zero() -> None:
 def student(prepare: Callable[..., Any]) -> Callable[[str], tuple[Any, Any]]:
     """Return ``student(name) -> model with random weights, rows of mixed lengths``."""
 
-    def make(name: str) -> tuple[Any, Any]:
-        config, train, _, _ = prepare(name, attention_heads=3, attention_dim=12, n_user_tokens=3, decoding="beam")
+    def make(name: str, **changes: str) -> tuple[Any, Any]:
+        sizes = {"attention_heads": 3, "attention_dim": 12, "n_user_tokens": 3}
+        config, train, _, _ = prepare(name, **sizes, decoding="beam", **changes)
         torch.manual_seed(1)
         model = get_model(name)(config, train._dataset)
         with torch.no_grad():
@@ -127,8 +128,10 @@ def test_the_model_returns_what_the_plain_decoding_returns(
 
 
 @torch.no_grad()
-def test_plain_readout_and_encoder_equal_the_modules(student: Callable[[str], Any]) -> None:
-    model, rows = student("SIDMLPPlusPlus")
+@pytest.mark.parametrize("mixing", ["mean", "weighted"])
+@pytest.mark.parametrize("positions", ["start", "end"])
+def test_plain_readout_and_encoder_equal_the_modules(student: Callable[..., Any], positions: str, mixing: str) -> None:
+    model, rows = student("SIDMLPPlusPlus", encoder_positions=positions, encoder_mixing=mixing)
     tokens, states, mask = states_of(model, rows)
     plain_states = plain.plain_mlp_encoder(model.history_encoder, tokens, mask)
     assert_close(plain_states[mask], states[mask], atol=1e-5, rtol=1e-5)

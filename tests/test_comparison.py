@@ -248,6 +248,7 @@ def test_command_writes_all_files(plan_file: Path, tmp_path: Path, capsys: pytes
         ({"models": {"Pop": {"hidden_siz": 3}}}, "hidden_siz"),
         ({"models": {}}, "must name dataset and models|no model to compare"),
         ({"model": {}}, "key of a plan='model'"),
+        ({"tuned": True}, r"no property file is tuned for its models on tiny \(there are some on .*scientific\)"),
     ],
 )
 def test_wrong_plan_is_refused_before_anything_runs(

@@ -19,6 +19,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.model.base import length_groups
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.model.teacher import build_teacher
+from recbole_sid.model.token_encoder import MLPEncoder
 from recbole_sid.registry import get_model
 
 # Widths that differ from each other, so that none can stand for another.
@@ -118,14 +119,21 @@ def logits_of(decoder: Any, context: np.ndarray, prefix: list[np.ndarray], n_hid
     return found
 
 
-def states_of(encoder: Any, tokens: list[int], n_levels: int) -> list[np.ndarray]:
-    """Section 4: the MLP encoder's states of one history."""
+def states_of(
+    encoder: Any, tokens: list[int], n_levels: int, from_end: bool = False, weighted: bool = False
+) -> list[np.ndarray]:
+    """Section 4: the MLP encoder's states of one history; beyond it, positions from the end and a weighted mean."""
     table, positions = array(encoder.embedding.weight), array(encoder.position.weight)
-    x = [table[token] + positions[place] for place, token in enumerate(tokens)]
+    place_of = [len(tokens) - 1 - place if from_end else place for place in range(len(tokens))]
+    x = [table[token] + positions[place] for token, place in zip(tokens, place_of, strict=True)]
     last = len(tokens) - 1
     roles = [n_levels - 1 if place in (0, last) else (place - 1) % n_levels for place in range(len(tokens))]
-    for layer in encoder.layers:
-        mean = sum(x) / len(x)
+    for number, layer in enumerate(encoder.layers):
+        weights = [np.ones(len(x[0])) for _ in x]
+        if weighted:
+            table = array(encoder.means[number].log_weight)
+            weights = [np.exp(10 * table[place]) for place in place_of]
+        mean = sum(weight * state for weight, state in zip(weights, x, strict=True)) / sum(weights)
         updated = []
         for state, role in zip(x, roles, strict=True):
             mlp = layer[role]
@@ -206,6 +214,33 @@ def test_mlp_encoder_states(student: Callable[..., Any], n_layers: int) -> None:
     for row, sequence in enumerate(serialised(model, rows)):
         close(states[row, : len(sequence)], states_of(model.history_encoder, sequence, model.vocabulary.n_levels))
         assert not states[row, len(sequence) :].any()
+
+
+@pytest.mark.parametrize("mixing", ["mean", "weighted"])
+@pytest.mark.parametrize("positions", ["start", "end"])
+def test_mlp_encoder_states_beyond_the_paper(student: Callable[..., Any], positions: str, mixing: str) -> None:
+    model, _, rows = student("SIDMLPPlusPlus", encoder_positions=positions, encoder_mixing=mixing)
+    tokens = model.history_tokens(rows)
+    states = model.history_encoder(tokens, tokens != 0)
+    for row, sequence in enumerate(serialised(model, rows)):
+        expected = states_of(
+            model.history_encoder, sequence, model.vocabulary.n_levels, positions == "end", mixing == "weighted"
+        )
+        close(states[row, : len(sequence)], expected)
+
+
+def test_a_fresh_weighted_mean_is_the_mean() -> None:
+    embedding, sizes = nn.Embedding(9, 6), {"n_roles": 3, "eos": 8, "n_positions": 10, "n_layers": 2, "ffn_size": 5}
+    mean, weighted = (MLPEncoder(embedding, **sizes, dropout=0.0, mixing=mixing) for mixing in ("mean", "weighted"))
+    weighted.load_state_dict(mean.state_dict(), strict=False)
+    tokens = torch.tensor([[7, 1, 3, 5, 8], [7, 8, 0, 0, 0]])
+    assert_close(weighted(tokens, tokens != 0), mean(tokens, tokens != 0))
+
+
+@pytest.mark.parametrize(("key", "known"), [("encoder_positions", "start, end"), ("encoder_mixing", "mean, weighted")])
+def test_unknown_forms_of_the_mlp_encoder(student: Callable[..., Any], key: str, known: str) -> None:
+    with pytest.raises(InputError, match=f"{key}='last'.* must be one of {known}"):
+        student("SIDMLPPlusPlus", **{key: "last"})
 
 
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.7, 1.0), (0.3, 2.5), (1.0, 1.0), (0.0, 1.0)])

@@ -12,7 +12,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from recbole_sid.model.mlp import MLPEncoder, Readout
+from recbole_sid.model.mlp import Readout
+from recbole_sid.model.token_encoder import Mean, MLPEncoder, WeightedMean
 
 # A mask over all combinations of codes is what the paper's authors look valid children up in: one byte a combination.
 _LARGEST_MASK_BYTES = 256 << 20
@@ -112,13 +113,16 @@ def plain_mlp_encoder(encoder: MLPEncoder, tokens: torch.Tensor, mask: torch.Ten
         tokens: int64 [B, S].
         mask: bool [B, S].
     """
-    position = torch.arange(tokens.shape[1], device=tokens.device)
-    role = ((position - 1) % encoder.n_roles).expand_as(tokens)
+    column = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    role = (column - 1) % encoder.n_roles
     role = torch.where(tokens == encoder.eos, encoder.n_roles - 1, role)
+    position = encoder.counted(column, mask.sum(1, keepdim=True)).clamp(min=0)
     x = encoder.embedding(tokens) + encoder.position(position)
     valid = mask.unsqueeze(-1)
-    for layer in cast("list[nn.ModuleList]", list(encoder.layers)):
-        mean = (x * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)
+    means = cast("list[Mean | WeightedMean]", list(encoder.means))
+    for mean_of, layer in zip(means, cast("list[nn.ModuleList]", list(encoder.layers)), strict=True):
+        weights = valid * mean_of.weights(position)
+        mean = (x * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
         inputs = torch.cat([x, mean.expand_as(x)], dim=-1)
         update = torch.zeros_like(x)
         for number, mlp in enumerate(layer):

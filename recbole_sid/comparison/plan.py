@@ -18,6 +18,7 @@ from recbole_sid.registry import get_model
 EVALUATION_KEYS = ("constrained", "decoding", "normaliser")
 _TEACHER_EVALUATIONS: dict[str, dict[str, Any]] = {"": {"constrained": False}, "constrained": {"constrained": True}}
 _OWN_KEYS = ("model", "teacher", "evaluate", "files", "id_model", "sid_model")
+_TUNED = PROPERTIES / "tuned"
 _PLAN_KEYS = ("dataset", "settings", "seeds", "models", "tuned")
 
 
@@ -44,7 +45,15 @@ class Entry(NamedTuple):
 
     def rows(self) -> dict[str, str]:
         """Return the names of its rows -> the evaluations that they are of."""
-        return {f"{self.name}-{suffix}" if suffix else self.name: suffix for suffix in self.evaluations}
+        return {self.row(suffix): suffix for suffix in self.evaluations}
+
+    def row(self, suffix: str) -> str:
+        """Return the name of the row of one evaluation."""
+        return f"{self.name}-{suffix}" if suffix else self.name
+
+    def reference(self) -> str:
+        """Return the evaluation that students are compared with: constrained, if it was evaluated so."""
+        return "constrained" if "constrained" in self.evaluations else ""
 
 
 class Plan(NamedTuple):
@@ -69,7 +78,8 @@ def read_plan(
 ) -> Plan:
     """Read a plan: YAML with ``dataset``, ``settings`` (for all), ``seeds``, ``models`` (name -> settings), ``tuned``.
 
-    With ``tuned: True`` every model starts from the property file tuned on the dataset that ships with the package.
+    With ``tuned: True`` every model starts from the property file tuned on the dataset that ships with the package, if
+    there is one for it.
 
     An entry's ``model`` says which model it is of, if its name does not; ``teacher`` which entry it learns from, if not
     the last one that can teach; ``evaluate`` how it is evaluated; ``files`` its property files, below all others.
@@ -81,7 +91,7 @@ def read_plan(
         files: property files of all models, below the plan's settings.
 
     Raises:
-        InputError: for a missing or wrong file.
+        InputError: for a missing or wrong file, and where tuned files are asked for and there are none.
     """
     if not Path(file).is_file():
         raise InputError(f"The plan '{file}' does not exist.")
@@ -97,6 +107,11 @@ def read_plan(
     models = content["models"]
     if content.get("tuned"):
         models = {name: with_tuned_file(content["dataset"], name, own) for name, own in models.items()}
+        if not any(Path(path).is_relative_to(_TUNED) for own in models.values() for path in own.get("files") or ()):
+            raise InputError(
+                f"The plan '{file}' says tuned, but no property file is tuned for its models on {content['dataset']} "
+                f"(there are some on {', '.join(sorted(folder.name for folder in _TUNED.iterdir()))}): leave out tuned."
+            )
     return make_plan(content["dataset"], models, seeds, files, content.get("settings"), overrides)
 
 
@@ -133,7 +148,7 @@ def make_plan(
 def with_tuned_file(dataset: str, name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return an entry's settings above the property file tuned for its model on `dataset`, if there is one."""
     own = dict(own or {})
-    file = PROPERTIES / "tuned" / dataset / f"{own.get('model', name)}.yaml"
+    file = _TUNED / dataset / f"{own.get('model', name)}.yaml"
     return {**own, "files": [str(file), *(own.get("files") or ())]} if file.is_file() else own
 
 

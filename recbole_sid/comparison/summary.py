@@ -109,7 +109,7 @@ def _share_of_teacher(runs: Sequence[Outcome], evaluation: str, teachers: Sequen
     pairs = [(run, of_teacher[run.job.seed]) for run in runs if run.job.seed in of_teacher]
     if not pairs:
         return None
-    reference = "constrained" if "constrained" in pairs[0][1].job.entry.evaluations else ""
+    reference = pairs[0][1].job.entry.reference()
     own, theirs = np.array([(_ndcg(run, evaluation), _ndcg(of, reference)) for run, of in pairs], dtype=float).sum(0)
     return float(own / theirs) if theirs > 0 and np.isfinite(own) else None
 

@@ -1,4 +1,4 @@
-"""The modules of SID-MLP and SID-MLP++: readout, level heads, position-specific MLP encoder.
+"""The decoder of SID-MLP and SID-MLP++: readout and level heads.
 
 "MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617.
 """
@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.model.dropout import Dropout
-from recbole_sid.model.packing import Packed, Packing
+from recbole_sid.model.packing import Packed
 from recbole_sid.model.prepared import Prepared
 
 
@@ -173,93 +173,6 @@ class SIDMLPDecoder(nn.Module):
             head(torch.cat([z, prefix[:, :level].flatten(1)], dim=1))
             for level, (z, head) in enumerate(zip(of_level, self.heads, strict=True))
         ]
-
-
-class MLPEncoder(nn.Module):
-    """Position-specific MLPs with mean mixing in place of the teacher's encoder.
-
-    Each layer adds ``F_role([x; g])`` to x, with g the mean of x over valid tokens and one F for each role: the
-    token's level, where the user and end-of-sequence tokens share the last role.
-
-    Args:
-        embedding: the teacher's frozen token table.
-        n_roles: number of levels L.
-        eos: id of the end-of-sequence token.
-        n_positions: longest token sequence.
-    """
-
-    def __init__(
-        self,
-        embedding: nn.Embedding,
-        n_roles: int,
-        eos: int,
-        n_positions: int,
-        n_layers: int,
-        ffn_size: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        d_model = embedding.embedding_dim
-        self.embedding = embedding
-        self.position = nn.Embedding(n_positions, d_model)
-        self.n_roles = n_roles
-        self.eos = eos
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                nn.Sequential(
-                    nn.Linear(2 * d_model, ffn_size),
-                    nn.LayerNorm(ffn_size),
-                    nn.GELU(),
-                    Dropout(dropout),
-                    nn.Linear(ffn_size, d_model),
-                )
-                for _ in range(n_roles)
-            )
-            for _ in range(n_layers)
-        )
-        self.norm = nn.LayerNorm(d_model)
-
-    @torch.no_grad()
-    def start_at(self, states: torch.Tensor) -> None:
-        """Give the last norm the mean and deviation of `states` [n, d], so that training need not find their scale."""
-        self.norm.weight.copy_(states.std(0, correction=0))
-        self.norm.bias.copy_(states.mean(0))
-
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return states [B, S, d] of tokens int64 [B, S] under mask bool [B, S]; zero where padded."""
-        return self.packed(tokens, mask).padded()
-
-    def packed(self, tokens: torch.Tensor, mask: torch.Tensor) -> Packed:
-        """Return the states of valid tokens only.
-
-        Tokens are routed by role, so each MLP sees only its own, and the mean's half of a layer's first product is
-        computed once per user.
-        """
-        packing = Packing.of(mask)
-        n_users, n_columns = mask.shape
-        position, token = packing.index % n_columns, tokens.flatten()[packing.index]
-        role = torch.where(token == self.eos, self.n_roles - 1, (position - 1) % self.n_roles)
-        order = torch.argsort(role, stable=True)
-        counts = torch.bincount(role, minlength=self.n_roles).tolist()
-        user = (packing.index // n_columns)[order]
-        users = user.split(counts)
-        n_tokens = mask.sum(1, keepdim=True)
-
-        x = self.embedding(token[order]) + self.position(position[order])
-        for layer in cast("list[nn.ModuleList]", list(self.layers)):
-            mean = x.new_zeros(n_users, x.shape[1]).index_add(0, user, x) / n_tokens
-            parts = zip(cast("list[nn.Sequential]", list(layer)), x.split(counts), users, strict=True)
-            x = x + torch.cat([_mix(mlp, part, mean, of_user) for mlp, part, of_user in parts])
-        states = torch.empty_like(x).index_copy(0, order, self.norm(x))
-        return Packed(states, packing)
-
-
-def _mix(mlp: nn.Sequential, x: torch.Tensor, mean: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
-    """Return ``mlp([x; mean[user]])`` for x [n, d], mean [B, d], user int64 [n]."""
-    first = cast(nn.Linear, mlp[0])
-    own, shared = first.weight.split(x.shape[1], dim=1)
-    hidden = F.linear(x, own) + F.linear(mean, shared, first.bias).index_select(0, user)
-    return mlp[1:](hidden)
 
 
 def last_state(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,9 @@ from torch import nn
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import require_known
 from recbole_sid.model.item_encoder import ItemEncoder
-from recbole_sid.model.mlp import MLPEncoder
 from recbole_sid.model.sid_mlp import SIDMLP
 from recbole_sid.model.supervision import Supervision
+from recbole_sid.model.token_encoder import MLPEncoder
 
 _SAMPLED_ROWS = 1024
 
@@ -29,7 +29,8 @@ class SIDMLPPlusPlus(SIDMLP):
     in the paper): the distillation loss through both. The encoder of items (`ItemEncoder`, not in the paper) has one
     stage, ``direct``: the distillation loss through both, from scratch.
 
-    Configuration: SIDMLP's, and encoder; encoder_layers, encoder_ffn_size, encoder_dropout_prob, max_positions (token);
+    Configuration: SIDMLP's, and encoder; encoder_layers, encoder_ffn_size, encoder_dropout_prob, encoder_positions,
+    encoder_mixing, max_positions (token);
     item_layers, item_ffn_size, item_dropout_prob, item_mixing (item).
     """
 
@@ -83,6 +84,8 @@ def _token_encoder(model: SIDMLPPlusPlus, config: Any) -> MLPEncoder:
         n_layers=config["encoder_layers"],
         ffn_size=config["encoder_ffn_size"],
         dropout=config["encoder_dropout_prob"],
+        positions=config["encoder_positions"],
+        mixing=config["encoder_mixing"],
     )
 
 
