@@ -18,9 +18,10 @@ from scipy import stats
 
 from recbole_sid.cli import main
 from recbole_sid.comparison import job as job_module
+from recbole_sid.comparison import plan as plan_module
 from recbole_sid.comparison.breakdown import breakdown, test_instances
 from recbole_sid.comparison.job import Job, make_jobs, run_job
-from recbole_sid.comparison.plan import check_baseline, make_plan, read_plan
+from recbole_sid.comparison.plan import check_baseline, make_plan, read_plan, with_tuned_file
 from recbole_sid.comparison.report import latex, write_comparison
 from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
 from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
@@ -373,3 +374,14 @@ def test_latex_marks_best_second_and_significant(tmp_path: Path) -> None:
         document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
         (tmp_path / "table.tex").write_text(document, encoding="utf-8")
         subprocess.run([engine, "table.tex"], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def test_tuned_files_are_found_by_name_and_then_by_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "_TUNED", tmp_path)
+    (tmp_path / "tiny").mkdir()
+    for stem in ("SIDMLP", "SIDMLP-wide"):
+        (tmp_path / "tiny" / f"{stem}.yaml").touch()
+    entries = (("SIDMLP", {}), ("SIDMLP-wide", {"model": "SIDMLP"}), ("SIDMLP-x", {"model": "SIDMLP"}), ("Pop", {}))
+    found = [with_tuned_file("tiny", name, own).get("files") for name, own in entries]
+    assert found == [[str(tmp_path / "tiny" / f"{stem}.yaml")] for stem in ("SIDMLP", "SIDMLP-wide", "SIDMLP")] + [None]
+    assert with_tuned_file("tiny", "SIDMLP", {"files": ["own.yaml"]})["files"][1:] == ["own.yaml"]

@@ -78,8 +78,8 @@ def read_plan(
 ) -> Plan:
     """Read a plan: YAML with ``dataset``, ``settings`` (for all), ``seeds``, ``models`` (name -> settings), ``tuned``.
 
-    With ``tuned: True`` every model starts from the property file tuned on the dataset that ships with the package, if
-    there is one for it.
+    With ``tuned: True`` every entry starts from the property file tuned on the dataset that ships with the package, if
+    there is one of its name or of its model's.
 
     An entry's ``model`` says which model it is of, if its name does not; ``teacher`` which entry it learns from, if not
     the last one that can teach; ``evaluate`` how it is evaluated; ``files`` its property files, below all others.
@@ -146,10 +146,13 @@ def make_plan(
 
 
 def with_tuned_file(dataset: str, name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return an entry's settings above the property file tuned for its model on `dataset`, if there is one."""
+    """Return an entry's settings above the property file tuned on `dataset` for its name, or else for its model, if
+    there is one.
+    """
     own = dict(own or {})
-    file = _TUNED / dataset / f"{own.get('model', name)}.yaml"
-    return {**own, "files": [str(file), *(own.get("files") or ())]} if file.is_file() else own
+    files = [_TUNED / dataset / f"{stem}.yaml" for stem in (name, own.get("model", name))]
+    tuned = [str(file) for file in files if file.is_file()][:1]
+    return {**own, "files": [*tuned, *(own.get("files") or ())]} if tuned else own
 
 
 def check_baseline(plan: Plan, baseline: str | None) -> None:
