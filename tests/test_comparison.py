@@ -249,7 +249,8 @@ def test_command_writes_all_files(plan_file: Path, tmp_path: Path, capsys: pytes
         ({"models": {"Pop": {"hidden_siz": 3}}}, "hidden_siz"),
         ({"models": {}}, "must name dataset and models|no model to compare"),
         ({"model": {}}, "key of a plan='model'"),
-        ({"tuned": True}, r"no property file is tuned for its models on tiny \(there are some on .*scientific\)"),
+        ({"models": {"TIGER": 3}}, "gives TIGER the settings 3: write TIGER: "),
+        ({"tuned": True}, r"nothing is tuned on tiny \(only on .*scientific\)"),
     ],
 )
 def test_wrong_plan_is_refused_before_anything_runs(
@@ -381,7 +382,12 @@ def test_tuned_files_are_found_by_name_and_then_by_model(tmp_path: Path, monkeyp
     (tmp_path / "tiny").mkdir()
     for stem in ("SIDMLP", "SIDMLP-wide"):
         (tmp_path / "tiny" / f"{stem}.yaml").touch()
-    entries = (("SIDMLP", {}), ("SIDMLP-wide", {"model": "SIDMLP"}), ("SIDMLP-x", {"model": "SIDMLP"}), ("Pop", {}))
+    entries = (
+        ("SIDMLP", {}),
+        ("SIDMLP-wide", {"model": "SIDMLP"}),
+        ("SIDMLP-x", {"model": "SIDMLP"}),
+        ("SIDMLP", {"model": "Pop"}),
+    )
     found = [with_tuned_file("tiny", name, own).get("files") for name, own in entries]
     assert found == [[str(tmp_path / "tiny" / f"{stem}.yaml")] for stem in ("SIDMLP", "SIDMLP-wide", "SIDMLP")] + [None]
     assert with_tuned_file("tiny", "SIDMLP", {"files": ["own.yaml"]})["files"][1:] == ["own.yaml"]

@@ -131,8 +131,8 @@ def states_of(
     for number, layer in enumerate(encoder.layers):
         weights = [np.ones(len(x[0])) for _ in x]
         if weighted:
-            table = array(encoder.means[number].log_weight)
-            weights = [np.exp(10 * table[place]) for place in place_of]
+            log_weight = array(encoder.means[number].log_weight)
+            weights = [np.exp(10 * log_weight[place]) for place in place_of]
         mean = sum(weight * state for weight, state in zip(weights, x, strict=True)) / sum(weights)
         updated = []
         for state, role in zip(x, roles, strict=True):
@@ -216,8 +216,7 @@ def test_mlp_encoder_states(student: Callable[..., Any], n_layers: int) -> None:
         assert not states[row, len(sequence) :].any()
 
 
-@pytest.mark.parametrize("mixing", ["mean", "weighted"])
-@pytest.mark.parametrize("positions", ["start", "end"])
+@pytest.mark.parametrize(("positions", "mixing"), [("start", "weighted"), ("end", "mean"), ("end", "weighted")])
 def test_mlp_encoder_states_beyond_the_paper(student: Callable[..., Any], positions: str, mixing: str) -> None:
     model, _, rows = student("SIDMLPPlusPlus", encoder_positions=positions, encoder_mixing=mixing)
     tokens = model.history_tokens(rows)

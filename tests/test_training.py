@@ -113,10 +113,11 @@ INTERRUPTIONS = [
 ]
 
 
+BEYOND_THE_PAPER = {"encoder_positions": "end", "encoder_mixing": "weighted"}
 LONG: dict[str, dict[str, Any]] = {
     "TIGER": {"epochs": 3},
     "SIDMLP": {},
-    "SIDMLPPlusPlus": {"distill_stages": ["encoder", "decoder", "joint"]},
+    "SIDMLPPlusPlus": {"distill_stages": ["encoder", "decoder", "joint"], **BEYOND_THE_PAPER},
 }
 
 
@@ -602,16 +603,46 @@ def test_recboles_checkpoint_as_teacher_is_refused(train: Callable[..., Run], da
         train("SIDMLP", teacher_path=run.trainer.saved_model_file)
 
 
-def test_stages_can_run_alone(train: Callable[..., Run], configure: Callable[..., Config]) -> None:
-    encoder = train("SIDMLPPlusPlus", distill_stages=["encoder"])
+@pytest.mark.parametrize("form", [{}, BEYOND_THE_PAPER])
+def test_stages_can_run_alone(train: Callable[..., Run], form: dict[str, str]) -> None:
+    encoder = train("SIDMLPPlusPlus", distill_stages=["encoder"], **form)
     assert encoder.best_valid_result.keys() == {"state error"}
+    assert all(value.any() for name, value in weights(encoder.trainer.model).items() if "log_weight" in name)
     file = encoder.trainer.saved_model_file
-    decoder = train("SIDMLPPlusPlus", distill_stages="decoder", student_path=file)
+    decoder = train("SIDMLPPlusPlus", distill_stages="decoder", student_path=file, **form)
     assert decoder.trainer.saved_model_file != file
     assert decoder.best_valid_result["ndcg@10"] == decoder.best_valid_score
     trained, start = weights(decoder.trainer.model), weights(encoder.trainer.model)
     for name in start:
         assert torch.equal(trained[name], start[name]) == (not name.startswith("decoder.")), name
+
+
+@pytest.mark.parametrize("key", ["encoder_positions", "attention_heads"])
+def test_start_of_another_form_is_refused(train: Callable[..., Run], key: str) -> None:
+    encoder = train("SIDMLPPlusPlus", distill_stages=["encoder"], **BEYOND_THE_PAPER, attention_heads=2)
+    given = {**BEYOND_THE_PAPER, "attention_heads": 2, key: {"encoder_positions": "start"}.get(key, 1)}
+    with pytest.raises(InputError, match=rf"was trained with {key}=\S+ but this run has {given[key]}: give the same"):
+        train("SIDMLPPlusPlus", distill_stages=["decoder"], student_path=encoder.trainer.saved_model_file, **given)
+
+
+def test_checkpoint_from_before_a_key_has_its_default(train: Callable[..., Run]) -> None:
+    encoder = train("SIDMLPPlusPlus", distill_stages=["encoder"])
+    content = torch.load(encoder.trainer.saved_model_file, weights_only=True)
+    for key in BEYOND_THE_PAPER:
+        del content["config"][key]
+    torch.save(content, "old.pth")
+    config, model, *_ = load_data_and_model("old.pth")
+    assert (config["encoder_positions"], config["encoder_mixing"]) == ("start", "mean")
+    assert same_weights(weights(model), content["state_dict"])
+    train("SIDMLPPlusPlus", distill_stages=["decoder"], student_path="old.pth")
+    with pytest.raises(InputError, match="was trained with encoder_positions=start but this run has end"):
+        train("SIDMLPPlusPlus", distill_stages=["decoder"], student_path="old.pth", encoder_positions="end")
+
+
+def test_wrong_settings_of_a_student_are_refused_before_its_teacher_is_trained(train: Callable[..., Run]) -> None:
+    with pytest.raises(InputError, match="encoder_mixing='max' must be one of mean, weighted"):
+        train("SIDMLPPlusPlus", encoder_mixing="max")
+    assert files("saved") == set()
 
 
 @pytest.mark.parametrize(

@@ -243,10 +243,16 @@ def test_recboles_lines_mean_what_they_mean_in_recbole() -> None:
     assert {float(draw["r"]) for draw in draws} == set(step.grid())
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (PROPERTIES / "tune").glob("*.yaml")))
-def test_shipped_spaces_fit_their_models(name: str) -> None:
-    model = "TIGER" if name == "tokenizer" else name
-    check_space(read_space(PROPERTIES / "tune" / f"{name}.yaml"), Config(model, "ml-100k"))
+SPACES = (PROPERTIES / "tune", Path(__file__).parents[1] / "benchmarks" / "spaces")
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(file for folder in SPACES for file in folder.glob("*.yaml")),
+    ids=lambda file: f"{file.parent.name}-{file.stem}",
+)
+def test_shipped_spaces_fit_their_models(file: Path) -> None:
+    check_space(read_space(file), Config("TIGER" if file.stem == "tokenizer" else file.stem, "ml-100k"))
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ class Entry(NamedTuple):
         return f"{self.name}-{suffix}" if suffix else self.name
 
     def reference(self) -> str:
-        """Return the evaluation that students are compared with: constrained, if it was evaluated so."""
-        return "constrained" if "constrained" in self.evaluations else ""
+        """Return the evaluation that students are compared with: constrained, if there is one, else the first."""
+        return "constrained" if "constrained" in self.evaluations else next(iter(self.evaluations))
 
 
 class Plan(NamedTuple):
@@ -91,7 +91,7 @@ def read_plan(
         files: property files of all models, below the plan's settings.
 
     Raises:
-        InputError: for a missing or wrong file, and where tuned files are asked for and there are none.
+        InputError: for a missing or wrong file, and where nothing is tuned on the dataset though the plan says so.
     """
     if not Path(file).is_file():
         raise InputError(f"The plan '{file}' does not exist.")
@@ -101,17 +101,21 @@ def read_plan(
         raise InputError(f"The plan '{file}' is no YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(content, dict) or not content.get("dataset") or not isinstance(content.get("models"), dict):
         raise InputError(f"The plan '{file}' must name dataset and models (name: settings).")
+    for name, own in content["models"].items():
+        if own is not None and not isinstance(own, dict):
+            raise InputError(f"The plan '{file}' gives {name} the settings {own!r}: write {name}: {{key: value}}.")
     for key in content:
         require_known("key of a plan", key, _PLAN_KEYS)
     seeds = seeds or content.get("seeds") or [2020]
     models = content["models"]
     if content.get("tuned"):
-        models = {name: with_tuned_file(content["dataset"], name, own) for name, own in models.items()}
-        if not any(Path(path).is_relative_to(_TUNED) for own in models.values() for path in own.get("files") or ()):
+        folder = _TUNED / str(content["dataset"])
+        if not folder.is_dir():
             raise InputError(
-                f"The plan '{file}' says tuned, but no property file is tuned for its models on {content['dataset']} "
-                f"(there are some on {', '.join(sorted(folder.name for folder in _TUNED.iterdir()))}): leave out tuned."
+                f"The plan '{file}' says tuned, but nothing is tuned on {content['dataset']} (only on "
+                f"{', '.join(sorted(path.name for path in _TUNED.iterdir()))}): leave out tuned."
             )
+        models = {name: with_tuned_file(content["dataset"], name, own) for name, own in models.items()}
     return make_plan(content["dataset"], models, seeds, files, content.get("settings"), overrides)
 
 
@@ -146,11 +150,13 @@ def make_plan(
 
 
 def with_tuned_file(dataset: str, name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return an entry's settings above the property file tuned on `dataset` for its name, or else for its model, if
-    there is one.
+    """Return an entry's settings above the property file tuned on `dataset`, if there is one.
+
+    It is that of the entry's name, if this begins with its model's as `SIDMLPPlusPlus-token`, or else of its model.
     """
     own = dict(own or {})
-    files = [_TUNED / dataset / f"{stem}.yaml" for stem in (name, own.get("model", name))]
+    model = str(own.get("model", name))
+    files = [_TUNED / dataset / f"{stem}.yaml" for stem in (name, model) if stem.startswith(model)]
     tuned = [str(file) for file in files if file.is_file()][:1]
     return {**own, "files": [*tuned, *(own.get("files") or ())]} if tuned else own
 

@@ -57,6 +57,11 @@ class SIDMLP(SIDRecommender):
         return ("decoder",)
 
     @property
+    def form_keys(self) -> tuple[str, ...]:
+        """The configuration keys that decide what weights mean and that their shapes do not show."""
+        return ("attention_heads",)
+
+    @property
     def default_stages(self) -> tuple[str, ...]:
         """The stages that are run unless ``distill_stages`` says other."""
         return self.stages

@@ -19,6 +19,7 @@ from recbole_sid.model.supervision import Supervision
 from recbole_sid.model.token_encoder import MLPEncoder
 
 _SAMPLED_ROWS = 1024
+_TOKEN_FORM = ("encoder_positions", "encoder_mixing")
 
 
 class SIDMLPPlusPlus(SIDMLP):
@@ -30,9 +31,14 @@ class SIDMLPPlusPlus(SIDMLP):
     stage, ``direct``: the distillation loss through both, from scratch.
 
     Configuration: SIDMLP's, and encoder; encoder_layers, encoder_ffn_size, encoder_dropout_prob, encoder_positions,
-    encoder_mixing, max_positions (token);
-    item_layers, item_ffn_size, item_dropout_prob, item_mixing (item).
+    encoder_mixing, max_positions (token); item_layers, item_ffn_size, item_dropout_prob, item_mixing (item).
     """
+
+    @property
+    def form_keys(self) -> tuple[str, ...]:
+        """The configuration keys that decide what weights mean and that their shapes do not show."""
+        of_encoder = ("item_mixing",) if isinstance(self.history_encoder, ItemEncoder) else _TOKEN_FORM
+        return (*super().form_keys, "encoder", *of_encoder)
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -148,12 +148,19 @@ class WeightedMean(nn.Module):
         self, x: torch.Tensor, position: torch.Tensor, user: torch.Tensor, n_tokens: torch.Tensor
     ) -> torch.Tensor:
         """Return means [B, d] of x [N, d], tokens at position int64 [N] of `user` int64 [N]; n_tokens is int64 [B]."""
-        weights = self.weights(position)
-        return _sums(weights * x, user, len(n_tokens)) / _sums(weights, user, len(n_tokens))
+        weights = self._table()
+        # A history's tokens are at positions 0, 1, ..., whichever end they are counted from.
+        totals = F.embedding(n_tokens - 1, weights.cumsum(0))
+        return _sums(F.embedding(position, weights) * x, user, len(n_tokens)) / totals
 
     def weights(self, position: torch.Tensor) -> torch.Tensor:
         """Return the weights [..., d] of tokens at position int64 [...]."""
-        return F.embedding(position, (_LOG_WEIGHT_SCALE * self.log_weight).exp())
+        return F.embedding(position, self._table())
+
+    def _table(self) -> torch.Tensor:
+        """Return the weights by position, of at most 1."""
+        scaled = _LOG_WEIGHT_SCALE * self.log_weight
+        return (scaled - scaled.amax(0)).exp()
 
 
 def _sums(x: torch.Tensor, user: torch.Tensor, n_users: int) -> torch.Tensor:

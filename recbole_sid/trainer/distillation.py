@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint, load_weights
+from recbole_sid.config import Config
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError
 from recbole_sid.model.sid_mlp_pp import state_error
@@ -136,4 +137,15 @@ class DistillationTrainer(SIDTrainer):
     def _load_student(self, path: str, current: dict[str, str]) -> None:
         checkpoint = load_checkpoint(path, self.config["model"], self.device)
         check_lineage(path, checkpoint["lineage"], current)
+        self._check_form(path, checkpoint)
         load_weights(self.model, checkpoint["state_dict"], path)
+
+    def _check_form(self, path: str, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another form that have the same shapes; a checkpoint without a key has its default."""
+        defaults = Config(checkpoint["model"], checkpoint["config"]["dataset"])
+        for key in self.model.form_keys:
+            theirs = checkpoint["config"].get(key, defaults[key])
+            if theirs != self.config[key]:
+                raise InputError(
+                    f"'{path}' was trained with {key}={theirs} but this run has {self.config[key]}: give the same."
+                )
