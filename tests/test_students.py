@@ -296,16 +296,16 @@ def test_parameter_counts_of_the_paper(data_path: Path) -> None:
     assert round(n_teacher / 1e6, 1) == 4.6
 
 
-TRAINED = {
-    "encoder": ("history_encoder.position.", "history_encoder.layers.", "history_encoder.norm."),
-    "decoder": ("decoder.",),
-    "joint": ("history_encoder.position.", "history_encoder.layers.", "history_encoder.norm.", "decoder."),
-}
+ENCODER = tuple(f"history_encoder.{part}." for part in ("position", "layers", "means", "norm"))
+TRAINED = {"encoder": ENCODER, "decoder": ("decoder.",), "joint": (*ENCODER, "decoder.")}
 
 
+@pytest.mark.parametrize("form", [{}, {"encoder_mixing": "weighted"}])
 @pytest.mark.parametrize(("name", "stage"), STAGES)
-def test_only_the_stages_modules_learn(student: Callable[..., Any], name: str, stage: str) -> None:
-    model, teacher, rows = student(name)
+def test_only_the_stages_modules_learn(
+    student: Callable[..., Any], name: str, stage: str, form: dict[str, str]
+) -> None:
+    model, teacher, rows = student(name, **(form if name == "SIDMLPPlusPlus" else {}))
     encoder = {"encoder": teacher.history_encoder, "decoder": model.history_encoder}.get(stage)
     model.supervision = OnlineSupervision(model, encoder, teacher)
     model.start_stage(stage)
