@@ -110,7 +110,7 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
         return
     settings = teacher_config(config)
     settings["resume"] = config["resume"]
-    get_model(config["model"])(config, train_data._dataset)  # so that its wrong settings come to light before hours
+    get_model(config["model"])(config, train_data._dataset)  # its wrong settings come to light before the teacher
     trainer = make_trainer(settings, train_data)
     log = getLogger()
     if trainer.is_finished(train_data):

@@ -142,10 +142,9 @@ class DistillationTrainer(SIDTrainer):
 
     def _check_form(self, path: str, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another form that have the same shapes; a checkpoint without a key has its default."""
-        defaults = Config(checkpoint["model"], checkpoint["config"]["dataset"])
+        theirs = Config(checkpoint["model"], checkpoint["config"]["dataset"], config_dict=checkpoint["config"])
         for key in self.model.form_keys:
-            theirs = checkpoint["config"].get(key, defaults[key])
-            if theirs != self.config[key]:
+            if theirs[key] != self.config[key]:
                 raise InputError(
-                    f"'{path}' was trained with {key}={theirs} but this run has {self.config[key]}: give the same."
+                    f"'{path}' was trained with {key}={theirs[key]} but this run has {self.config[key]}: give the same."
                 )
