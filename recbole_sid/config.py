@@ -71,7 +71,7 @@ class Config(RecBoleConfig):
 
     Raises:
         InputError: for an unknown key (with the nearest known one), a missing file, an unknown model, or a value that
-            RecBole refuses.
+            RecBole or the model (its `check_config`) refuses.
     """
 
     def __init__(
@@ -92,6 +92,9 @@ class Config(RecBoleConfig):
             raise InputError(f"RecBole cannot use the configuration ({first_line(error)}).") from error
         self._check_keys()
         self._check_values()
+        check = getattr(self.model_class, "check_config", None)
+        if check is not None:  # ours
+            check(self)
 
     def _load_config_files(self, file_list: Sequence[str]) -> dict[str, Any]:
         settings: dict[str, Any] = {}

@@ -113,6 +113,9 @@ def _student_config(
     sizes: dict[str, int | str] = {**foreign.decoder_settings(foreign.student_decoder(weights))}
     if model == "SIDMLPPlusPlus":
         sizes |= foreign.encoder_settings(foreign.student_encoder(weights))
+    for key, value in sizes.items():
+        if given.get(key, value) != value:
+            raise InputError(f"The checkpoint has {key}={value}, not {given[key]}: leave it out, or give the same.")
     settings = {**shared.shared_with_teacher(), **given, **sizes}
     return Config(model, shared["dataset"], config_files, settings)
 

@@ -121,12 +121,6 @@ def test_packed_states_are_the_padded_ones_and_the_end_repeats_the_last_code() -
         assert_close(states[row, :length], torch.cat([alone, alone[-1:]]), **EXACT)
 
 
-def test_heads_of_odd_width_are_refused(prepare: Callable[..., Any]) -> None:
-    config, train, _, _ = prepare("CausalSID", d_model=18, n_heads=6)
-    with pytest.raises(InputError, match="d_model=18 must be a multiple of twice n_heads=6"):
-        CausalSID(config, train._dataset)
-
-
 # Windows
 
 

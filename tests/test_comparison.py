@@ -250,6 +250,10 @@ def test_command_writes_all_files(plan_file: Path, tmp_path: Path, capsys: pytes
         ({"models": {}}, "must name dataset and models|no model to compare"),
         ({"model": {}}, "key of a plan='model'"),
         ({"models": {"TIGER": 3}}, "gives TIGER the settings 3: write TIGER: "),
+        (
+            {"models": {"TIGER": {}, "SIDMLPPlusPlus": {"encoder": "itm"}}},
+            "encoder='itm' .* must be one of token, item",
+        ),
         ({"tuned": True}, r"nothing is tuned on tiny \(only on .*scientific\)"),
     ],
 )

@@ -458,6 +458,34 @@ def test_impossible_value_is_refused(key: str, value: Any, message: str) -> None
         Config("TIGER", "ml-100k", config_dict={key: value})
 
 
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("TIGER", {"decoding": "bem"}, r"decoding='bem' \(did you mean 'beam'\?\) must be one of beam, exact, full\."),
+        ("TIGER", {"code_init": "zero"}, "code_init='zero'.* must be one of random, features"),
+        ("CausalSID", {"d_model": 20, "n_heads": 4}, "d_model=20 must be a multiple of twice n_heads=4"),
+        ("SIDMLP", {"normaliser": "all"}, "normaliser='all'.* must be one of children, codes"),
+        ("SIDMLP", {"alpha": 1.5}, r"alpha=1\.5 must be in 0\.\.1"),
+        ("SIDMLP", {"temperature": 0.0}, r"temperature=0\.0 above 0"),
+        ("SIDMLP", {"attention_dim": 10, "attention_heads": 4}, "attention_dim=10 must be a multiple of"),
+        ("SIDMLP", {"distill_cache": "ram"}, "distill_cache='ram'.* must be one of none, memory, disk"),
+        ("SIDMLP", {"distill_stages": ["encoder", "decoder"]}, "distill_stages=.* is not possible for SIDMLP"),
+        ("SIDMLPPlusPlus", {"alpha": -0.1}, r"alpha=-0\.1"),
+        ("SIDMLPPlusPlus", {"encoder_mixing": "max"}, "encoder_mixing='max'.* must be one of mean, weighted"),
+        ("SIDMLPPlusPlus", {"distill_stages": "decoder"}, "untrained encoder: begin with 'encoder', or name"),
+        ("SIDMLPPlusPlus", {"encoder": "item", "distill_stages": ["joint"]}, r"choose from direct\."),
+        ("AdaptiveEnsemble", {"fusion": "mean"}, "fusion='mean'.* must be one of adaptive, fixed"),
+        ("AdaptiveEnsemble", {"q_grid": [-1]}, r"q_grid=\[-1\] must be a list of numbers of at least 0"),
+    ],
+)
+def test_models_refuse_their_wrong_values_when_a_configuration_is_made(
+    model: str, changes: dict[str, Any], message: str
+) -> None:
+    Config(model, "ml-100k")
+    with pytest.raises(InputError, match=message):
+        Config(model, "ml-100k", config_dict=changes)
+
+
 def test_lists_need_no_inner_quotes_on_the_command_line() -> None:
     assert parse_value("[collaborative, text]") == parse_value("['collaborative','text']") == ["collaborative", "text"]
     assert parse_value("{max_norm: 1.0}") == {"max_norm": 1.0}

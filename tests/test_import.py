@@ -243,7 +243,7 @@ def test_sid_mlp_pp_gives_the_logits_of_its_description(
         "student.pt",
         "SIDMLPPlusPlus",
         # The encoder is the paper's whatever a property file says.
-        settings={"teacher_path": teacher, "attention_heads": HEADS, "encoder_positions": "end"},
+        settings={"teacher_path": teacher, "attention_heads": HEADS},
         encoder_file="encoder.pt" if files == "two" else None,
         output="out/student.pth",
     )
@@ -353,6 +353,15 @@ def test_students_need_their_teacher_and_their_encoder(teacher: str, decoder: di
         import_checkpoint("student.pt", "SIDMLP", "tiny")
     with pytest.raises(InputError, match=r"'pos_embed\.weight': it holds no SID-MLP\+\+ encoder"):
         import_checkpoint("student.pt", "SIDMLPPlusPlus", settings={"teacher_path": teacher})
+
+
+def test_settings_that_are_not_the_checkpoints_are_refused(
+    teacher: str, decoder: dict[str, torch.Tensor], encoder: dict[str, torch.Tensor]
+) -> None:
+    torch.save({**decoder, **encoder}, "student.pt")
+    given = {"teacher_path": teacher, "attention_heads": HEADS, "encoder_positions": "end"}
+    with pytest.raises(InputError, match="has encoder_positions=start, not end: leave it out, or give the same"):
+        import_checkpoint("student.pt", "SIDMLPPlusPlus", settings=given)
 
 
 def test_named_roles_and_too_few_positions_are_refused(

@@ -14,6 +14,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recbole_sid.config import Config
 from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.errors import InputError
 from recbole_sid.model.item_encoder import ItemEncoder
@@ -232,6 +233,6 @@ def test_forward_never_waits_for_values(build: Callable[..., Any], mixing: str) 
 
 def test_impossible_choices_are_refused() -> None:
     with pytest.raises(InputError, match=r"item_mixing='postion' .*position.* must be one of position, attention"):
-        ItemEncoder(nn.Embedding(9, 8), 2, 1, 6, 4, 1, 8, "postion", 0.0)
+        Config("SIDMLPPlusPlus", "tiny", config_dict={"item_mixing": "postion"})
     with pytest.raises(InputError, match="width 6 do not split"):
         ItemEncoder(nn.Embedding(9, 6), 2, 1, 6, 4, 1, 8, "attention", 0.0)

@@ -352,20 +352,6 @@ def test_length_groups_hold_every_row_once_with_less_padding() -> None:
     assert length_groups(torch.tensor([7, 7, 7, 7]), 4) == [None]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"alpha": 1.5}, "alpha=1.5"),
-        ({"temperature": 0.0}, "temperature=0.0"),
-        ({"attention_dim": 10}, "attention_dim=10 must be a multiple of attention_heads=3"),
-    ],
-)
-def test_impossible_settings_are_named(prepare: Callable[..., Any], changes: dict[str, Any], message: str) -> None:
-    config, train, _, _ = prepare("SIDMLP", **{**WIDTHS, **changes})
-    with pytest.raises(InputError, match=message):
-        get_model("SIDMLP")(config, train._dataset)
-
-
 def test_a_student_without_teacher_says_so_when_trained(student: Callable[..., Any]) -> None:
     model, _, rows = student("SIDMLP")
     with pytest.raises(InputError, match="teacher_path"):

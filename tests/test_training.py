@@ -458,7 +458,7 @@ def test_no_unfinished_cache_remains(
 
 
 def test_unknown_cache_is_refused(train: Callable[..., Run]) -> None:
-    with pytest.raises(InputError, match="distill_cache='ram' must be none, memory or disk"):
+    with pytest.raises(InputError, match="distill_cache='ram' must be one of none, memory, disk"):
         train("SIDMLP", distill_cache="ram")
 
 

@@ -53,14 +53,18 @@ class SIDRecommender(SequentialRecommender):
         self.decoding = config["decoding"]
         self.normaliser = config["normaliser"]
         self.full_sort_items = config["full_sort_items"]
-        require_known("decoding", self.decoding, DECODERS)
-        require_known("normaliser", self.normaliser, NORMALISERS)
         self.trie = self.semantic_ids.trie_of(dataset.item_tokens())
         item_codes = torch.from_numpy(table)
         item_tokens = self.vocabulary.code_tokens(item_codes)
         item_tokens[0] = PAD
         self.register_buffer("item_codes", item_codes, persistent=False)
         self.register_buffer("item_tokens", item_tokens, persistent=False)
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise InputError for values of `config` that this model cannot have; a `Config` is checked when made."""
+        require_known("decoding", config["decoding"], DECODERS)
+        require_known("normaliser", config["normaliser"], NORMALISERS)
 
     @abstractmethod
     def encode(self, tokens: torch.Tensor) -> Any:

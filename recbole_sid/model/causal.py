@@ -32,16 +32,13 @@ class CausalSID(Generator):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        sizes = CausalSizes(
-            vocabulary=self.vocabulary.size,
-            d_model=config["d_model"],
-            d_ff=config["d_ff"],
-            n_heads=config["n_heads"],
-            n_layers=config["n_layers"],
-            dropout=config["dropout_prob"],
-        )
-        self.transformer = CausalTransformer(sizes, self.vocabulary.eos)
+        self.transformer = CausalTransformer(_sizes(config, self.vocabulary.size), self.vocabulary.eos)
         self.targets_per_batch: float | None = None
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        super().check_config(config)
+        _sizes(config, vocabulary=0)
 
     @property
     def history_encoder(self) -> CausalTransformer:
@@ -130,3 +127,14 @@ class CausalScorer:
     def logits(self, state: CausalState, beams: torch.Tensor | None) -> torch.Tensor:
         states = state.states.flatten(0, 1)
         return self.model.level_vocabulary_logits(states if beams is None else states[beams], state.level)
+
+
+def _sizes(config: Any, vocabulary: int) -> CausalSizes:
+    return CausalSizes(
+        vocabulary=vocabulary,
+        d_model=config["d_model"],
+        d_ff=config["d_ff"],
+        n_heads=config["n_heads"],
+        n_layers=config["n_layers"],
+        dropout=config["dropout_prob"],
+    )

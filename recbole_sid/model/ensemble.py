@@ -59,8 +59,6 @@ class AdaptiveEnsemble(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.fusion, self.candidates = config["fusion"], config["candidates"]
-        require_known("fusion", self.fusion, PARAMETERS)
-        require_known("candidates", self.candidates, CANDIDATES)
         self.names = PARAMETERS[self.fusion]
         self.grid = list(product(*(_grid(config, name) for name in self.names)))
         self.beam_size = config["beam_size"]
@@ -73,6 +71,14 @@ class AdaptiveEnsemble(SequentialRecommender):
         self.id_model = build_member(config, ID_MODEL, dataset)
         self.sid_model = build_member(config, SID_MODEL, dataset)
         self.register_buffer("parameters_in_use", torch.tensor(self.grid[0], dtype=torch.float64))
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise InputError for values of `config` that the ensemble cannot have; a `Config` is checked when made."""
+        require_known("fusion", config["fusion"], PARAMETERS)
+        require_known("candidates", config["candidates"], CANDIDATES)
+        for name in PARAMETERS[config["fusion"]]:
+            _grid(config, name)
 
     def train(self, mode: bool = True) -> AdaptiveEnsemble:
         """Stay in eval mode: both models are trained already."""

@@ -33,7 +33,11 @@ class Generator(SIDRecommender):
         self.constrained = config["constrained"]
         self.d_model = config["d_model"]
         self.code_init = config["code_init"] or "random"
-        require_known("code_init", self.code_init, CODE_INITS)
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        super().check_config(config)
+        require_known("code_init", config["code_init"] or "random", CODE_INITS)
 
     @property
     @abstractmethod

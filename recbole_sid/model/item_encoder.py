@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import InputError
 from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed, Packing
 from recbole_sid.model.prepared import Prepared
@@ -40,7 +40,7 @@ class ItemEncoder(nn.Module):
         dropout: share of activations that training drops.
 
     Raises:
-        InputError: if `mixing` is not known, or d does not split into the heads of attention.
+        InputError: if d does not split into the heads of attention.
     """
 
     def __init__(
@@ -56,7 +56,6 @@ class ItemEncoder(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        require_known("item_mixing", mixing, MIXINGS)
         d_model = embedding.embedding_dim
         self.n_levels = n_levels
         self.code_tokens = range(first_code_token, first_code_token + n_code_tokens)

@@ -31,7 +31,7 @@ from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.model.mlp import SIDMLPDecoder
 from recbole_sid.model.packing import Packed, Padded
 from recbole_sid.model.prepared import Prepared
-from recbole_sid.model.supervision import Supervision
+from recbole_sid.model.supervision import CACHES, Supervision
 from recbole_sid.model.teacher import build_teacher, freeze, load_teacher
 
 # Users whose beams are searched together on the CPU: more, and activations leave the cache.
@@ -48,23 +48,55 @@ class SIDMLP(SIDRecommender):
 
     Attributes:
         teacher: the frozen teacher, or None when loaded for inference; not part of the checkpoint.
+        stages: the training stages that this model has.
         supervision: gives states and teacher logits of a training batch; set by the distillation trainer.
     """
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The training stages that this model has."""
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        super().check_config(config)
+        if not 0 <= config["alpha"] <= 1 or config["temperature"] <= 0:
+            raise InputError(
+                f"alpha={config['alpha']} must be in 0..1 and temperature={config['temperature']} above 0."
+            )
+        if config["attention_dim"] % config["attention_heads"]:
+            raise InputError(
+                f"attention_dim={config['attention_dim']} must be a multiple of attention_heads="
+                f"{config['attention_heads']}."
+            )
+        require_known("encoder_dtype", config["encoder_dtype"], DTYPES)
+        require_known("distill_cache", config["distill_cache"] or "none", CACHES)
+        cls.chosen_stages(config)
+
+    @classmethod
+    def stages_of(cls, config: Any) -> tuple[str, ...]:
+        """Return the training stages that the configured model has."""
         return ("decoder",)
+
+    @classmethod
+    def chosen_stages(cls, config: Any) -> tuple[str, ...]:
+        """Return the stages of ``distill_stages``, or else all but ``joint``.
+
+        Raises:
+            InputError: for a stage that the model does not have, or one that would start from an untrained encoder.
+        """
+        known, chosen = cls.stages_of(config), config["distill_stages"]
+        names = (chosen,) if isinstance(chosen, str) else tuple(chosen or [name for name in known if name != "joint"])
+        if any(name not in known for name in names):
+            raise InputError(
+                f"distill_stages={list(names)} is not possible for {config['model']}: choose from {', '.join(known)}."
+            )
+        if "encoder" in known and names[0] != "encoder" and not config["student_path"]:
+            raise InputError(
+                f"distill_stages={list(names)} would start from an untrained encoder: begin with 'encoder', or name "
+                "the checkpoint of that stage in student_path."
+            )
+        return names
 
     @property
     def form_keys(self) -> tuple[str, ...]:
         """The configuration keys that decide what weights mean and that their shapes do not show."""
         return ("attention_heads",)
-
-    @property
-    def default_stages(self) -> tuple[str, ...]:
-        """The stages that are run unless ``distill_stages`` says other."""
-        return self.stages
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -73,13 +105,6 @@ class SIDMLP(SIDRecommender):
         object.__setattr__(self, "teacher", teacher if config["teacher_path"] else None)
         self.supervision: Callable[[Any], Supervision] | None = None
         self.alpha, self.temperature = config["alpha"], config["temperature"]
-        if not 0 <= self.alpha <= 1 or self.temperature <= 0:
-            raise InputError(f"alpha={self.alpha} must be in 0..1 and temperature={self.temperature} above 0.")
-        if config["attention_dim"] % config["attention_heads"]:
-            raise InputError(
-                f"attention_dim={config['attention_dim']} must be a multiple of attention_heads="
-                f"{config['attention_heads']}."
-            )
         self.token_embedding: nn.Embedding = freeze(teacher.token_embedding)
         self.history_encoder: Any = self.make_encoder(config, teacher)
         self.decoder = SIDMLPDecoder(
@@ -94,7 +119,6 @@ class SIDMLP(SIDRecommender):
             query_per_level=config["query_per_level"],
             query_from_last=config["query_from_last"],
         )
-        require_known("encoder_dtype", config["encoder_dtype"], DTYPES)
         _compute_in(self.history_encoder, DTYPES[config["encoder_dtype"]], config["device"])
         self.compiled = config["compiled"]
         if self.compiled and config["device"].type == "cpu":
@@ -102,6 +126,7 @@ class SIDMLP(SIDRecommender):
         self.heads_form = Prepared(_factorise)
         self.compiled_form = Prepared(_compile)
         self.graphs: Prepared[dict[Any, CapturedSearch]] = Prepared(_no_graphs)
+        self.stages = self.stages_of(config)
         self.start_stage(self.stages[-1])
 
     def make_encoder(self, config: Any, teacher: Any) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import nn
 
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import require_known
+from recbole_sid.model import item_encoder, token_encoder
 from recbole_sid.model.item_encoder import ItemEncoder
 from recbole_sid.model.sid_mlp import SIDMLP
 from recbole_sid.model.supervision import Supervision
@@ -40,17 +41,20 @@ class SIDMLPPlusPlus(SIDMLP):
         of_encoder = ("item_mixing",) if isinstance(self.history_encoder, ItemEncoder) else _TOKEN_FORM
         return (*super().form_keys, "encoder", *of_encoder)
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return ("direct",) if isinstance(self.history_encoder, ItemEncoder) else ("encoder", "decoder", "joint")
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        require_known("encoder", config["encoder"], _ENCODERS)
+        require_known("encoder_positions", config["encoder_positions"], token_encoder.POSITIONS)
+        require_known("encoder_mixing", config["encoder_mixing"], token_encoder.MIXINGS)
+        require_known("item_mixing", config["item_mixing"], item_encoder.MIXINGS)
+        super().check_config(config)
 
-    @property
-    def default_stages(self) -> tuple[str, ...]:
-        return self.stages[:2]
+    @classmethod
+    def stages_of(cls, config: Any) -> tuple[str, ...]:
+        return ("direct",) if config["encoder"] == "item" else ("encoder", "decoder", "joint")
 
     def make_encoder(self, config: Any, teacher: Any) -> nn.Module:
         """Return the configured encoder, untrained."""
-        require_known("encoder", config["encoder"], _ENCODERS)
         return _ENCODERS[config["encoder"]](self, config)
 
     def trained_in(self, stage: str) -> Sequence[nn.Module]:

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_sid.errors import require_known
 from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed, Packing
 
@@ -38,9 +37,6 @@ class MLPEncoder(nn.Module):
         positions: what positions are counted from, ``start`` (the paper) or ``end`` of the history, where an older item
             more moves no other.
         mixing: ``mean`` (the paper) or ``weighted``, by weights learned for each position and channel.
-
-    Raises:
-        InputError: if `positions` or `mixing` is not known.
     """
 
     def __init__(
@@ -56,8 +52,6 @@ class MLPEncoder(nn.Module):
         mixing: str = "mean",
     ) -> None:
         super().__init__()
-        require_known("encoder_positions", positions, POSITIONS)
-        require_known("encoder_mixing", mixing, MIXINGS)
         d_model = embedding.embedding_dim
         self.embedding = embedding
         self.position = nn.Embedding(n_positions, d_model)

@@ -30,23 +30,7 @@ class DistillationTrainer(SIDTrainer):
     """
 
     def stages(self) -> list[Stage]:
-        """Return the stages of ``distill_stages``.
-
-        Raises:
-            InputError: for a stage that the model does not have.
-        """
-        names = self.config["distill_stages"] or self.model.default_stages
-        names = [names] if isinstance(names, str) else list(names)
-        if any(name not in self.model.stages for name in names):
-            raise InputError(
-                f"distill_stages={names} is not possible for {self.config['model']}: choose from "
-                f"{', '.join(self.model.stages)}."
-            )
-        if "encoder" in self.model.stages and names[0] != "encoder" and not self.config["student_path"]:
-            raise InputError(
-                f"distill_stages={names} would start from an untrained encoder: begin with 'encoder', or name the "
-                "checkpoint of that stage in student_path."
-            )
+        """Return the stages of ``distill_stages``."""
         return [
             Stage(
                 name,
@@ -54,7 +38,7 @@ class DistillationTrainer(SIDTrainer):
                 self.config["epochs" if name in _MAIN_STAGES else f"{name}_epochs"],
                 self.config["learning_rate" if name in _MAIN_STAGES else f"{name}_learning_rate"],
             )
-            for name in names
+            for name in self.model.chosen_stages(self.config)
         ]
 
     def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> tuple[float, Any]:
@@ -115,8 +99,6 @@ class DistillationTrainer(SIDTrainer):
         where = self.config["distill_cache"] or "none"
         if where == "none":
             return online
-        if where not in ("memory", "disk"):
-            raise InputError(f"distill_cache='{where}' must be none, memory or disk.")
         if online.encoder is None or online.teacher is None or online.encoder is online.teacher.history_encoder:
             return self._cached(online, where, train_data)
         # The student's own encoder is another in every run, its teacher is not: only the logits are of use to others.
