@@ -239,10 +239,11 @@ def test_sid_mlp_pp_gives_the_logits_of_its_description(
     else:
         torch.save(decoder, "student.pt")
         torch.save({f"encoder.{name}": value for name, value in encoder.items()}, "encoder.pt")
+    Path("own.yaml").write_text("encoder_positions: end")
     path = import_checkpoint(
         "student.pt",
         "SIDMLPPlusPlus",
-        # The encoder is the paper's whatever a property file says.
+        config_files=["own.yaml"],  # the encoder is the paper's whatever a property file says
         settings={"teacher_path": teacher, "attention_heads": HEADS},
         encoder_file="encoder.pt" if files == "two" else None,
         output="out/student.pth",
