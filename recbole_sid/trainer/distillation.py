@@ -11,6 +11,7 @@ from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint,
 from recbole_sid.config import Config
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError
+from recbole_sid.hardware import release_free_memory
 from recbole_sid.model.sid_mlp_pp import state_error
 from recbole_sid.model.supervision import OnlineSupervision
 from recbole_sid.progress import progress
@@ -71,6 +72,7 @@ class DistillationTrainer(SIDTrainer):
         teacher = None if stage.key == "encoder" else self.model.teacher
         self.model.eval()
         self.model.supervision = self._supervision(OnlineSupervision(self.model, encoder, teacher), train_data)
+        release_free_memory()
 
     def validate(self, valid_data: Any) -> tuple[float, Any]:
         """Return the validation metric; in the encoder stage the error of the states, signed so that it selects."""

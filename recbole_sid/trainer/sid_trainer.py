@@ -202,6 +202,7 @@ class SIDTrainer(Trainer):
         if validates and (is_last or (epoch + 1) % self.eval_step == 0):
             started = perf_counter()
             score, result = self.validate(valid_data)
+            release_free_memory()
             shown = "  ".join(f"{name} {value:.4f}" for name, value in result.items())
             message += f"; validation {shown}, {perf_counter() - started:.1f}s"
             self.best_valid_score, self.cur_step, stop, improved = early_stopping(
