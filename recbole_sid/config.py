@@ -20,7 +20,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.utils import EvaluatorType
 
 from recbole_sid.errors import InputError, first_line, nearest
-from recbole_sid.registry import get_model
+from recbole_sid.registry import TRAINERS, get_model, get_trainer
 
 _HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in an installed wheel.
@@ -71,7 +71,7 @@ class Config(RecBoleConfig):
 
     Raises:
         InputError: for an unknown key (with the nearest known one), a missing file, an unknown model, or a value that
-            RecBole or the model (its `check_config`) refuses.
+            RecBole, the model or its trainer (their `check_config`) refuses.
     """
 
     def __init__(
@@ -92,9 +92,10 @@ class Config(RecBoleConfig):
             raise InputError(f"RecBole cannot use the configuration ({first_line(error)}).") from error
         self._check_keys()
         self._check_values()
-        check = getattr(self.model_class, "check_config", None)
-        if check is not None:  # ours
-            check(self)
+        trainers = [get_trainer(self["MODEL_TYPE"], self.model)] if self.model in TRAINERS else []
+        for ours in (self.model_class, *trainers):
+            if hasattr(ours, "check_config"):
+                ours.check_config(self)
 
     def _load_config_files(self, file_list: Sequence[str]) -> dict[str, Any]:
         settings: dict[str, Any] = {}
@@ -175,13 +176,14 @@ class Config(RecBoleConfig):
             )
 
     def _check_type(self, key: str, value: Any, default: Any) -> None:
-        """Refuse a value that is no number, or no dictionary, where the default is one, and sizes below 1."""
+        """Refuse what is no number, or no dictionary, where the default is one, sizes below 1, and dropout of 1."""
         wrong = isinstance(default, dict) and not isinstance(value, (dict, str, type(None)))
         if isinstance(default, (int, float)) and not isinstance(default, bool):
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             is_kind = is_number and (isinstance(value, int) or isinstance(default, float))
             is_size = isinstance(default, int) and key not in ("warmup_steps", "stopping_step", "full_sort_items")
             wrong = not is_kind or (key in self.model_keys() and value < (1 if is_size else 0))
+            wrong = wrong or (key.endswith("dropout_prob") and value >= 1)
         if isinstance(default, bool) and key in self.model_keys():
             wrong = not isinstance(value, bool)
         if wrong:

@@ -72,7 +72,7 @@ def _tiger_config(
     t5: foreign.Weights, dataset: str | None, config_files: Sequence[str], given: Mapping[str, Any]
 ) -> Config:
     """Return TIGER's configuration with the checkpoint's sizes, and semantic IDs of the checkpoint's codebook sizes."""
-    config = Config("TIGER", dataset, config_files, {**given, **foreign.t5_settings(t5)})
+    config = _config_with("TIGER", dataset, config_files, given, foreign.t5_settings(t5))
     if not config["semantic_ids_path"]:
         raise InputError(
             "The checkpoint's tokens are codes of semantic IDs: set semantic_ids_path to those it was trained with."
@@ -113,11 +113,27 @@ def _student_config(
     sizes: dict[str, int | str] = {**foreign.decoder_settings(foreign.student_decoder(weights))}
     if model == "SIDMLPPlusPlus":
         sizes |= foreign.encoder_settings(foreign.student_encoder(weights))
-    for key, value in sizes.items():
-        if given.get(key, value) != value:
-            raise InputError(f"The checkpoint has {key}={value}, not {given[key]}: leave it out, or give the same.")
-    settings = {**shared.shared_with_teacher(), **given, **sizes}
-    return Config(model, shared["dataset"], config_files, settings)
+    return _config_with(model, shared["dataset"], config_files, {**shared.shared_with_teacher(), **given}, sizes)
+
+
+def _config_with(
+    model: str,
+    dataset: str | None,
+    config_files: Sequence[str],
+    given: Mapping[str, Any],
+    decided: Mapping[str, int | str],
+) -> Config:
+    """Return the configuration with what the checkpoint has decided.
+
+    Raises:
+        InputError: if a property file or `given` says otherwise.
+    """
+    config = Config(model, dataset, config_files, {**given, **decided})
+    asked = {**config.file_config_dict, **given}
+    for key, value in decided.items():
+        if asked.get(key, value) != value:
+            raise InputError(f"The checkpoint has {key}={value}, not {asked[key]}: leave it out, or give the same.")
+    return config
 
 
 def _load_student(model: Any, weights: foreign.Weights, path: str | os.PathLike[str]) -> None:

@@ -110,6 +110,7 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
         return
     settings = teacher_config(config)
     settings["resume"] = config["resume"]
+    get_model(config["model"])(config, train_data._dataset)  # does it fit such a teacher? Before that draws its weights
     trainer = make_trainer(settings, train_data)
     log = getLogger()
     if trainer.is_finished(train_data):
@@ -118,7 +119,6 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
         )
     else:
         log.info(f"{config['model']} has no teacher_path: training its teacher {settings['model']} first")
-        get_model(config["model"])(config, train_data._dataset)  # before hours are spent: does it fit such a teacher?
         loader = training_loader(settings, train_data._dataset)
         trainer.fit(loader, valid_data, show_progress=settings["show_progress"])
         log.info(f"Teacher written to {trainer.saved_model_file}")

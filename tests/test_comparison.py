@@ -254,6 +254,13 @@ def test_command_writes_all_files(plan_file: Path, tmp_path: Path, capsys: pytes
             {"models": {"TIGER": {}, "SIDMLPPlusPlus": {"encoder": "itm"}}},
             "encoder='itm' .* must be one of token, item",
         ),
+        ({"models": {"TIGER": {"evaluate": {"x": {"decoding": "bem"}}}}}, "decoding='bem'"),
+        ({"models": {"TIGER": {"features": ["file"]}}}, "features has 'file', which needs feature_file"),
+        (
+            {"models": {"TIGER": {"features": ["file"], "feature_file": "no.npy"}}},
+            r"feature_file='no\.npy' does not exist",
+        ),
+        ({"models": {"TIGER": {}, "SIDMLP": {"student_path": "no.pth"}}}, r"SIDMLP: student_path='no\.pth' does not"),
         ({"tuned": True}, r"nothing is tuned on tiny \(only on .*scientific\)"),
     ],
 )

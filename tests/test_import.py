@@ -239,11 +239,9 @@ def test_sid_mlp_pp_gives_the_logits_of_its_description(
     else:
         torch.save(decoder, "student.pt")
         torch.save({f"encoder.{name}": value for name, value in encoder.items()}, "encoder.pt")
-    Path("own.yaml").write_text("encoder_positions: end")
     path = import_checkpoint(
         "student.pt",
         "SIDMLPPlusPlus",
-        config_files=["own.yaml"],  # the encoder is the paper's whatever a property file says
         settings={"teacher_path": teacher, "attention_heads": HEADS},
         encoder_file="encoder.pt" if files == "two" else None,
         output="out/student.pth",
@@ -360,9 +358,12 @@ def test_settings_that_are_not_the_checkpoints_are_refused(
     teacher: str, decoder: dict[str, torch.Tensor], encoder: dict[str, torch.Tensor]
 ) -> None:
     torch.save({**decoder, **encoder}, "student.pt")
-    given = {"teacher_path": teacher, "attention_heads": HEADS, "encoder_positions": "end"}
+    given = {"teacher_path": teacher, "attention_heads": HEADS}
     with pytest.raises(InputError, match="has encoder_positions=start, not end: leave it out, or give the same"):
-        import_checkpoint("student.pt", "SIDMLPPlusPlus", settings=given)
+        import_checkpoint("student.pt", "SIDMLPPlusPlus", settings={**given, "encoder_positions": "end"})
+    Path("own.yaml").write_text("encoder: item")
+    with pytest.raises(InputError, match="has encoder=token, not item"):
+        import_checkpoint("student.pt", "SIDMLPPlusPlus", config_files=["own.yaml"], settings=given)
 
 
 def test_named_roles_and_too_few_positions_are_refused(

@@ -14,7 +14,6 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_sid.config import Config
 from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.errors import InputError
 from recbole_sid.model.item_encoder import ItemEncoder
@@ -231,8 +230,6 @@ def test_forward_never_waits_for_values(build: Callable[..., Any], mixing: str) 
     assert packed.names & WAITING  # the measure sees them
 
 
-def test_impossible_choices_are_refused() -> None:
-    with pytest.raises(InputError, match=r"item_mixing='postion' .*position.* must be one of position, attention"):
-        Config("SIDMLPPlusPlus", "tiny", config_dict={"item_mixing": "postion"})
+def test_width_that_does_not_split_into_heads_is_refused() -> None:
     with pytest.raises(InputError, match="width 6 do not split"):
         ItemEncoder(nn.Embedding(9, 6), 2, 1, 6, 4, 1, 8, "attention", 0.0)

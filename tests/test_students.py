@@ -236,12 +236,6 @@ def test_a_fresh_weighted_mean_is_the_mean() -> None:
     assert_close(weighted(tokens, tokens != 0), mean(tokens, tokens != 0))
 
 
-@pytest.mark.parametrize(("key", "known"), [("encoder_positions", "start, end"), ("encoder_mixing", "mean, weighted")])
-def test_unknown_forms_of_the_mlp_encoder(student: Callable[..., Any], key: str, known: str) -> None:
-    with pytest.raises(InputError, match=f"{key}='last'.* must be one of {known}"):
-        student("SIDMLPPlusPlus", **{key: "last"})
-
-
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.7, 1.0), (0.3, 2.5), (1.0, 1.0), (0.0, 1.0)])
 @pytest.mark.parametrize(("name", "stage"), [pair for pair in STAGES if pair[1] != "encoder"])
 def test_distillation_loss(

@@ -279,14 +279,24 @@ def test_validation_every_few_epochs(configure: Callable[..., Config]) -> None:
     assert seen == [1, 3, 4]  # the last one too
 
 
-def test_freed_memory_is_released_after_every_epoch(
+def test_freed_memory_is_released_after_every_epoch_and_validation(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released: list[int] = []
     trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=3))
     monkeypatch.setattr("recbole_sid.trainer.sid_trainer.release_free_memory", lambda: released.append(1))
     trainer.fit(train_data, valid_data)
-    assert len(released) == 3
+    assert len(released) == 6
+
+
+def test_freed_memory_is_released_after_every_cache(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[int] = []
+    trainer, train_data, valid_data, _ = make(configure("SIDMLPPlusPlus", distill_cache="memory"))
+    monkeypatch.setattr("recbole_sid.trainer.distillation.release_free_memory", lambda: released.append(1))
+    trainer.fit(train_data, valid_data)
+    assert len(released) == 2  # before each stage
 
 
 def test_stage_shorter_than_eval_step_is_validated_at_its_end(train: Callable[..., Run]) -> None:
@@ -363,11 +373,6 @@ def test_schedule_ends_with_the_last_step_of_training(train: Callable[..., Run])
     trainer = train("TIGER", warmup_steps=2, lr_scheduler="linear").trainer
     assert trainer.scheduler.last_epoch == 2 * len(make(trainer.config)[1])
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
-
-
-def test_unknown_schedule_is_refused(train: Callable[..., Run]) -> None:
-    with pytest.raises(InputError, match=r"Unknown lr_scheduler 'cosin' .did you mean 'cosine'"):
-        train("TIGER", lr_scheduler="cosin")
 
 
 # --- Distillation -----------------------------------------------------------------------------------------------------
@@ -457,11 +462,6 @@ def test_no_unfinished_cache_remains(
     assert os.listdir("cache") == []
 
 
-def test_unknown_cache_is_refused(train: Callable[..., Run]) -> None:
-    with pytest.raises(InputError, match="distill_cache='ram' must be one of none, memory, disk"):
-        train("SIDMLP", distill_cache="ram")
-
-
 @pytest.mark.parametrize("model", ["SIDMLP", "SIDMLPPlusPlus"])
 def test_teacher_does_not_change(configure: Callable[..., Config], model: str) -> None:
     stages = ["decoder"] if model == "SIDMLP" else ["encoder", "decoder", "joint"]
@@ -504,6 +504,9 @@ def test_students_share_the_teacher_that_was_trained_alone(
         config = configure(model)
         assert teacher_config(config).fingerprint() == tiger.config.fingerprint()
         assert train(model).config["teacher_path"] == tiger.trainer.saved_model_file
+    trained_by_a_student = load_checkpoint(train("SIDMLP", checkpoint_dir="elsewhere").config["teacher_path"])
+    alone = load_checkpoint(tiger.trainer.saved_model_file)
+    assert same_weights(trained_by_a_student["state_dict"], alone["state_dict"])
 
 
 def test_interrupted_teacher_is_continued(configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -774,11 +777,6 @@ def test_the_item_encoder_learns_directly_and_its_checkpoint_ranks_alike(train: 
     rows = next(iter(run.test_data))[0]
     for found, expected in zip(model.retrieve(rows), run.trainer.model.retrieve(rows), strict=True):
         assert torch.equal(found, expected)
-
-
-def test_an_unknown_encoder_is_refused(train: Callable[..., Run]) -> None:
-    with pytest.raises(InputError, match=r"encoder='itm'.* must be one of token, item\."):
-        train("SIDMLPPlusPlus", encoder="itm")
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])

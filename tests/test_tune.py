@@ -290,6 +290,7 @@ def test_recbole_lines_that_cannot_be_understood_are_refused(text: str, message:
         ("teacher_config.d_model: {choice: [64, wide]}\n", "d_model='wide'"),
         ("topk: {choice: [[5], [10]]}\n", "cannot be searched"),
         ("alpha: {choice: [high]}\n", "alpha='high'"),
+        ("attention_dim: {choice: [384, 385]}\nalpha: {choice: [0.5, 0.7]}\n", "attention_dim=385 must be a multiple"),
         ("tokenizer: {choice: [opq]}\nalpha: {choice: [0.5], when: {tokeniser: opq}}\n", "no configuration key"),
     ],
 )
@@ -298,6 +299,11 @@ def test_keys_and_values_are_checked_before_any_trial(
 ) -> None:
     with pytest.raises(InputError, match=message):
         make_plan(Config("SIDMLP", "tiny", config_dict=settings("SIDMLP")), space_of(text), Options())
+
+
+def test_values_that_fit_some_other_searched_value_are_accepted(settings: Callable[..., dict[str, Any]]) -> None:
+    text = "attention_dim: {choice: [150, 300]}\nattention_heads: {choice: [5, 6]}\n"  # the default is 384
+    make_plan(Config("SIDMLP", "tiny", config_dict=settings("SIDMLP")), space_of(text), Options())
 
 
 @pytest.mark.parametrize(

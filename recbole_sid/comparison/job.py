@@ -20,6 +20,7 @@ from recbole_sid.data.dataset import check_files
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.per_user import per_user_results, write_per_user
 from recbole_sid.evaluation.throughput import users_per_second
+from recbole_sid.features.pipeline import check_sources
 from recbole_sid.features.sources import content_hash, feature_sources
 from recbole_sid.files import write_json
 from recbole_sid.hardware import peak_memory
@@ -87,6 +88,9 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             settings |= {key: places[member] for key, member in entry.members.items()}
             config = Config(entry.model, plan.dataset, entry.files, settings)
             check_files(config)
+            _check_sources(entry, config)
+            for changes in entry.evaluations.values():
+                Config(entry.model, plan.dataset, entry.files, {**settings, **changes})
             if entry.teacher is not None:
                 _check_same_semantic_ids(entry.name, config, entry.teacher, configs[entry.teacher])
             configs[entry.name] = config
@@ -96,6 +100,16 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             places[entry.name] = str(Path(folder) / name)
             jobs.append(Job(entry, seed, plan.dataset, settings, places[entry.name], data))
     return jobs
+
+
+def _check_sources(entry: Entry, config: Config) -> None:
+    """Raise InputError if a file that the job reads is missing, those aside that jobs before it write."""
+    for key in ("student_path", "teacher_path", "semantic_ids_path"):
+        written_before = key == "teacher_path" and entry.teacher is not None
+        if config[key] and not written_before and not Path(config[key]).exists():
+            raise InputError(f"{entry.name}: {key}='{config[key]}' does not exist.")
+    if entry.model in MODELS and not config["semantic_ids_path"]:
+        check_sources(config)
 
 
 def _check_same_semantic_ids(name: str, config: Config, teacher: str, teacher_config: Config) -> None:

@@ -6,6 +6,7 @@ Everything is fitted on the items that occur in training.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from recbole_sid.errors import InputError
 from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.scaling import normalizers, reduction, training_items
+from recbole_sid.features.sources import feature_file
 from recbole_sid.files import prefixed, with_prefix
 from recbole_sid.registry import FEATURES, resolve
 
@@ -140,6 +142,17 @@ def feature_names(config: Any) -> list[str]:
     if not names:
         raise InputError("features is empty: name at least one of " + ", ".join(FEATURES) + ".")
     return names
+
+
+def check_sources(config: Any) -> None:
+    """Raise InputError if the features' files are missing, before anything is read."""
+    file = feature_file(config)
+    if "file" in feature_names(config) and not file:
+        raise InputError("features has 'file', which needs feature_file: a file with a row for each item.")
+    named = {"feature_file": file, **{key: config[key] for key in ("feature_tokens", "collaborative_checkpoint")}}
+    for key, path in named.items():
+        if path and not Path(path).exists():
+            raise InputError(f"{key}='{path}' does not exist.")
 
 
 def _check_finite(part: np.ndarray, name: str, item_tokens: np.ndarray) -> None:

@@ -187,6 +187,7 @@ def decoder_settings(decoder: Weights) -> dict[str, int]:
 def encoder_settings(encoder: Weights) -> dict[str, int | str]:
     """Return the sizes of a SID-MLP++ encoder, and the paper's form of it, as configuration keys."""
     return {
+        "encoder": "token",
         "encoder_layers": _count(encoder, r"layers\.(\d+)\."),
         "encoder_ffn_size": _shape(encoder, "layers.0.0.0.weight")[0],
         "max_positions": _shape(encoder, _ENCODER)[0],

@@ -31,8 +31,8 @@ from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.model.mlp import SIDMLPDecoder
 from recbole_sid.model.packing import Packed, Padded
 from recbole_sid.model.prepared import Prepared
-from recbole_sid.model.supervision import CACHES, Supervision
-from recbole_sid.model.teacher import build_teacher, freeze, load_teacher
+from recbole_sid.model.supervision import Supervision
+from recbole_sid.model.teacher import build_teacher, freeze, load_teacher, teacher_config
 
 # Users whose beams are searched together on the CPU: more, and activations leave the cache.
 _USERS_IN_CACHE = 32
@@ -55,17 +55,18 @@ class SIDMLP(SIDRecommender):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        if not 0 <= config["alpha"] <= 1 or config["temperature"] <= 0:
-            raise InputError(
-                f"alpha={config['alpha']} must be in 0..1 and temperature={config['temperature']} above 0."
-            )
+        if not config["teacher_path"]:
+            teacher_config(config)
+        if not 0 <= config["alpha"] <= 1:
+            raise InputError(f"alpha={config['alpha']} must be in 0..1.")
+        if config["temperature"] <= 0:
+            raise InputError(f"temperature={config['temperature']} must be above 0.")
         if config["attention_dim"] % config["attention_heads"]:
             raise InputError(
                 f"attention_dim={config['attention_dim']} must be a multiple of attention_heads="
                 f"{config['attention_heads']}."
             )
         require_known("encoder_dtype", config["encoder_dtype"], DTYPES)
-        require_known("distill_cache", config["distill_cache"] or "none", CACHES)
         cls.chosen_stages(config)
 
     @classmethod
@@ -81,7 +82,8 @@ class SIDMLP(SIDRecommender):
             InputError: for a stage that the model does not have, or one that would start from an untrained encoder.
         """
         known, chosen = cls.stages_of(config), config["distill_stages"]
-        names = (chosen,) if isinstance(chosen, str) else tuple(chosen or [name for name in known if name != "joint"])
+        names = chosen or [name for name in known if name != "joint"]
+        names = tuple(names) if isinstance(names, (list, tuple)) else (names,)
         if any(name not in known for name in names):
             raise InputError(
                 f"distill_stages={list(names)} is not possible for {config['model']}: choose from {', '.join(known)}."

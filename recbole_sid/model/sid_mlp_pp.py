@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from recbole_sid.data.vocabulary import PAD
-from recbole_sid.errors import require_known
+from recbole_sid.errors import InputError, require_known
 from recbole_sid.model import item_encoder, token_encoder
 from recbole_sid.model.item_encoder import ItemEncoder
 from recbole_sid.model.sid_mlp import SIDMLP
@@ -48,6 +48,8 @@ class SIDMLPPlusPlus(SIDMLP):
         require_known("encoder_mixing", config["encoder_mixing"], token_encoder.MIXINGS)
         require_known("item_mixing", config["item_mixing"], item_encoder.MIXINGS)
         super().check_config(config)
+        if config["encoder_dtype"] != "float32":
+            raise InputError(f"{cls.__name__} computes in float32 only: leave out encoder_dtype.")
 
     @classmethod
     def stages_of(cls, config: Any) -> tuple[str, ...]:

@@ -10,9 +10,6 @@ from torch import nn
 
 from recbole_sid.data.vocabulary import PAD
 
-# Where it is kept, if anywhere, once it is computed: values of ``distill_cache``.
-CACHES = ("none", "memory", "disk")
-
 
 class Supervision(NamedTuple):
     """States of a frozen encoder and the teacher's level logits for one batch.

@@ -21,6 +21,8 @@ from recbole_sid.files import locked
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.progress import progress
 
+CACHES = ("none", "memory", "disk")
+
 
 class CachedSupervision:
     """Supervision of every training row, in half precision, in memory or in memory-mapped files.

@@ -10,12 +10,12 @@ import torch
 from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint, load_weights
 from recbole_sid.config import Config
 from recbole_sid.data.vocabulary import PAD
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, require_known
 from recbole_sid.hardware import release_free_memory
 from recbole_sid.model.sid_mlp_pp import state_error
 from recbole_sid.model.supervision import OnlineSupervision
 from recbole_sid.progress import progress
-from recbole_sid.trainer.distill_cache import CachedSupervision, JoinedSupervision
+from recbole_sid.trainer.distill_cache import CACHES, CachedSupervision, JoinedSupervision
 from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
 
 # Stages that epochs and learning_rate are of.
@@ -29,6 +29,11 @@ class DistillationTrainer(SIDTrainer):
     ``<stage>_epochs`` and ``<stage>_learning_rate``; student_path (weights to start from, to run a later stage alone);
     distill_cache (none, memory, disk) and distill_cache_dir.
     """
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        super().check_config(config)
+        require_known("distill_cache", config["distill_cache"] or "none", CACHES)
 
     def stages(self) -> list[Stage]:
         """Return the stages of ``distill_stages``."""

@@ -24,6 +24,10 @@ class EnsembleTrainer(SIDTrainer):
     Nothing else is learnt and no other split is read. The checkpoint holds the choice and both models.
     """
 
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Refuse nothing: neither an optimizer nor a schedule is used."""
+
     def lineage_of(self, train_data: Any) -> dict[str, str]:
         """Return what the choice depends on: the data, the semantic IDs and both models' weights."""
         weights = {"ID model": hash_weights(self.model.id_model), "SID model": hash_weights(self.model.sid_model)}

@@ -18,12 +18,15 @@ from recbole.utils import calculate_valid_score, early_stopping
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights, save_checkpoint
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, require_known
 from recbole_sid.evaluation.collector import RetrievedItemsCollector
 from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.hardware import cpu_has_fast_bfloat16, release_free_memory
 from recbole_sid.progress import progress
-from recbole_sid.trainer.schedule import learning_rate_schedule
+from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
+
+# Those that RecBole's trainer knows; it takes Adam for any other.
+_LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 
 
 class Stage(NamedTuple):
@@ -68,6 +71,12 @@ class SIDTrainer(Trainer):
         self.best_epoch = -1
         self.train_s = 0.0
         self.show_progress = False
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise InputError for values of `config` that cannot be trained with; a `Config` is checked when made."""
+        require_known("lr_scheduler", config["lr_scheduler"], SHAPES)
+        require_known("learner", config["learner"].lower(), _LEARNERS)
 
     @property
     def last_file(self) -> Path:

@@ -254,7 +254,7 @@ def check_space(space: Space, config: Config) -> None:
 
     Raises:
         InputError: for a key that the model does not know, or that trials must have in common, or a value that it
-            refuses.
+            refuses, whatever value another searched key has.
     """
     keys = [*space.constants, *(parameter.key for parameter in space.parameters)]
     for parameter in space.parameters:
@@ -266,9 +266,16 @@ def check_space(space: Space, config: Config) -> None:
     base = {**config.external_config_dict, **{k: v for k, v in space.constants.items() if "." not in k}}
     base = nested(base, {key: value for key, value in space.constants.items() if "." in key})
     for change in _each_value(space):
-        settings = Config(config["model"], config["dataset"], config_dict=nested(base, change))
-        if "teacher_model" in settings and any(key.startswith("teacher_") for key in change):
-            teacher_config(settings)
+        if not any(_accepts(config, nested(base, {**other, **change})) for other in ({}, *_each_value(space))):
+            Config(config["model"], config["dataset"], config_dict=nested(base, change))  # says why
+
+
+def _accepts(config: Config, settings: Mapping[str, Any]) -> bool:
+    try:
+        Config(config["model"], config["dataset"], config_dict=settings)
+    except InputError:
+        return False
+    return True
 
 
 def _each_value(space: Space) -> Iterator[dict[str, Any]]:
