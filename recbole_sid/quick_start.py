@@ -110,7 +110,8 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
         return
     settings = teacher_config(config)
     settings["resume"] = config["resume"]
-    get_model(config["model"])(config, train_data._dataset)  # does it fit such a teacher? Before that draws its weights
+    # Does it fit such a teacher? Built before the teacher's random numbers begin.
+    get_model(config["model"])(config, train_data._dataset)
     trainer = make_trainer(settings, train_data)
     log = getLogger()
     if trainer.is_finished(train_data):

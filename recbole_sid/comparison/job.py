@@ -89,7 +89,7 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             config = Config(entry.model, plan.dataset, entry.files, settings)
             check_files(config)
             _check_sources(entry, config)
-            for changes in entry.evaluations.values():
+            for changes in filter(None, entry.evaluations.values()):
                 Config(entry.model, plan.dataset, entry.files, {**settings, **changes})
             if entry.teacher is not None:
                 _check_same_semantic_ids(entry.name, config, entry.teacher, configs[entry.teacher])
