@@ -17,7 +17,6 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from recbole_sid.data.vocabulary import TokenVocabulary
-from recbole_sid.errors import InputError
 from recbole_sid.features import FeaturePipeline
 from recbole_sid.model.code_init import code_means, start_from_features
 from recbole_sid.quick_start import make_trainer
@@ -191,12 +190,9 @@ def test_start_on_a_gpu_is_that_on_the_cpu(features: np.ndarray, codes: np.ndarr
     assert_allclose(on_gpu.weight.cpu().numpy(), embedding.weight.detach().numpy(), **CLOSE)
 
 
-def test_random_is_the_default_and_others_are_refused(prepare: Callable[..., Any]) -> None:
+def test_random_is_the_default(prepare: Callable[..., Any]) -> None:
     config, train, _, _ = prepare("TIGER")
     model = make_trainer(config, train).model
     before = model.token_embedding.weight.detach().clone()
     model.start_from_data(config, train._dataset)
     assert torch.equal(before, model.token_embedding.weight)
-    config, train, _, _ = prepare("TIGER", code_init="feature")
-    with pytest.raises(InputError, match=r"code_init='feature' .*features"):
-        make_trainer(config, train)

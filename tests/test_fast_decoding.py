@@ -389,8 +389,8 @@ def test_models_of_other_types_rank(
 
 
 def test_a_float32_encoder_refuses_another_type(prepare: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match="MLPEncoder computes in float32 only: leave out encoder_dtype"):
-        tiny_model(prepare, "SIDMLPPlusPlus", encoder_dtype="bfloat16")
+    with pytest.raises(InputError, match="CausalTransformer computes in float32 only: leave out encoder_dtype"):
+        tiny_model(prepare, "SIDMLP", encoder_dtype="bfloat16", teacher_model="CausalSID", teacher_config={})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
