@@ -14,7 +14,7 @@ import numpy as np
 from recbole_sid.errors import InputError
 from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.scaling import normalizers, reduction, training_items
-from recbole_sid.features.sources import feature_file
+from recbole_sid.features.sources import source_files
 from recbole_sid.files import prefixed, with_prefix
 from recbole_sid.registry import FEATURES, resolve
 
@@ -146,11 +146,10 @@ def feature_names(config: Any) -> list[str]:
 
 def check_sources(config: Any) -> None:
     """Raise InputError if the features' files are missing, before anything is read."""
-    file = feature_file(config)
-    if "file" in feature_names(config) and not file:
+    files = source_files(config)
+    if "file" in feature_names(config) and not files["feature_file"]:
         raise InputError("features has 'file', which needs feature_file: a file with a row for each item.")
-    named = {"feature_file": file, **{key: config[key] for key in ("feature_tokens", "collaborative_checkpoint")}}
-    for key, path in named.items():
+    for key, path in files.items():
         if path and not Path(path).exists():
             raise InputError(f"{key}='{path}' does not exist.")
 

@@ -18,13 +18,17 @@ def feature_sources(config: Any) -> dict[str, str]:
 
     Keys that are empty, or name what is not on this disk (a model of a hub), are left out.
     """
-    paths = {
+    paths = {**source_files(config), "text_model": config["text_model"] and encoder_source(config["text_model"])}
+    return {key: content_hash(path) for key, path in paths.items() if path and Path(path).exists()}
+
+
+def source_files(config: Any) -> dict[str, str | None]:
+    """Return the file that each configuration key names; one of a model is not among them, it may be a hub's."""
+    return {
         "feature_file": feature_file(config),
         "feature_tokens": config["feature_tokens"],
         "collaborative_checkpoint": config["collaborative_checkpoint"],
-        "text_model": config["text_model"] and encoder_source(config["text_model"]),
     }
-    return {key: content_hash(path) for key, path in paths.items() if path and Path(path).exists()}
 
 
 def feature_file(config: Any) -> str | None:

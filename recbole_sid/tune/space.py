@@ -266,7 +266,7 @@ def check_space(space: Space, config: Config) -> None:
     base = {**config.external_config_dict, **{k: v for k, v in space.constants.items() if "." not in k}}
     base = nested(base, {key: value for key, value in space.constants.items() if "." in key})
     for change in _each_value(space):
-        if not any(_accepts(config, nested(base, {**other, **change})) for other in ({}, *_each_value(space))):
+        if not any(_accepts(config, nested(base, {**other, **change})) for other in _each_value(space)):
             Config(config["model"], config["dataset"], config_dict=nested(base, change))  # says why
 
 
