@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_sid.files import replacing, write_json, write_text
+from recbole_sid.errors import InputError
+from recbole_sid.files import check_folder_writable, check_writable, replacing, write_json, write_text
 
 
 def test_replacing_writes_the_new_content() -> None:
@@ -66,3 +67,51 @@ def test_json_reads_back() -> None:
     text = Path("folder/result.json").read_text(encoding="utf-8")
     assert json.loads(text) == value
     assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("path", ["new.json", "a/b/new.json", "a/b/", "old.json", "/dev/null", "link.json"])
+def test_check_of_what_can_be_written_leaves_nothing_behind(path: str) -> None:
+    write_text("old.json", "old")
+    os.symlink("old.json", "link.json")
+    check_writable(path)
+    assert sorted(os.listdir()) == ["link.json", "old.json"]
+    assert Path("old.json").read_text(encoding="utf-8") == "old"
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("folder", "is a folder"),
+        ("old.json/new.json", "is no folder"),
+        ("old.json/", "is no folder"),
+        ("", "no name"),
+        ("x" * 300, "cannot be written to"),
+        ("a\0b", "no name"),
+        ("/proc/new.json", "cannot be written to"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_in_a_sentence(path: str, problem: str) -> None:
+    write_text("old.json", "old")
+    os.mkdir("folder")
+    with pytest.raises(InputError, match=problem):
+        check_writable(path)
+    assert sorted(os.listdir()) == ["folder", "old.json"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_permissions_are_checked() -> None:
+    os.mkdir("closed", mode=0o500)
+    for check, path in ((check_writable, "closed/new.json"), (check_folder_writable, "closed/new")):
+        with pytest.raises(InputError, match="cannot be written to"):
+            check(path)
+
+
+def test_output_folders_are_checked_and_not_made() -> None:
+    write_text("old.json", "old")
+    check_folder_writable("a/b")
+    check_folder_writable(".")
+    with pytest.raises(InputError, match="is no folder"):
+        check_folder_writable("old.json")
+    with pytest.raises(InputError, match="cannot be written to"):
+        check_folder_writable("/proc/new")
+    assert os.listdir() == ["old.json"]
