@@ -26,9 +26,14 @@ _EXTENDS = "extended semantic IDs"
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write `content` (tensors and plain types) to `path`."""
-    with replacing(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+    """Write `content` (tensors and plain types) to `path`.
+
+    Raises:
+        InputError: if the disk is full or nothing can be written there; a file that was there stays.
+    """
+    # Through a stream of Python's, so that torch's error on a full disk carries the system's.
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        torch.save({"format": FORMAT, **content}, stream)
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:

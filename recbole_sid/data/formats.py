@@ -282,8 +282,8 @@ def _write_tensor(semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> No
     import torch
 
     codes = semantic_ids.codes[_numbered(semantic_ids, path)]
-    with replacing(path) as temporary:
-        torch.save(torch.from_numpy(codes.T.copy()), temporary)
+    with replacing(path) as temporary, open(temporary, "wb") as stream:  # a stream: see save_checkpoint
+        torch.save(torch.from_numpy(codes.T.copy()), stream)
 
 
 TENSOR = Format(_read_tensor, _write_tensor)
