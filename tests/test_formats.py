@@ -414,3 +414,51 @@ def test_our_own_file_of_another_dataset_or_catalogue_is_refused(tmp_path: Path)
     with pytest.raises(InputError, match="1 of the dataset's 3 items have no semantic ID"):
         read_semantic_ids(tmp_path / "made.npz", ["a", "b", "c"], dataset="first")
     assert read_semantic_ids(tmp_path / "made.npz", ["b", "a"], dataset="first").codes.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_the_row_numbers_that_pandas_writes_are_no_level(ending: str, caplog: pytest.LogCaptureFixture) -> None:
+    frame = pd.DataFrame({"item_id": list("abcd"), "c1": [0, 1, 0, 1], "c2": [0, 0, 1, 1]})
+    frame.index = pd.Index(range(len(frame)), dtype="int64")
+    if ending == "csv":
+        frame.to_csv("x.csv")
+    else:
+        frame.insert(1, "Unnamed: 0", range(len(frame)))
+        frame.to_parquet("x.parquet", index=True)
+    read = read_semantic_ids(f"x.{ending}")
+    assert read.codes.tolist() == frame[["c1", "c2"]].to_numpy().tolist()
+    assert "a column without a name that counts the rows: it is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (",item,c1\n0,a,1\n1,b,2\n", "none called item_id"),
+        (",c1,c2\na,1,1\nb,2,1\n", "none called item_id"),
+        ("Unnamed: 0,c1\n0,1\n1,2\n", "none called item_id"),
+        ("item_id,,c1\na,7,1\nb,8,2\n", "does not count the rows"),
+        ("item_id,c1,\na,1,\nb,2,\n", "does not count the rows"),
+        (",item_id\n0,a\n1,b\n", "one column per level"),
+    ],
+)
+def test_columns_without_a_name_are_no_levels(content: str, message: str) -> None:
+    Path("x.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_semantic_ids("x.csv")
+
+
+def test_an_index_of_item_ids_in_parquet_is_the_column_of_items() -> None:
+    frame = pd.DataFrame({"c1": [0, 1], "c2": [1, 1]}, index=pd.Index(["a", "b"], name="item_id"))
+    frame.to_parquet("x.parquet")
+    assert read_semantic_ids("x.parquet").item_tokens.tolist() == ["a", "b"]
+    frame.rename_axis(None).to_parquet("y.parquet")
+    with pytest.raises(InputError, match="none called item_id"):
+        read_semantic_ids("y.parquet")
+
+
+def test_a_level_that_numbers_the_items_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    frame = pd.DataFrame({"item_id": [f"i{row}" for row in range(20)], "row": range(20), "c1": [0, 1] * 10})
+    frame.to_csv("x.csv", index=False)
+    read_semantic_ids("x.csv")
+    assert "another code at level 1" in caplog.text
+    assert "at level 2" not in caplog.text

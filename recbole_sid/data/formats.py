@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from logging import getLogger
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, NamedTuple
@@ -18,13 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from recbole_sid.catalogue import match_rows
-from recbole_sid.data.semantic_ids import SemanticIDs
+from recbole_sid.catalogue import match_rows, token_array
+from recbole_sid.data.semantic_ids import LARGEST_SIZE, SemanticIDs, check_levels
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.files import replacing, write_text
+from recbole_sid.reading import is_plain_tensor, load_tensors, read_json, read_parquet
 
 ABSENT = -1  # stands for a level that an item's semantic ID does not have
-LARGEST_SIZE = 1 << 24  # codes a level can have; far above any codebook, so larger numbers are item ids or the like
 _ITEM_COLUMN = "item_id"
 
 
@@ -85,7 +87,7 @@ class _Pairs(list):
 
 def _read_json(path: str | os.PathLike[str]) -> CodeTable:
     """Read ``{item: [codes]}``, the codes as numbers or as ``"<a_12>"``."""
-    content = _json_content(path)
+    content = read_json(path, _Pairs)
     if not isinstance(content, _Pairs) or not content:
         raise InputError(f"'{path}' must hold one JSON object {{item: [codes], ...}} of at least one item.")
     items, lists = zip(*content, strict=True)
@@ -94,14 +96,18 @@ def _read_json(path: str | os.PathLike[str]) -> CodeTable:
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     if lengths.min() == 0:
         raise InputError(f"'{path}' has {(lengths == 0).sum()} items without any code: leave them out.")
+    check_levels(int(lengths.max()), f"'{path}'")
     flat = _json_codes(list(chain.from_iterable(lists)), lengths, path)
-    return _table(np.array(items, dtype=str), _rectangle(flat, lengths), path)
+    return _table(token_array(items, f"'{path}'"), _rectangle(flat, lengths), path)
 
 
 def _json_codes(values: list[Any], lengths: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
     """Return the codes of all items in a row, written as numbers or as words: int64 [n]."""
     kinds = set(map(type, values))
     if kinds == {str}:
+        longest = max(values, key=len)
+        if len(longest) > _LONGEST_WORD:
+            raise InputError(f"'{path}' has the code '{longest[:_LONGEST_WORD]}...', not <a_NUMBER>.")
         return _in_range(_codes_of_words(np.array(values), lengths, path), path)
     if kinds != {int}:
         problem = next(text for kind, text in _NO_CODES.items() if kind in kinds)
@@ -112,6 +118,7 @@ def _json_codes(values: list[Any], lengths: np.ndarray, path: str | os.PathLike[
         raise InputError(_too_large(max(values, key=abs), path)) from None
 
 
+_LONGEST_WORD = 100  # characters of a code in quotes
 # What JSON may hold in the place of a code, and how to say so; the first that occurs is named.
 _NO_CODES: dict[type, str] = {
     list: "nests lists within an item's codes",
@@ -121,13 +128,6 @@ _NO_CODES: dict[type, str] = {
     float: "holds codes that are no whole numbers",
     str: "has some codes in quotes and others not",
 }
-
-
-def _json_content(path: str | os.PathLike[str]) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
-    except ValueError as error:  # no UTF-8, no JSON, a number of thousands of digits
-        raise InputError(f"'{path}' is no JSON file ({first_line(error)}).") from error
 
 
 def _codes_of_words(words: np.ndarray, lengths: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
@@ -263,17 +263,20 @@ def _read_tensor(path: str | os.PathLike[str]) -> CodeTable:
     import torch
 
     try:
-        codes = torch.load(path, weights_only=True, map_location="cpu")
+        codes = load_tensors(path)
+    except InputError:
+        raise
     except Exception as error:  # a damaged pickle raises anything
         raise InputError(f"'{path}' is no tensor that torch loads without pickle ({first_line(error)}).") from error
     whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    if not isinstance(codes, torch.Tensor) or codes.dim() != 2 or codes.dtype not in whole:
+    if not is_plain_tensor(codes) or codes.dim() != 2 or codes.dtype not in whole:
         raise InputError(
             f"'{path}' must hold one tensor of whole numbers [levels, items] (for a model's weights, say which model: "
             "--model=TIGER)."
         )
     if codes.shape[0] > codes.shape[1] or codes.numel() == 0:
         raise InputError(f"'{path}' has shape {tuple(codes.shape)}: it must be [levels, items].")
+    check_levels(codes.shape[0], f"'{path}'")
     table = codes.T.long().numpy()
     return _table(np.arange(len(table)).astype(str), _in_range(table, path), path)
 
@@ -290,17 +293,16 @@ TENSOR = Format(_read_tensor, _write_tensor)
 
 
 def _read_csv(path: str | os.PathLike[str]) -> CodeTable:
-    """Read a column of items (``item_id``, else the first) and one column per level; empty cells are absent levels."""
+    """Read a column of items (``item_id``, else the first) and one column per level; empty cells are absent levels.
+
+    A first column without a name beside ``item_id`` is pandas' numbering of the rows, and left out.
+    """
+    options: dict[str, Any] = {"sep": _separator(path), "compression": None, "encoding": "utf-8-sig"}
     try:
-        names = pd.read_csv(path, sep=_separator(path), nrows=0).columns
+        names = pd.read_csv(path, nrows=0, **options).columns
         item, levels = _columns(names, path)
-        frame = pd.read_csv(
-            path,
-            sep=_separator(path),
-            dtype={item: str},
-            keep_default_na=False,
-            na_values={level: [""] for level in levels},
-        )
+        missing = {level: [""] for level in levels}
+        frame = pd.read_csv(path, dtype={item: str}, keep_default_na=False, na_values=missing, **options)
     except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors are ValueErrors
         if isinstance(error, InputError):
             raise
@@ -311,9 +313,9 @@ def _read_csv(path: str | os.PathLike[str]) -> CodeTable:
 def _read_parquet(path: str | os.PathLike[str]) -> CodeTable:
     """As CSV, from Parquet."""
     try:
-        frame = pd.read_parquet(path)
-    except ImportError as error:
-        raise InputError(f"Reading '{path}' needs a Parquet library: pip install pyarrow.") from error
+        frame = read_parquet(path).to_pandas(ignore_metadata=True)  # an index, too, comes as a column
+    except InputError:
+        raise
     except Exception as error:  # pyarrow has exceptions of its own
         raise InputError(f"'{path}' is no Parquet table ({first_line(error)}).") from error
     return _read_frame(frame, *_columns(frame.columns, path), path)
@@ -326,21 +328,48 @@ def _separator(path: str | os.PathLike[str]) -> str:
 def _columns(names: Sequence[Any] | pd.Index, path: str | os.PathLike[str]) -> tuple[Any, list[Any]]:
     """Return the column of items and those of the levels."""
     item = _ITEM_COLUMN if _ITEM_COLUMN in names else names[0] if len(names) else None
+    if item != _ITEM_COLUMN and any(map(_is_nameless, names)):
+        raise InputError(
+            f"'{path}' has a column without a name and none called {_ITEM_COLUMN}, so that its items cannot be told "
+            f"from row numbers: name the column of items {_ITEM_COLUMN} (with pandas, write without the index)."
+        )
     levels = [name for name in names if name != item]
     if not levels:
         raise InputError(f"'{path}' needs a column of items and one column per level.")
+    check_levels(len(levels), f"'{path}'")
     return item, levels
+
+
+def _is_nameless(name: Any) -> bool:
+    """Say whether pandas gave a column this name for want of one."""
+    return re.fullmatch(r"\s*|Unnamed: \d+|__index_level_\d+__", str(name)) is not None
+
+
+def _without_row_numbers(frame: pd.DataFrame, levels: list[Any], path: str | os.PathLike[str]) -> list[Any]:
+    """Return `levels` without a nameless column that counts the rows, as pandas writes; refuse any other nameless."""
+    nameless = [name for name in levels if _is_nameless(name)]
+    for name in nameless:
+        if not np.array_equal(pd.to_numeric(frame[name], errors="coerce"), np.arange(len(frame))):
+            raise InputError(
+                f"'{path}' has a column without a name ('{name}') that does not count the rows: name it if it is a "
+                "level, else remove it."
+            )
+        getLogger().warning(f"'{path}' has a column without a name that counts the rows: it is left out.")
+    kept = [name for name in levels if name not in nameless]
+    if not kept:
+        raise InputError(f"'{path}' needs a column of items and one column per level.")
+    return kept
 
 
 def _read_frame(frame: pd.DataFrame, item: Any, levels: list[Any], path: str | os.PathLike[str]) -> CodeTable:
     if frame.empty:
         raise InputError(f"'{path}' holds no item.")
-    columns = [_level(frame[level], path) for level in levels]
+    columns = [_level(frame[level], path) for level in _without_row_numbers(frame, levels, path)]
     codes = np.stack(columns, axis=1)
     absent = codes == ABSENT
     if (absent[:, :-1] & ~absent[:, 1:]).any() or absent[:, 0].any():
         raise InputError(f"'{path}' has an empty cell before an item's last code: only the last levels may be empty.")
-    return _table(frame[item].astype(str).to_numpy(dtype=str), codes, path)
+    return _table(token_array(frame[item].astype(str).to_list(), f"'{path}'"), codes, path)
 
 
 def _level(column: pd.Series, path: str | os.PathLike[str]) -> np.ndarray:

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_sid.catalogue import match_rows
-from recbole_sid.data.formats import ABSENT, LARGEST_SIZE, CodeTable, Format, ends_in_rank, format_of, numbering_file
-from recbole_sid.data.semantic_ids import SemanticIDs
+from recbole_sid.catalogue import match_rows, token_array
+from recbole_sid.data.formats import ABSENT, CodeTable, Format, ends_in_rank, format_of, numbering_file
+from recbole_sid.data.semantic_ids import LARGEST_SIZE, SemanticIDs
 from recbole_sid.errors import InputError
 from recbole_sid.registry import COLLISIONS, FORMATS, resolve
 from recbole_sid.tokenizer.collisions import CollisionContext, summary
 
 _EXAMPLES = 3
+_FEW = 10  # items that may well have different codes by chance
 
 
 class Coverage(NamedTuple):
@@ -78,7 +79,8 @@ def read_semantic_ids(
     if item_tokens is not None:
         if numbering is None:
             _warn_of_numbers(table, path)
-        table = _in_order(table, np.asarray(item_tokens, dtype=str), path)
+        table = _in_order(table, token_array(item_tokens, "The dataset"), path)
+    _warn_of_unique_levels(table.codes, path)
     codes, sizes, padded = _filled_up(table.codes, codebook_sizes, path)
     recipe: dict[str, Any] = {
         "source": Path(path).name,
@@ -163,7 +165,7 @@ def _load(
 def _renamed(table: CodeTable, numbering: str | os.PathLike[str], path: str | os.PathLike[str]) -> CodeTable:
     """Return `table` with item numbers replaced by the lines of the file `numbering`."""
     try:
-        names = np.array(Path(numbering).read_text(encoding="utf-8").splitlines(), dtype=str)
+        names = token_array(Path(numbering).read_text(encoding="utf-8").splitlines(), f"'{numbering}'")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{numbering}' is no text file with one item token a line ({error}).") from error
     row = match_rows(np.arange(len(names)).astype(str), table.items)
@@ -185,6 +187,19 @@ def _warn_of_numbers(table: CodeTable, path: str | os.PathLike[str]) -> None:
             f"'{path}' numbers its items 0 to {n_items - 1}, which are taken for the dataset's item tokens: make sure "
             "that it was made for this dataset, or name its items by --numbering=FILE of `recbole-sid import`."
         )
+
+
+def _warn_of_unique_levels(codes: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Say which levels give every item a code of its own: one that does is an item number rather than a level."""
+    n_items, n_levels = codes.shape
+    if n_items < _FEW or n_levels == 1:
+        return
+    for level in range(n_levels):
+        if len(np.unique(codes[:, level])) == n_items:
+            getLogger().warning(
+                f"'{path}' gives each of its {n_items:,} items another code at level {level + 1}: make sure that this "
+                "is a level of semantic IDs and no number of the items or rows."
+            )
 
 
 def _in_order(table: CodeTable, item_tokens: np.ndarray, path: str | os.PathLike[str]) -> CodeTable:

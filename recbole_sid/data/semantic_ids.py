@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.catalogue import hash_tokens, match_rows
+from recbole_sid.catalogue import LONGEST_TOKEN, hash_tokens, match_rows, token_array
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.files import prefixed, replacing, with_prefix
+from recbole_sid.reading import Arrays, open_arrays, parse_json
 
+LARGEST_SIZE = 1 << 24  # codes a level can have; far above any codebook, so larger numbers are item ids or the like
+MOST_LEVELS = 256  # codes an item can have; the longest semantic IDs of the literature have 64
+_LARGEST_RECIPE = 1 << 26  # bytes
 # What the arrays of the trie, the tokenizer and the features are called in a file.
 _TRIE = "trie_"
 _TOKENIZER = "tokenizer_"
@@ -29,8 +33,8 @@ class SemanticIDs:
     """Codes of every item of a catalogue (padding is no item).
 
     Attributes:
-        codes: int64 [n_items, L], ``0 <= codes[:, t] < codebook_sizes[t]``; any L >= 1.
-        codebook_sizes: number of codes per level, length L; levels may differ.
+        codes: int64 [n_items, L], ``0 <= codes[:, t] < codebook_sizes[t]``; 1 <= L <= `MOST_LEVELS`.
+        codebook_sizes: number of codes per level, length L, at most `LARGEST_SIZE`; levels may differ.
         item_tokens: str [n_items], the raw item ids the rows belong to, unique.
         recipe: how the codes were made (dataset, features, tokenizer, parameters, hashes), JSON types only.
         popularity: int64 [n_items], how often each item occurs in training; orders the items that share a semantic ID,
@@ -56,11 +60,16 @@ class SemanticIDs:
         codes = np.ascontiguousarray(self.codes, dtype=np.int64)
         object.__setattr__(self, "codes", codes)
         object.__setattr__(self, "codebook_sizes", tuple(int(size) for size in self.codebook_sizes))
-        object.__setattr__(self, "item_tokens", np.asarray(self.item_tokens, dtype=str))
+        object.__setattr__(self, "item_tokens", token_array(self.item_tokens, "The semantic IDs"))
         if codes.ndim != 2 or codes.shape[1] != len(self.codebook_sizes) or codes.shape[1] == 0:
             raise InputError(
                 f"Semantic IDs need codes [n_items, L] and L codebook sizes, L >= 1; got {codes.shape} "
                 f"and {len(self.codebook_sizes)} sizes."
+            )
+        check_levels(codes.shape[1], "The semantic IDs")
+        if not 1 <= min(self.codebook_sizes) <= max(self.codebook_sizes) <= LARGEST_SIZE:
+            raise InputError(
+                f"Semantic IDs have codebook_sizes={list(self.codebook_sizes)}: each from 1 to {LARGEST_SIZE:,}."
             )
         if codes.shape[0] != len(self.item_tokens) or codes.shape[0] == 0:
             raise InputError(f"Semantic IDs hold {codes.shape[0]} rows for {len(self.item_tokens)} item tokens.")
@@ -171,18 +180,20 @@ class SemanticIDs:
         if not os.path.isfile(path):
             raise InputError(f"There is no semantic-ID file at '{path}': write one with `recbole-sid tokenize`.")
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with open_arrays(path) as data:
+                _check_headers(data, path)
                 semantic_ids = cls(
                     codes=data["codes"],
                     codebook_sizes=tuple(data["codebook_sizes"].tolist()),
                     item_tokens=data["item_tokens"],
-                    recipe=json.loads(str(data["recipe"])),
-                    popularity=data["popularity"] if "popularity" in data.files else None,
+                    recipe=_recipe(data, path),
+                    popularity=data.get("popularity"),
                     tokenizer_state=with_prefix(_TOKENIZER, data),
                     feature_state=with_prefix(_FEATURES, data),
                 )
                 saved = with_prefix(_TRIE, data)
             if saved:  # files of version 0.1 have none
+                _check_trie(saved, *semantic_ids.codes.shape)
                 trie = Trie.from_arrays(saved, semantic_ids.codebook_sizes)
                 if not np.array_equal(trie.codes().numpy(), semantic_ids.codes[saved["item"]]):
                     raise ValueError("its trie is not that of its codes")
@@ -196,11 +207,54 @@ class SemanticIDs:
             ) from error
 
 
+def check_levels(n_levels: int, source: str) -> None:
+    """Refuse more levels than `MOST_LEVELS`; `source` is what the message calls the file."""
+    if n_levels > MOST_LEVELS:
+        raise InputError(
+            f"{source} has {n_levels:,} levels, where semantic IDs have at most {MOST_LEVELS}: this is something else, "
+            "such as features."
+        )
+
+
+def _check_headers(data: Arrays, path: str | os.PathLike[str]) -> None:
+    """Refuse arrays of other shapes than semantic IDs have, before they are read."""
+    shape = data.headers["codes"].shape
+    if len(shape) != 2:
+        raise ValueError(f"its codes have shape {shape}, not [items, levels]")
+    check_levels(shape[1], f"'{path}'")
+    expected = {"codebook_sizes": (shape[1],), "item_tokens": (shape[0],)}
+    for name, of_items in expected.items():
+        if data.headers[name].shape != of_items:
+            raise ValueError(f"its {name} have shape {data.headers[name].shape}, its codes {shape}")
+    if data.headers["item_tokens"].dtype.itemsize > 4 * LONGEST_TOKEN:
+        raise InputError(f"'{path}' has an item id of over {LONGEST_TOKEN:,} bytes: shorten it.")
+
+
+def _recipe(data: Arrays, path: str | os.PathLike[str]) -> dict[str, Any]:
+    header = data.headers["recipe"]
+    if header.shape != () or header.dtype.itemsize > _LARGEST_RECIPE:
+        raise ValueError("its recipe is no text, or too long")
+    return dict(parse_json(str(data["recipe"]), f"The recipe in '{path}'"))
+
+
+def _check_trie(arrays: Mapping[str, np.ndarray], n_items: int, n_levels: int) -> None:
+    """Refuse the arrays of a saved trie whose nodes do not partition those of the next level, and so could multiply."""
+    n_nodes = 1
+    for level in range(n_levels + 1):
+        start = arrays[f"start_{level}"]
+        n_next = len(arrays[f"code_{level}"]) if level < n_levels else len(arrays["item"])
+        if start.shape != (n_nodes + 1,) or start[0] != 0 or start[-1] != n_next or (np.diff(start) < 0).any():
+            raise ValueError("its trie is damaged")
+        n_nodes = n_next
+    if n_nodes != n_items:
+        raise ValueError("its trie is of another number of items")
+
+
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the recipe in a file written by `SemanticIDs.save`, without reading the codes; empty if there is none."""
     try:
-        with np.load(path, allow_pickle=False) as data:
-            return dict(json.loads(str(data["recipe"])))
+        with open_arrays(path) as data:
+            return _recipe(data, path)
     except Exception:  # a damaged file fails in zipfile, zlib, numpy or json, each with its own
         return {}
 

@@ -16,6 +16,7 @@ from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.files import replacing
 from recbole_sid.progress import progress
+from recbole_sid.reading import read_parquet
 
 LIST_SIZE = 50
 _COLUMNS = ("user", "target", "rank", "items", "scores")
@@ -90,7 +91,7 @@ def read_per_user(path: str | os.PathLike[str], columns: tuple[str, ...] = _COLU
         InputError: if the file is missing, damaged, or of something else.
     """
     try:
-        return parquet.read_table(path, columns=list(columns)).to_pandas(types_mapper=_types, ignore_metadata=True)
+        return read_parquet(path, columns).to_pandas(types_mapper=_types, ignore_metadata=True)
     except FileNotFoundError as error:
         raise InputError(f"There are no results per user at '{path}'.") from error
     except (OSError, pa.ArrowException) as error:

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_sid.catalogue import match_rows
+from recbole_sid.catalogue import match_rows, token_array
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.sources import feature_file
+from recbole_sid.reading import is_plain_tensor, load_tensors, open_arrays, read_array, read_parquet
 
 
 class Rows(NamedTuple):
@@ -115,19 +116,21 @@ def read_rows(path: str, name: str | None, config: Any) -> Rows:
 
 
 def _npy(path: str, name: str | None, config: Any) -> Rows:
-    return Rows(np.load(path, allow_pickle=False), None)
+    return Rows(read_array(path), None)
 
 
 def _npz(path: str, name: str | None, config: Any) -> Rows:
-    with np.load(path, allow_pickle=False) as arrays:
-        return Rows(arrays[_choice(path, name, arrays.files)], None)
+    with open_arrays(path) as arrays:
+        return Rows(arrays[_choice(path, name, list(arrays))], None)
 
 
 def _pt(path: str, name: str | None, config: Any) -> Rows:
-    content = torch.load(path, weights_only=True, map_location="cpu")
+    content = load_tensors(path)
     if isinstance(content, Mapping):
         tensors = [key for key, value in content.items() if isinstance(value, torch.Tensor)]
         content = content[_choice(path, name, tensors)]
+    if not is_plain_tensor(content):
+        raise InputError(f"'{path}' must hold numbers of shape [n_items, d].")
     return Rows(content.detach().float().numpy(), None)
 
 
@@ -140,9 +143,9 @@ def _safetensors(path: str, name: str | None, config: Any) -> Rows:
 
 def _parquet(path: str, name: str | None, config: Any) -> Rows:
     """Read the column `name` of lists, or all number columns; the column ITEM_ID_FIELD, if any, names the items."""
-    table = pd.read_parquet(path)
+    table = read_parquet(path).to_pandas()
     item_field = config["ITEM_ID_FIELD"]
-    tokens = table.pop(item_field).astype(str).to_numpy(dtype=str) if item_field in table else None
+    tokens = token_array(table.pop(item_field).astype(str), f"'{path}'") if item_field in table else None
     words = [column for column in table.columns if pd.api.types.is_string_dtype(table[column])]
     if tokens is None and words and not config["feature_tokens"]:
         raise InputError(
@@ -165,7 +168,7 @@ def _atomic(path: str, name: str | None, config: Any) -> Rows:
         raise InputError(f"'{path}' must have one column of type token, which names the item; it has {token_fields}.")
     field = _choice(path, name, [field for field, kind in types.items() if kind == "float_seq"])
     values = table[field].str.split(config["seq_separator"])
-    return Rows(_stacked(path, values).astype(np.float32), table[token_fields[0]].to_numpy(dtype=str))
+    return Rows(_stacked(path, values).astype(np.float32), token_array(table[token_fields[0]], f"'{path}'"))
 
 
 def _stacked(path: str, values: pd.Series) -> np.ndarray:
@@ -204,6 +207,6 @@ def _tokens(path: str | None, n_rows: int) -> np.ndarray | list[str]:
         raise InputError(f"There is no feature_tokens file at '{path}'.")
     try:
         with open(path, encoding="utf-8") as stream:
-            return stream.read().splitlines()
+            return token_array(stream.read().splitlines(), f"'{path}'")
     except UnicodeDecodeError as error:
         raise InputError(f"'{path}' is not a text file with one item token a line ({error}).") from error
