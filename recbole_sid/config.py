@@ -20,6 +20,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.utils import EvaluatorType
 
 from recbole_sid.errors import InputError, first_line, nearest
+from recbole_sid.reading import read_yaml
 from recbole_sid.registry import TRAINERS, get_model, get_trainer
 
 _HERE = Path(__file__).resolve().parent
@@ -100,7 +101,7 @@ class Config(RecBoleConfig):
     def _load_config_files(self, file_list: Sequence[str]) -> dict[str, Any]:
         settings: dict[str, Any] = {}
         for file in file_list:
-            content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self.yaml_loader) or {}
+            content = read_yaml(file, self.yaml_loader) or {}
             if not isinstance(content, dict):
                 raise InputError(f"The configuration file '{file}' must hold lines of `key: value`.")
             settings.update(content)

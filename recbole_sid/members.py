@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from recbole_sid.checkpoint import check_lineage, data_difference, is_checkpoint
 from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import DERIVED_KEYS, VOLATILE_KEYS, Config, plain_settings
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.reading import read_json
 from recbole_sid.registry import MODELS, get_model
 
 ID_MODEL, SID_MODEL = "id_model", "sid_model"
@@ -130,8 +130,8 @@ def checkpoint_file(path: str) -> str:
     if not os.path.isdir(path):
         return path
     try:
-        return json.loads(Path(path, "result.json").read_text(encoding="utf-8"))["model_file"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(read_json(Path(path, "result.json"))["model_file"])
+    except (KeyError, TypeError, InputError) as error:
         raise InputError(f"'{path}' is no folder of a finished run ({first_line(error)}).") from error
 
 

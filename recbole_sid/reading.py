@@ -271,6 +271,9 @@ def read_parquet(path: str | os.PathLike[str], columns: Sequence[str] | None = N
         chunks = [group.column(number) for group in groups for number in range(metadata.num_columns)]
         n_values = sum(max(chunk.num_values, 0) for chunk in chunks) + metadata.num_rows
         _refuse_unfolding(max(8 * n_values, sum(chunk.total_uncompressed_size for chunk in chunks)), path)
+        for name in columns or ():
+            if name not in file.schema_arrow.names:
+                raise pa.ArrowInvalid(f"it has no column '{name}'")
         leaves = [schema.column(number) for number in range(metadata.num_columns)]
     # Text is read as numbers into a dictionary: a text of megabytes may stand in every row and be stored once.
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and "." not in leaf.path]

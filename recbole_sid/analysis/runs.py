@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as parquet
 
-from recbole_sid.catalogue import match_rows
-from recbole_sid.errors import InputError, first_line
+from recbole_sid.catalogue import match_rows, token_array
+from recbole_sid.comparison.result import read_result
+from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics, read_per_user
+from recbole_sid.reading import read_parquet
 
 RESULT = "result.json"
 CUT_OFF = 10
@@ -85,10 +85,10 @@ def predicted_items(run: FinishedRun, instances: pd.MultiIndex, item_tokens: np.
         item_tokens: str [n_items], by internal id from 1 on.
     """
     order = _order(run, read_per_user(run.per_user, ("user", "target")), instances)
-    lists = parquet.read_table(run.per_user, columns=["items"]).column("items").combine_chunks()
+    lists = read_parquet(run.per_user, ["items"]).column("items").combine_chunks()
     offsets = lists.offsets.to_numpy()
     tokens = lists.values.dictionary_encode()
-    known = match_rows(item_tokens, np.asarray(tokens.dictionary.to_pylist(), dtype=str)) + 1
+    known = match_rows(item_tokens, token_array(tokens.dictionary.to_pylist(), f"'{run.per_user}'")) + 1
     if (known == 0).any():
         raise InputError(f"'{run.per_user}' names items that the dataset does not have: run the model again.")
     items = known[tokens.indices.to_numpy()]
@@ -98,15 +98,12 @@ def predicted_items(run: FinishedRun, instances: pd.MultiIndex, item_tokens: np.
 
 
 def _evaluations(file: Path) -> list[FinishedRun]:
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-        suffixes = {name: file.parent / found["per_user"] for name, found in result["evaluations"].items()}
-        return [
-            FinishedRun(f"{result['name']}-{suffix}" if suffix else result["name"], result, path)
-            for suffix, path in suffixes.items()
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"'{file}' is no result of a run ({first_line(error)}): delete it or run again.") from error
+    result = read_result(file)
+    suffixes = {name: file.parent / found["per_user"] for name, found in result["evaluations"].items()}
+    return [
+        FinishedRun(f"{result['name']}-{suffix}" if suffix else result["name"], result, path)
+        for suffix, path in suffixes.items()
+    ]
 
 
 def _order(run: FinishedRun, frame: pd.DataFrame, instances: pd.MultiIndex) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ from recbole.utils import init_logger
 
 from recbole_sid import __version__
 from recbole_sid.comparison.plan import Entry, Plan
+from recbole_sid.comparison.result import read_result
 from recbole_sid.config import Config, fingerprint
 from recbole_sid.data.build import used_semantic_id_keys
 from recbole_sid.data.dataset import check_files
-from recbole_sid.errors import InputError, first_line
+from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results, write_per_user
 from recbole_sid.evaluation.throughput import users_per_second
 from recbole_sid.features.pipeline import check_sources
@@ -140,11 +140,8 @@ def stored(job: Job) -> dict[str, Any] | None:
     file = Path(job.folder) / RESULT
     if not file.is_file():
         return None
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-        complete = result["data"] == job.data and set(job.entry.evaluations) <= set(result["evaluations"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"'{file}' is damaged ({first_line(error)}): delete its folder to run it again.") from error
+    result = read_result(file)
+    complete = result["data"] == job.data and set(job.entry.evaluations) <= set(result["evaluations"])
     kept = {evaluation: Path(job.folder, per_user_file(evaluation)).is_file() for evaluation in job.entry.evaluations}
     same = complete and all(
         result["evaluations"][suffix]["settings"] == changes for suffix, changes in job.entry.evaluations.items()

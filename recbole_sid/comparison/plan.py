@@ -12,6 +12,7 @@ from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError, nearest, require_known
 from recbole_sid.members import is_id_model, is_sid_model
 from recbole_sid.model.teacher import is_teacher
+from recbole_sid.reading import read_yaml
 from recbole_sid.registry import get_model
 
 # What may differ between evaluations of one trained model.
@@ -95,10 +96,7 @@ def read_plan(
     """
     if not Path(file).is_file():
         raise InputError(f"The plan '{file}' does not exist.")
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"The plan '{file}' is no YAML ({str(error).splitlines()[0]}).") from error
+    content = read_yaml(file)
     if not isinstance(content, dict) or not content.get("dataset") or not isinstance(content.get("models"), dict):
         raise InputError(f"The plan '{file}' must name dataset and models (name: settings).")
     for name, own in content["models"].items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
 from recbole_sid.files import write_json
+from recbole_sid.reading import read_json
 from recbole_sid.tune.report import Findings, evaluate_winner, gather, table, write_report
 from recbole_sid.tune.search import (
     Options,
@@ -108,5 +108,9 @@ def search(
 def _written(plan: Plan) -> Outcome:
     """Return the outcome of a search that is complete."""
     folder = Path(plan.folder)
-    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    result = read_json(folder / RESULT)
+    needed = ("metric", "trials", "restarts", "best_trial", "best_valid_score", "model_file", "test_result")
+    missing = [key for key in needed if not isinstance(result, dict) or key not in result]
+    if missing:
+        raise InputError(f"'{folder / RESULT}' is no result of a search (no {missing[0]}): delete it to search again.")
     return Outcome(plan, result, (folder / "table.md").read_text(encoding="utf-8").rstrip(), [folder / RESULT])

@@ -20,11 +20,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from recbole_sid.config import VOLATILE_KEYS, Config
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.model.teacher import teacher_config
+from recbole_sid.reading import parse_yaml
 
 # Scores of trials that differ in these could not be compared; or the search itself decides on them.
 FIXED_KEYS = VOLATILE_KEYS | {"model", "dataset", "seed", "metrics", "topk", "valid_metric", "eval_args", "eval_step"}
@@ -167,10 +166,7 @@ def read_space(file: str | Path) -> Space:
 
 
 def _from_yaml(text: str, file: str) -> Space:
-    try:
-        entries = yaml.load(text, Loader=_number_loader()) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"The search space '{file}' is no valid YAML ({' '.join(str(error).split())}).") from error
+    entries = parse_yaml(text, f"The search space '{file}'", _number_loader()) or {}
     if not isinstance(entries, dict):
         raise InputError(f"The search space '{file}' must hold lines of `key: {{choice: [...]}}`.")
     parameters: list[Parameter] = []
