@@ -5,6 +5,7 @@ A bound is never met by honest files of today's sizes; it keeps a small hostile 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -294,7 +295,7 @@ def _text_bytes(column: Any) -> int:
     return sum(compute.sum(length.cast("int64")).as_py() or 0 for length in lengths)
 
 
-class Metered:
+class Metered(io.RawIOBase):
     """A binary stream of which at most so many bytes are read between two calls of `allow`: bounds rows of any length.
 
     Args:
@@ -304,26 +305,20 @@ class Metered:
     """
 
     def __init__(self, stream: BinaryIO, path: str, largest: int) -> None:
-        self._stream, self._path, self._largest = stream, path, largest
-        self._left = largest
+        super().__init__()
+        self._stream, self._path, self._largest, self._left = stream, path, largest, largest
 
     def allow(self) -> None:
         """Begin to count anew."""
         self._left = self._largest
 
-    def read(self, size: int = -1) -> bytes:
-        """Return the next `size` bytes or fewer."""
-        return self._count(self._stream.read(self._left + 1 if size < 0 else size))
+    def readable(self) -> bool:
+        return True
 
-    def readline(self, size: int = -1) -> bytes:
-        """Return the next line."""
-        return self._count(self._stream.readline(self._left + 1 if size < 0 else size))
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.readline, b"")
-
-    def _count(self, content: bytes) -> bytes:
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
         self._left -= len(content)
         if self._left < 0:
-            raise InputError(f"'{self._path}' has more than {self._largest:,} bytes in a few rows: it is not read.")
-        return content
+            raise InputError(f"'{self._path}' has more than {self._largest:,} bytes in a few rows: it is damaged.")
+        buffer[: len(content)] = content
+        return len(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import subprocess
@@ -18,10 +19,13 @@ import yaml
 from pyarrow import parquet
 
 from recbole_sid.catalogue import LONGEST_TOKEN, token_array
+from recbole_sid.data import tables
+from recbole_sid.data.convert import convert_dataset, convert_options
 from recbole_sid.data.ready_made import read_semantic_ids
 from recbole_sid.data.semantic_ids import LARGEST_SIZE, MOST_LEVELS, SemanticIDs
 from recbole_sid.errors import InputError
 from recbole_sid.features.file import read_rows
+from recbole_sid.names import check_dataset_name
 from recbole_sid.reading import parse_json, parse_yaml, read_json, read_parquet, read_yaml
 
 _CODES = np.array([[0, 1], [1, 0]])
@@ -278,3 +282,60 @@ def test_item_tokens_are_bounded() -> None:
         token_array(["a", "\ud800"], "It")
     with pytest.raises(InputError, match="longest one's memory"):
         token_array(["x" * 4096, *["a"] * 600_000], "It")
+
+
+def _convert(file: str, **changes: Any) -> Any:
+    columns = {"user": "u", "item": "i", "time": "t"}
+    return convert_dataset(convert_options({"interactions": [file], **columns, **changes}, "made", "out"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.csv.gz", "x" * 4_000_000), ("a.csv.gz", '"' + "x\n" * 2_000_000), ("a.jsonl.gz", "x" * 4_000_000)],
+    ids=["line", "quotation", "json"],
+)
+def test_compressed_text_of_one_endless_row_is_refused(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LARGEST_CHUNK", 1 << 20)
+    Path(name).write_bytes(gzip.compress(b"u,i,t\n1,2," + text.encode()))
+    with pytest.raises(InputError, match="has more than 1,048,576 bytes in a few rows"):
+        _convert(name)
+    assert not Path("out/made/made.inter").exists()
+
+
+def test_the_bound_is_of_a_chunk_and_not_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LARGEST_CHUNK", 1 << 20)
+    rows = "".join(f"u{row},i{row % 7},{row}\n" for row in range(150_000))
+    Path("a.csv").write_text("u,i,t\n" + rows, encoding="utf-8")
+    assert Path("a.csv").stat().st_size > 2 << 20
+    assert _convert("a.csv").interactions == 150_000
+    lines = "".join(json.dumps({"u": f"u{row}", "i": "i", "t": row}) + "\n" for row in range(50_000))
+    Path("a.jsonl").write_text(lines, encoding="utf-8")
+    assert _convert("a.jsonl").interactions == 50_000
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"u": "a", "i": "x" * 5000, "t": 1}, "Line 2 of 'a.jsonl' has a i of over 4,096 characters"),
+        ({"u": "a\ud800", "i": "x", "t": 1}, r"Line 2 of 'a.jsonl' .* has half a character"),
+    ],
+    ids=["long", "surrogate"],
+)
+def test_ids_that_no_reader_takes_are_not_written(row: dict[str, Any], message: str) -> None:
+    lines = [json.dumps({"u": "a", "i": "b", "t": 0}), json.dumps(row)]
+    Path("a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        _convert("a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "a\\b", "", " ", "a\nb", "a\0b", "x" * 300, 3, None])
+def test_names_of_datasets_stay_in_their_folder(name: Any) -> None:
+    with pytest.raises(InputError, match="dataset="):
+        check_dataset_name(name)
+    with pytest.raises(InputError, match="dataset="):
+        convert_options({"interactions": ["a.csv"], "user": "u", "item": "i", "time": "t"}, name, "out")
+
+
+def test_usual_names_of_datasets_are_allowed() -> None:
+    for name in ("ml-100k", "Amazon_Beauty.5core", "日本語 2"):
+        check_dataset_name(name)

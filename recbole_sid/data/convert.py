@@ -15,9 +15,11 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
+from recbole_sid.catalogue import LONGEST_TOKEN
 from recbole_sid.data.tables import place, read_chunks
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.files import replacing
+from recbole_sid.names import check_dataset_name
 from recbole_sid.progress import progress
 
 # Users, items and interactions as the literature gives them for the 5-core files (arXiv 2605.12617, table of datasets).
@@ -112,6 +114,7 @@ def convert_options(given: Mapping[str, Any], dataset: str | None, output: str) 
             raise InputError(f"convert needs --{key}, or --source={'/'.join(SOURCES)} for the columns (see --help).")
     if not dataset:
         raise InputError("convert needs --dataset=NAME, the name of the dataset to write.")
+    check_dataset_name(dataset)
     show = settings.pop("show_progress", True)
     files = [file for name in _names(settings.pop("interactions")) for file in _files(name, source)]
     item_fields = _names(settings.pop("item_fields", ()))
@@ -133,6 +136,7 @@ def convert_dataset(options: ConvertOptions) -> Conversion:
     Raises:
         InputError: if a file or column is missing, or a row cannot be used (names file and line).
     """
+    check_dataset_name(options.dataset)
     target = Path(options.output) / options.dataset / options.dataset
     inter_path, item_path = target.with_name(f"{options.dataset}.inter"), target.with_name(f"{options.dataset}.item")
     with replacing(inter_path) as inter_file:
@@ -221,7 +225,7 @@ def clean_text(value: Any) -> str:
 
     A double quote in front becomes a single one, because RecBole's reader would take it for the start of a quotation.
     """
-    text = " ".join(_words(value))
+    text = " ".join(_words(value)).encode(errors="replace").decode()  # half characters of JSON become "?"
     return "'" + text[1:] if text.startswith('"') else text
 
 
@@ -240,6 +244,12 @@ def _ids(path: str, values: pd.Series) -> pd.Series:
     missing = values.isna()
     texts = (values.convert_dtypes() if pd.api.types.is_float_dtype(values) else values).astype(str)
     _refuse(path, values, missing | (texts == ""), f"has no {values.name}: remove it")
+    long = texts.str.len() > LONGEST_TOKEN
+    if long.any():
+        row = int(long.idxmax())
+        raise InputError(f"{place(path, row)} has a {values.name} of over {LONGEST_TOKEN:,} characters: shorten it.")
+    halves = texts.str.contains("[\ud800-\udfff]")
+    _refuse(path, values, halves, f"has half a character (a lone surrogate) in {values.name}: mend it")
     _refuse(path, values, texts.str.contains('[\t\r\n"]'), f"has a tab, line break or quote in {values.name}: clean it")
     return texts
 

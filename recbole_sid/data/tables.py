@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pandas as pd
+from pandas.io.common import get_handle
 
 from recbole_sid.errors import InputError, first_line, nearest
+from recbole_sid.reading import Metered
 
 CHUNK = 10_000  # rows in memory at a time
+_LARGEST_CHUNK = 1 << 29  # bytes of text that a chunk may have: compressed text could unfold to one endless row
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 Reader = Callable[[str, "str | None"], Iterator[pd.DataFrame]]
@@ -40,6 +47,8 @@ def read_chunks(path: str, columns: Sequence[str], separator: str | None = None)
             with warnings.catch_warnings():  # pandas cuts lines that are longer than the header, with a warning only
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 chunk = next(chunks, None)
+        except InputError:
+            raise
         except Exception as error:  # each library raises many kinds for damaged files
             raise InputError(
                 f"'{path}' cannot be read after {done} rows, in rows {done + 1} to {done + CHUNK} "
@@ -72,7 +81,10 @@ def kind_of(path: str) -> str:
 def _csv(path: str, separator: str | None) -> Iterator[pd.DataFrame]:
     # All columns are parsed, because with usecols pandas lets lines with too many fields pass.
     options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "chunksize": CHUNK}
-    yield from pd.read_csv(path, sep=separator or ",", index_col=False, **options)
+    with _metered(path) as (stream, allow):
+        for chunk in pd.read_csv(stream, sep=separator or ",", index_col=False, **options):
+            yield chunk
+            allow()
 
 
 def _tsv(path: str, separator: str | None) -> Iterator[pd.DataFrame]:
@@ -80,7 +92,19 @@ def _tsv(path: str, separator: str | None) -> Iterator[pd.DataFrame]:
 
 
 def _json_lines(path: str, separator: str | None) -> Iterator[pd.DataFrame]:
-    yield from pd.read_json(path, lines=True, chunksize=CHUNK, dtype=False, convert_dates=False)
+    with _metered(path) as (stream, allow):
+        while lines := list(islice(stream, CHUNK)):
+            # Python's own parser: that of pandas drops half characters without a word, so that two ids become one.
+            yield pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+            allow()
+
+
+@contextmanager
+def _metered(path: str) -> Iterator[tuple[io.BufferedReader, Callable[[], None]]]:
+    """Open a text file, unfolded if it is compressed, that gives `_LARGEST_CHUNK` bytes between calls of the second."""
+    with get_handle(path, "rb", compression="infer", is_text=False) as handles:
+        raw = Metered(cast(BinaryIO, handles.handle), path, _LARGEST_CHUNK)
+        yield io.BufferedReader(raw), raw.allow
 
 
 def _parquet(path: str, separator: str | None) -> Iterator[pd.DataFrame]:
