@@ -14,6 +14,14 @@ import torch.nn.functional as F
 _EMULATED = 3
 
 
+def on_cpu(place: torch.Tensor | torch.device) -> bool:
+    """Say whether values there can be read without waiting, so that shapes of the work may follow them.
+
+    The one question by which code tells the CPU from other devices, so that tests can answer it otherwise.
+    """
+    return (place.device if isinstance(place, torch.Tensor) else place).type == "cpu"
+
+
 @lru_cache(maxsize=1)
 def cpu_has_fast_bfloat16() -> bool:
     """Say whether this CPU multiplies bf16 matrices about as fast as fp32's or faster, by trying (milliseconds)."""

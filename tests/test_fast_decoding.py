@@ -420,3 +420,23 @@ def test_trying_out_numba_leaves_the_random_state_alone() -> None:
     expected = torch.get_rng_state()
     assert is_usable()
     assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_a_decoder_of_ones_own_works_on_students_with_numba(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/extending.md says: a function and a line in DECODERS."""
+
+    def toy(scorer: Any, trie: Trie, k: int, normaliser: str = "children") -> tuple[torch.Tensor, torch.Tensor]:
+        leaves, scores = DECODERS["beam"](scorer, trie, k, normaliser)
+        return leaves[:, :2], scores[:, :2]
+
+    monkeypatch.setitem(DECODERS, "toy", toy)
+    assert is_usable()
+    model, _, rows = tiny_model(prepare, "SIDMLP", decoding="toy", compiled=True)
+    model.full_sort_items = 0
+    leaves, scores = model.rank(model.history_tokens(rows))
+    model.decoding = "beam"
+    expected = model.rank(model.history_tokens(rows))
+    assert torch.equal(leaves, expected[0][:, :2])
+    assert_close(scores, expected[1][:, :2], atol=1e-5, rtol=1e-5)

@@ -23,6 +23,7 @@ from recbole_sid.checkpoint import load_checkpoint
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.dataset import ROW_FIELD
+from recbole_sid.data.histories import cut_histories
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError
 from recbole_sid.model.supervision import OnlineSupervision
@@ -705,7 +706,7 @@ def test_state_error_is_the_mean_over_tokens(configure: Callable[..., Config]) -
     trainer, _, valid_data, _ = make(configure("SIDMLPPlusPlus", eval_batch_size=7))
     model, squares, n_values = trainer.model.eval(), 0.0, 0
     for row in range(len(valid_data._dataset)):
-        tokens = model.history_tokens(valid_data._dataset[[row]])
+        tokens = model.history_tokens(cut_histories(valid_data._dataset[[row]], "item_id_list", "item_length"))
         assert (tokens != PAD).all()
         with torch.no_grad():
             states = [

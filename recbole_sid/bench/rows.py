@@ -44,8 +44,7 @@ def sid_task(model: Any) -> Task:
     """Return the task of one of our models as it stands; its stages work through the groups that `retrieve` forms."""
 
     def encode(batch: Any) -> list[Any]:
-        groups = model.groups(batch[model.ITEM_SEQ_LEN])
-        return [model.encode(model.history_tokens(batch if group is None else batch[group])) for group in groups]
+        return [model.encode(model.history_tokens(part)) for _, part in model.parts(batch)]
 
     def readout(encoded: list[Any]) -> list[Any]:
         return [model.scorer(part) for part in encoded]

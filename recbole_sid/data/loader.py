@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 
 from recbole_sid.data.build import semantic_ids_for
 from recbole_sid.data.dataset import HistoryDataset
+from recbole_sid.data.histories import CutBatches
 from recbole_sid.data.windows import WINDOW_FIELD, Windows
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.members import semantic_id_config
@@ -91,6 +92,8 @@ def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
             raise InputError(f"{config['model']} splits whole sequences itself: leave out benchmark_filename.")
         train._dataset.semantic_ids = semantic_ids_for(semantic_id_config(config), train._dataset)
         arrange(train, config)
+        for loader in loaders[1:]:
+            cut_batches(loader)
     return loaders
 
 
@@ -102,8 +105,8 @@ def training_loader(config: Any, train_dataset: Any) -> Any:
 def arrange(loader: Any, config: Any) -> Any:
     """Make `loader`, a RecBole TrainDataLoader, yield what the configured model trains on; return it.
 
-    Batches are of similar history length if it shuffles. Models with a ``window_stride`` get the rows of `Windows`
-    only, which say in WINDOW_FIELD how many targets they are for.
+    Batches are of similar history length if it shuffles, and cut to their longest history. Models with a
+    ``window_stride`` get the rows of `Windows` only, which say in WINDOW_FIELD how many targets they are for.
     """
     dataset = loader._dataset
     lengths, rows = dataset.inter_feat[dataset.item_list_length_field], None
@@ -117,4 +120,15 @@ def arrange(loader: Any, config: Any) -> Any:
         loader.batch_sampler.sampler = LengthBucketSampler(lengths, loader.step, loader.generator, rows)
     elif rows is not None:
         loader.batch_sampler.sampler = rows.tolist()
+    return cut_batches(loader)
+
+
+def cut_batches(loader: Any) -> Any:
+    """Make `loader` cut the histories of each batch to its longest, before they go to any device; return it.
+
+    For our models only: those of RecBole may rely on histories of MAX_ITEM_LIST_LENGTH places.
+    """
+    dataset = loader._dataset
+    histories = getattr(dataset, f"{dataset.iid_field}_list_field")
+    loader.collate_fn = CutBatches(loader.collate_fn, histories, dataset.item_list_length_field)
     return loader

@@ -34,6 +34,7 @@ class TokenVocabulary:
         for size in self.codebook_sizes:
             offsets.append(offsets[-1] + size)
         self.level_offsets = tuple(offsets[:-1])
+        self._offsets_on: dict[torch.device, torch.Tensor] = {}
         self.user_offset = offsets[-1]
         self.eos = self.user_offset + n_user_tokens
         self.size = self.eos + 1
@@ -45,7 +46,9 @@ class TokenVocabulary:
 
     def code_tokens(self, codes: torch.Tensor) -> torch.Tensor:
         """Return token ids of the codes of the first levels: int64 [..., t] -> [..., t], t <= L."""
-        return codes + torch.tensor(self.level_offsets[: codes.shape[-1]], dtype=torch.int64, device=codes.device)
+        if codes.device not in self._offsets_on:  # once: a copy from the host is nothing that a CUDA graph can hold
+            self._offsets_on[codes.device] = torch.tensor(self.level_offsets, device=codes.device)
+        return codes + self._offsets_on[codes.device][: codes.shape[-1]]
 
     def cut(self, logits: torch.Tensor, level: int) -> torch.Tensor:
         """Return the part of logits [..., size] over the codes of `level` (from 0)."""
@@ -66,6 +69,6 @@ class TokenVocabulary:
         batch, n_items, n_levels = item_tokens.shape
         tokens = item_tokens.new_zeros(batch, 2 + n_items * n_levels)
         tokens[:, 0] = self.user_offset + users % self.n_user_tokens
-        tokens[:, 1:-1] = item_tokens.reshape(batch, -1)
+        tokens[:, 1:-1] = item_tokens.flatten(1)
         tokens.scatter_(1, (1 + lengths * n_levels).unsqueeze(1), self.eos)
         return tokens

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from recbole_sid import hardware
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.decoding.trie import Trie
 
@@ -47,7 +48,7 @@ def children(
     normaliser: str,
 ) -> Children:
     """Return the children of the prefixes `nodes` int64 [B, K] (-1: dead) with log-probabilities `scores` [B, K]."""
-    step = _ragged if nodes.device.type == "cpu" else _padded
+    step = _ragged if hardware.on_cpu(nodes) else _padded
     return step(scorer, trie, level, state, nodes, scores, normaliser)
 
 

@@ -58,20 +58,21 @@ def _descend(
     Neighbouring prefixes have neighbouring children: all is done on ranges.
     """
     n_users, n_beams = scores.shape
-    start = trie.start(level)[first : first + n_beams + 1].long()
+    # Which prefixes have which children is known to the host: it need not wait for any result.
+    start = trie.host_starts[level][first : first + n_beams + 1].long()
     first_child, last_child = int(start[0]), int(start[-1])
     count = start.diff()
-    parent = torch.repeat_interleave(torch.arange(n_beams, device=scores.device), count)
+    parent = torch.repeat_interleave(torch.arange(n_beams), count)
     codes = trie.code(level)[first_child:last_child].long()
-    reached = scores[:, parent]
+    reached = scores[:, parent.to(scores.device)]
     branching = (count >= (2 if normaliser == "children" else 1)).nonzero().squeeze(1)
     if len(branching):
-        beams = torch.arange(n_users, device=scores.device).unsqueeze(1) * n_beams + branching
-        logits = scorer.logits(state, beams.flatten()).float().view(n_users, len(branching), -1)
-        place = torch.full((n_beams,), -1, device=scores.device)
-        place[branching] = torch.arange(len(branching), device=scores.device)
+        beams = (torch.arange(n_users).unsqueeze(1) * n_beams + branching).flatten().to(scores.device)
+        logits = scorer.logits(state, beams).float().view(n_users, len(branching), -1)
+        place = torch.full((n_beams,), -1)
+        place[branching] = torch.arange(len(branching))
         pairs = (place[parent] >= 0).nonzero().squeeze(1)
-        row = place[parent[pairs]]
+        row, pairs = place[parent[pairs]].to(scores.device), pairs.to(scores.device)
         chosen = logits.flatten(1)[:, row * logits.shape[-1] + codes[pairs]]
         total = _totals(logits, chosen, row, normaliser)
         reached.index_add_(1, pairs, chosen - total[:, row])
@@ -81,7 +82,9 @@ def _descend(
     size = max(1, _MAX_BEAMS // n_users)
     for begin in range(0, last_child - first_child, size):
         part = slice(begin, begin + size)
-        extended = scorer.extend(state, parent[part].expand(n_users, -1), codes[part].expand(n_users, -1))
+        extended = scorer.extend(
+            state, parent[part].to(scores.device).expand(n_users, -1), codes[part].expand(n_users, -1)
+        )
         _descend(scorer, trie, normaliser, level + 1, first_child + begin, extended, reached[:, part], result)
 
 

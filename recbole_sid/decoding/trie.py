@@ -58,8 +58,10 @@ class Trie(nn.Module):
         self.codebook_sizes = sizes
         for name, values in arrays.items():
             self.register_buffer(name, values, persistent=False)
+        # Where children begin, for the host to read on whatever device the trie is: on the CPU the same memory.
+        self.host_starts = [self.start(level).cpu() for level in range(len(sizes) + 1)]
         # The most children that any prefix has, per level.
-        self.widths = tuple(int(self.start(level).diff().max()) for level in range(len(sizes)))
+        self.widths = tuple(int(start.diff().max()) for start in self.host_starts[:-1])
 
     def _relabel(self, items: torch.Tensor) -> None:
         of_row = items.to(self.item.device)
@@ -149,10 +151,11 @@ class Trie(nn.Module):
 
         Prefix -1 (dead) has no children.
         """
-        pair, child = self.pairs(level, nodes.flatten(), self.n_children(level, nodes.flatten()))
-        mask = torch.zeros(nodes.numel(), self.codebook_sizes[level], dtype=torch.bool, device=nodes.device)
-        mask[pair, self.code(level)[child].long()] = True
-        return mask.reshape(*nodes.shape, -1)
+        size = self.codebook_sizes[level]
+        child, exists = self.children_of(level, nodes, self.widths[level])
+        codes = torch.where(exists, self.code(level)[child].long(), size)  # places without a child mark one code more
+        mask = torch.zeros(*nodes.shape, size + 1, dtype=torch.bool, device=nodes.device)
+        return mask.scatter_(-1, codes, True)[..., :size]
 
     def child(self, level: int, nodes: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Return the prefixes that `codes` of `level` lead to from `nodes` (same shapes), -1 where there is none."""

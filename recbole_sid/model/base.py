@@ -9,6 +9,8 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
+from recbole_sid import hardware
+from recbole_sid.data.histories import cut_histories
 from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import NORMALISERS, masked_log_softmax
@@ -91,10 +93,11 @@ class SIDRecommender(SequentialRecommender):
         return {}
 
     def history_tokens(self, interaction: Any) -> torch.Tensor:
-        """Return the serialised histories int64 [B, 2 + T * L], T the longest history of this batch."""
+        """Return the serialised histories int64 [B, 2 + T * L], T the width of this batch's histories.
+
+        Loaders cut it to the longest (see `cut_histories`); here no device's values are asked for.
+        """
         lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]
-        if history.device.type == "cpu":  # elsewhere the host would have to wait to know
-            history = history[:, : int(lengths.max())]
         return self.vocabulary.serialise(self.item_tokens[history], lengths, interaction[self.USER_ID])
 
     def target_codes(self, interaction: Any) -> torch.Tensor:
@@ -112,7 +115,7 @@ class SIDRecommender(SequentialRecommender):
 
     def check_finite(self, leaves: torch.Tensor) -> None:
         """Raise InputError if some user's search for valid semantic IDs found none: only NaN scores do that."""
-        if leaves.device.type == "cpu" and (leaves[:, :1] < 0).any():
+        if hardware.on_cpu(leaves) and (leaves[:, :1] < 0).any():
             raise InputError(
                 "The model's scores are not finite, so nothing can be ranked: its weights are damaged, or its training "
                 "diverged (lower learning_rate, set clip_grad_norm)."
@@ -157,9 +160,8 @@ class SIDRecommender(SequentialRecommender):
             that share a semantic ID share its score.
         """
         found = []
-        for group in self.groups(interaction[self.ITEM_SEQ_LEN]):
-            tokens = self.history_tokens(interaction if group is None else interaction[group])
-            leaves, scores = self.rank(tokens)
+        for group, part in self.parts(interaction):
+            leaves, scores = self.rank(self.history_tokens(part))
             self.check_finite(leaves)
             position, items = self.trie.expand_leaves(leaves)
             rows = position // max(1, leaves.shape[1])
@@ -171,10 +173,22 @@ class SIDRecommender(SequentialRecommender):
         """Return leaves and log-probabilities [B, K] of the best semantic IDs for histories int64 [B, S]."""
         return self.search(self.scorer(self.encode(tokens)))
 
+    def parts(self, interaction: Any) -> list[tuple[torch.Tensor | None, Any]]:
+        """Return the parts of a batch that are ranked together, each with its rows int64; None: the whole batch."""
+        parts: list[tuple[torch.Tensor | None, Any]] = []
+        for group in self.groups(interaction[self.ITEM_SEQ_LEN]):
+            part = interaction if group is None else interaction[group]
+            if hardware.on_cpu(part[self.ITEM_SEQ_LEN]):
+                part = cut_histories(part, self.ITEM_SEQ, self.ITEM_SEQ_LEN)
+            parts.append((group, part))
+        return parts
+
     def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
         """Return the rows int64 of each part of a batch that is ranked together; [None] is the whole batch."""
         if self.decoding == "full":
             return list(torch.arange(len(lengths), device=lengths.device).split(self.fully_scored_users))
+        if not hardware.on_cpu(lengths):  # the host would have to wait for the lengths
+            return [None]
         return length_groups(lengths, self.vocabulary.n_levels)
 
     @property
@@ -202,7 +216,7 @@ class SIDRecommender(SequentialRecommender):
 
 def is_cpu_inference(tokens: torch.Tensor) -> bool:
     """Say whether histories are encoded without gradients on the CPU, where shapes may follow the data."""
-    return tokens.device.type == "cpu" and not torch.is_grad_enabled()
+    return hardware.on_cpu(tokens) and not torch.is_grad_enabled()
 
 
 def length_groups(lengths: torch.Tensor, tokens_per_item: int) -> list[torch.Tensor | None]:

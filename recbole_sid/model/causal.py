@@ -12,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid import hardware
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.data.windows import WINDOW_FIELD
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.model.causal_transformer import CausalCache, CausalSizes, CausalTransformer
 from recbole_sid.model.generator import Generator
+
+_LEFT_OUT = -1  # in place of a code that the loss is not of
 
 
 class CausalSID(Generator):
@@ -61,12 +64,16 @@ class CausalSID(Generator):
         last = lengths.unsqueeze(1) - torch.arange(n_items, device=items.device)  # 1 for the last item, 2 before it
         n_targets = interaction[WINDOW_FIELD].unsqueeze(1) if WINDOW_FIELD in interaction else 1
         trained = (last >= 1) & (last <= n_targets)
-        states, codes = states[trained], self.item_codes[items[trained]]
+        codes = self.item_codes[items]
+        if hardware.on_cpu(states):
+            states, codes = states[trained], codes[trained]
+        else:  # how many are trained is not known to the host: the others are computed too, and left out
+            states, codes = states.flatten(0, 1), codes.masked_fill(~trained.unsqueeze(-1), _LEFT_OUT).flatten(0, 1)
         total = states.new_zeros(())
         for level in range(n_levels):
             logits = self.level_vocabulary_logits(states[:, level], level)
-            total = total + F.cross_entropy(logits, codes[:, level], reduction="sum")
-        return total / (n_levels * (self.targets_per_batch or len(codes)))
+            total = total + F.cross_entropy(logits, codes[:, level], ignore_index=_LEFT_OUT, reduction="sum")
+        return total / (n_levels * (self.targets_per_batch or trained.sum()))
 
     def teach(self, tokens: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         n_levels = self.vocabulary.n_levels
@@ -90,8 +97,6 @@ class CausalSID(Generator):
     def _with_target(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return histories with their targets int64 [B, T + 1], zero where padded, and their lengths int64 [B]."""
         lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]
-        if history.device.type == "cpu":  # elsewhere the host would have to wait to know
-            history = history[:, : int(lengths.max())]
         target = interaction[self.ITEM_ID].unsqueeze(1)
         return F.pad(history, (0, 1)).scatter(1, lengths.unsqueeze(1), target), lengths + 1
 

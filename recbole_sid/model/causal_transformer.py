@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid import hardware
 from recbole_sid.errors import InputError
 from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed, Packing
@@ -197,7 +198,7 @@ class CausalCache:
         self.n_read = mask.sum(1) - 1  # all but end-of-sequence, int64 [B]
         tokens = tokens[:, :-1]
         read = torch.arange(tokens.shape[1], device=tokens.device) < self.n_read.unsqueeze(1)
-        if tokens.device.type == "cpu":
+        if hardware.on_cpu(tokens):
             states = transformer.hidden_packed(tokens, read, self.history).padded()
         else:
             states = transformer.hidden(tokens, self.history)

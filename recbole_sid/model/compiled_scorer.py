@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 from functools import lru_cache
 from logging import getLogger
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from recbole_sid.decoding.full import best_leaves
+from recbole_sid.decoding.beam import beam_search
+from recbole_sid.decoding.exact import exact_search
+from recbole_sid.decoding.full import best_leaves, full_search
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import first_line
 from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
@@ -44,6 +46,10 @@ def _try_out() -> None:
     scorer = CompiledScorer(heads, torch.ones(1, 2, 2), trie, compiled_heads(heads), compiled_prefixes(trie))
     for decoding in ("beam", "exact", "full"):
         scorer.search(decoding, 2)
+
+
+# Decoders that have a compiled form, with its name; any other runs on a `CompiledScorer` as on any scorer.
+COMPILED: dict[Any, str] = {beam_search: "beam", exact_search: "exact", full_search: "full"}
 
 
 def can_compile(heads: FactorisedHeads) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recbole_sid import hardware
+
 _STEPS = 1 << 16
 
 
@@ -17,7 +19,7 @@ class Dropout(nn.Dropout):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x [...] with elements set to zero at the rate p and the others scaled by 1 / (1 - p)."""
         dropped = round(self.p * _STEPS)
-        if not self.training or x.device.type != "cpu" or not 0 < dropped < _STEPS:
+        if not self.training or not hardware.on_cpu(x) or not 0 < dropped < _STEPS:
             return super().forward(x)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)

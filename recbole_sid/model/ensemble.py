@@ -14,6 +14,7 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
+from recbole_sid.data.histories import widen_histories
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.members import ID_MODEL, SID_MODEL, build_member
@@ -107,7 +108,8 @@ class AdaptiveEnsemble(SequentialRecommender):
     @torch.no_grad()
     def score_candidates(self, interaction: Any) -> Scored:
         """Return the candidates of a batch with both models' scores; the costly part, whatever the weights."""
-        logits = item_logits(self.id_model, interaction)
+        # RecBole's own models may rely on histories of full width, which our loaders cut.
+        logits = item_logits(self.id_model, widen_histories(interaction, self.ITEM_SEQ, self.max_seq_length))
         confidence = confidence_of(logits)
         if self.candidates == "scores":
             log_probs = self.sid_model.full_sort_predict(interaction).view(len(interaction), -1)

@@ -14,13 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid import hardware
 from recbole_sid.data.vocabulary import PAD
+from recbole_sid.decoding import DECODERS
+from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.hardware import cpu_has_fast_bfloat16
 from recbole_sid.model.base import SIDRecommender, is_cpu_inference
 from recbole_sid.model.captured import CapturedSearch, captured_size
 from recbole_sid.model.compiled_scorer import (
+    COMPILED,
     CompiledScorer,
     can_compile,
     compiled_heads,
@@ -123,7 +127,7 @@ class SIDMLP(SIDRecommender):
         )
         _compute_in(self.history_encoder, DTYPES[config["encoder_dtype"]], config["device"])
         self.compiled = config["compiled"]
-        if self.compiled and config["device"].type == "cpu":
+        if self.compiled and hardware.on_cpu(config["device"]):
             is_usable()  # compiles now, before anything is timed
         self.heads_form = Prepared(_factorise)
         self.compiled_form = Prepared(_compile)
@@ -200,7 +204,8 @@ class SIDMLP(SIDRecommender):
         """Return states with padding, for training and where shapes must not depend on the data."""
         dtype = getattr(self.history_encoder, "inference_dtype", torch.float32)
         low = dtype != torch.float32 and not torch.is_grad_enabled()
-        with torch.autocast(tokens.device.type, dtype) if low else nullcontext():
+        # Without autocast's cache: casts made inside a captured graph must not be used outside of it.
+        with torch.autocast(tokens.device.type, dtype, cache_enabled=False) if low else nullcontext():
             states = self.history_encoder(tokens, mask)
         return Padded(states.float() if low else states, state_mask(self.history_encoder, tokens, mask))
 
@@ -223,7 +228,7 @@ class SIDMLP(SIDRecommender):
 
     def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return leaves and log-probabilities [B, K]; beam search on CUDA runs as one captured graph."""
-        static = getattr(self.history_encoder, "static_shapes", False) and self.decoding == "beam"
+        static = getattr(self.history_encoder, "static_shapes", False) and DECODERS[self.decoding] is beam_search
         if not (tokens.is_cuda and self.compiled and static):
             return self.rank_eagerly(tokens)
         graphs, size = self.graphs.get(self), captured_size(len(tokens))
@@ -238,13 +243,14 @@ class SIDMLP(SIDRecommender):
         return super().rank(tokens)
 
     def _runs_compiled(self, heads: FactorisedHeads, context: torch.Tensor) -> bool:
-        on_cpu = self.compiled and is_usable() and context.device.type == "cpu"
-        return on_cpu and self.normaliser == "children" and can_compile(heads)
+        on_cpu = self.compiled and hardware.on_cpu(context)  # asked first: numba compiles for seconds
+        return on_cpu and self.normaliser == "children" and can_compile(heads) and is_usable()
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(scorer, CompiledScorer):
-            return scorer.search(self.decoding, self.beam_size)
-        if scorer.device.type != "cpu" or not isinstance(scorer, FactorisedScorer):
+        compiled = COMPILED.get(DECODERS[self.decoding])
+        if compiled and isinstance(scorer, CompiledScorer):
+            return scorer.search(compiled, self.beam_size)
+        if not hardware.on_cpu(scorer.device) or not isinstance(scorer, FactorisedScorer):
             return super().search(scorer)
         return join_rankings([super(SIDMLP, self).search(part) for part in scorer.split(_USERS_IN_CACHE)])
 
@@ -288,7 +294,7 @@ def _compute_in(encoder: Any, dtype: torch.dtype, device: torch.device) -> None:
         return
     if not hasattr(encoder, "inference_dtype"):
         raise InputError(f"{type(encoder).__name__} computes in float32 only: leave out encoder_dtype.")
-    if device.type == "cpu" and not cpu_has_fast_bfloat16():
+    if hardware.on_cpu(device) and not cpu_has_fast_bfloat16():
         getLogger().warning("encoder_dtype: this processor only emulates bf16 and will be slower with it.")
     encoder.inference_dtype = dtype
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from recbole_sid import hardware
+from recbole_sid.data.histories import cut_histories
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.model import item_encoder, token_encoder
@@ -70,7 +72,8 @@ class SIDMLPPlusPlus(SIDMLP):
             return
         n_rows = min(_SAMPLED_ROWS, len(dataset))
         rows = torch.linspace(0, len(dataset) - 1, n_rows, dtype=torch.float64).long()  # float32 is exact to 2^24 only
-        tokens = self.history_tokens(dataset[rows].to(self.device))
+        sample = cut_histories(dataset[rows], self.ITEM_SEQ, self.ITEM_SEQ_LEN)
+        tokens = self.history_tokens(sample.to(self.device))
         mask = tokens != PAD
         self.history_encoder.start_at(self.teacher.history_encoder(tokens, mask)[mask])
 
@@ -120,4 +123,9 @@ _ENCODERS: Mapping[str, Callable[[SIDMLPPlusPlus, Any], nn.Module]] = {"token": 
 
 def state_error(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error between states [B, S, d] where mask bool [B, S] is True."""
-    return (states - target).float()[mask].square().mean()
+    difference = (states - target).float()
+    if hardware.on_cpu(mask):
+        return difference[mask].square().mean()
+    # How many states there are is not known to the host.
+    squares = difference.square().masked_fill(~mask.unsqueeze(-1), 0.0)
+    return squares.sum() / (mask.sum() * states.shape[-1])

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid import hardware
 from recbole_sid.errors import InputError
 from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed
@@ -105,7 +106,7 @@ class Attention(nn.Module):
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Return the output projection of attention: q, k, v [..., heads, n, d_kv], bias broadcast over them."""
         dropout = self.dropout.p if self.training else 0.0
-        if dropout and q.device.type == "cpu":  # torch's own has no fused form there and is slower
+        if dropout and hardware.on_cpu(q):  # torch's own has no fused form there and is slower
             weights = (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype)
             context = self.dropout(weights) @ v
         else:
@@ -280,7 +281,7 @@ def mask_bias(mask: torch.Tensor) -> torch.Tensor:
     Shape [B, 1, 1, S], or [1, 1, 1, S] where nothing is masked on a CPU: then no bias per row is formed. Elsewhere
     the host would have to wait to know.
     """
-    if mask.device.type == "cpu" and mask.all():
+    if hardware.on_cpu(mask) and mask.all():
         return torch.zeros(1, 1, 1, mask.shape[1], device=mask.device)
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None, :]
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid import hardware
 from recbole_sid.model.packing import Group, Packed, Packing, chunked
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class T5DecoderCache:
     def __init__(self, decoder: T5Decoder, states: torch.Tensor, mask: torch.Tensor) -> None:
         self.form = decoder.inference_form()
         with inference(states.device):
-            if states.device.type == "cpu":
+            if hardware.on_cpu(states):
                 self._read_packed(states, Packing.of(mask))
             else:
                 self._read_padded(states, mask)
@@ -373,7 +374,7 @@ def _of_ancestors(step: T5Step, layer: int, users: slice, rows: torch.Tensor) ->
 
 def chunk_rows(device: torch.device) -> int:
     """Return how many rows to work on at a time: what fits into the cache of a CPU, everything elsewhere."""
-    return CPU_CHUNK_ROWS if device.type == "cpu" else 2**62
+    return CPU_CHUNK_ROWS if hardware.on_cpu(device) else 2**62
 
 
 def unit_rows(x: torch.Tensor, eps: float, out: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ import torch
 
 from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data.dataset import ROW_FIELD
+from recbole_sid.data.histories import cut_histories
 from recbole_sid.files import locked
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.progress import progress
@@ -44,7 +45,9 @@ class CachedSupervision:
         self.device = device
         self.place = torch.full((int(self.rows.max()) + 1,), -1)
         self.place[self.rows] = torch.arange(len(self.rows))
-        self.n_tokens = 2 + self.lengths * dataset.semantic_ids.n_levels
+        self.histories = getattr(dataset, f"{dataset.iid_field}_list_field")
+        self.n_levels = dataset.semantic_ids.n_levels
+        self.n_tokens = 2 + self.lengths * self.n_levels
         self.start = self.n_tokens.cumsum(0) - self.n_tokens
         self.sizes = list(dataset.semantic_ids.codebook_sizes) if online.teacher is not None else []
         self.states = self.logits = torch.empty(0)
@@ -63,9 +66,9 @@ class CachedSupervision:
 
     def __call__(self, interaction: Any) -> Supervision:
         row = self.place[interaction[ROW_FIELD].cpu()]
-        index, valid = self._packed(row)
-        states = self.states[index].masked_fill_(~valid.unsqueeze(-1), 0).to(self.device, torch.float32)
-        logits = self.logits[row].to(self.device, torch.float32) if self.sizes else None
+        index, valid = self._packed(row, self._width(interaction))
+        states = self.states[index].masked_fill_(~valid.unsqueeze(-1), 0).to(self.device).float()
+        logits = self.logits[row].to(self.device).float() if self.sizes else None
         return Supervision(
             states, valid.to(self.device), [] if logits is None else list(logits.split(self.sizes, dim=1))
         )
@@ -86,18 +89,23 @@ class CachedSupervision:
         order = torch.argsort(self.lengths, stable=True)  # neighbours of like length: little padding
         batches = order.split(loader.step)
         for number, batch in enumerate(progress(batches, "Cache teacher", show_progress)):
-            given = online(loader._dataset[batch].to(self.device))
+            rows = cut_histories(loader._dataset[batch], self.histories, loader._dataset.item_list_length_field)
+            given = online(rows.to(self.device))
             if number == 0:
                 self.states = _allocate(folder, "states", (int(self.n_tokens.sum()), given.states.shape[-1]))
-            index, valid = self._packed(batch)
+            index, valid = self._packed(batch, self._width(rows))
             self.states[index[valid]] = given.states.cpu()[valid].half()
             if self.sizes:
                 self.logits[batch] = torch.cat(given.logits, dim=1).cpu().half()
 
-    def _packed(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return positions in the packed states [B, S], and bool [B, S] which of them are the rows' own."""
+    def _width(self, interaction: Any) -> int:
+        """Return how many tokens the histories of a batch are serialised to."""
+        return 2 + interaction[self.histories].shape[1] * self.n_levels
+
+    def _packed(self, row: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return positions in the packed states [B, width], and bool [B, width] which of them are the rows' own."""
         n_tokens = self.n_tokens[row].unsqueeze(1)
-        step = torch.arange(int(n_tokens.max()))
+        step = torch.arange(width)
         valid = step < n_tokens
         return torch.where(valid, self.start[row].unsqueeze(1) + step, 0), valid
 

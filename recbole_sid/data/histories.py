@@ -1,0 +1,60 @@
+"""Histories of a batch, cut to its longest on the host: no device computes on padding, nor has the host to ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from recbole.data.interaction import Interaction
+
+
+def cut_histories(interaction: Interaction, field: str, length_field: str) -> Interaction:
+    """Return `interaction`, on the host, with all histories cut to the longest of them.
+
+    Args:
+        field: of the items of the histories int64 [B, T]; other fields of as many columns and the same ending are cut
+            alike.
+        length_field: of the histories' lengths int64 [B].
+    """
+    longest = max(1, int(interaction[length_field].max())) if len(interaction) else 1
+    cut = {name: interaction[name][:, :longest] for name in _lists(interaction, field)}
+    return Interaction({**interaction.interaction, **cut})
+
+
+def widen_histories(interaction: Interaction, field: str, width: int) -> Interaction:
+    """Return `interaction` with histories of `width` places again; the opposite of `cut_histories`, on any device."""
+    wide = {}
+    for name in _lists(interaction, field):
+        values = interaction[name]
+        padding = (0, 0) * (values.dim() - 2) + (0, width - values.shape[1])
+        wide[name] = F.pad(values, padding)
+    return Interaction({**interaction.interaction, **wide})
+
+
+def _lists(interaction: Interaction, field: str) -> list[str]:
+    """Return the fields that hold a value for each item of the histories in `field`, which is ``<items>_list``."""
+    suffix, shape = field[field.rfind("_") :], interaction[field].shape
+    return [
+        name
+        for name, values in interaction.interaction.items()
+        if name.endswith(suffix) and values.dim() >= 2 and values.shape[:2] == shape
+    ]
+
+
+class CutBatches:
+    """A loader's `collate_fn` whose batches have their histories cut.
+
+    Args:
+        collate: the loader's own; returns an interaction, or a tuple that begins with one.
+        field, length_field: as of `cut_histories`.
+    """
+
+    def __init__(self, collate: Callable[[Any], Any], field: str, length_field: str) -> None:
+        self.collate, self.field, self.length_field = collate, field, length_field
+
+    def __call__(self, index: Any) -> Any:
+        batch = self.collate(index)
+        if isinstance(batch, tuple):
+            return (cut_histories(batch[0], self.field, self.length_field), *batch[1:])
+        return cut_histories(batch, self.field, self.length_field)

@@ -1,0 +1,136 @@
+"""What runs on other devices than the CPU, tried on the CPU: histories cut on the host, the CPU's branches left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from recbole_sid import hardware
+from recbole_sid.data.histories import cut_histories, widen_histories
+from recbole_sid.data.vocabulary import PAD
+from recbole_sid.model.sid_mlp_pp import state_error
+from recbole_sid.model.supervision import OnlineSupervision
+from recbole_sid.registry import get_model
+from recbole_sid.trainer.distill_cache import CachedSupervision
+
+MODELS: list[tuple[str, dict[str, Any]]] = [
+    ("TIGER", {}),
+    ("TIGER", {"constrained": False}),
+    ("CausalSID", {}),
+    ("SIDMLP", {}),
+    ("SIDMLPPlusPlus", {}),
+    ("SIDMLPPlusPlus", {"encoder": "item"}),
+]
+
+
+@pytest.fixture
+def no_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what makes every question for the CPU be answered no."""
+    return lambda: monkeypatch.setattr(hardware, "on_cpu", lambda place: False)
+
+
+def build(prepare: Callable[..., Any], name: str, **changes: Any) -> tuple[Any, Any, Any, Any]:
+    changes = {"dropout_prob": 0.0, **changes}
+    config, train, _, test = prepare(name, **changes)
+    torch.manual_seed(0)
+    return get_model(name)(config, train._dataset).eval(), train, next(iter(train)), next(iter(test))[0]
+
+
+@pytest.mark.parametrize(("name", "changes"), MODELS)
+def test_batches_are_as_wide_as_their_longest_history(
+    prepare: Callable[..., Any], name: str, changes: dict[str, Any]
+) -> None:
+    _, train, valid, test = prepare(name, MAX_ITEM_LIST_LENGTH=40, **changes)
+
+    def batches() -> Iterator[Any]:
+        yield from train
+        yield from (batch[0] for loader in (valid, test) for batch in loader)
+
+    widths = {(rows["item_id_list"].shape[1], int(rows["item_length"].max())) for rows in batches()}
+    assert all(width == longest for width, longest in widths)
+    assert min(width for width, _ in widths) < 40
+
+
+def test_histories_of_recbole_models_keep_their_width(prepare: Callable[..., Any]) -> None:
+    train = prepare("TIGER")[1]
+    rows = train._dataset[[0, 1]]
+    cut = cut_histories(rows, "item_id_list", "item_length")
+    assert torch.equal(widen_histories(cut, "item_id_list", 6)["item_id_list"], rows["item_id_list"])
+
+
+@pytest.mark.parametrize(("name", "changes"), MODELS)
+@pytest.mark.parametrize("decoding", ["beam", "exact", "full"])
+def test_other_devices_rank_as_the_cpu(
+    prepare: Callable[..., Any], no_cpu: Callable[[], None], name: str, changes: dict[str, Any], decoding: str
+) -> None:
+    model, _, _, rows = build(prepare, name, decoding=decoding, **changes)
+    expected = model.full_sort_predict(rows), model.retrieve(rows)
+    no_cpu()
+    found = model.full_sort_predict(rows), model.retrieve(rows)
+    assert_close(found[0], expected[0], atol=1e-4, rtol=1e-4)
+    n_items = model.n_items
+    tables = []
+    for row, item, score in (expected[1], found[1]):
+        table = torch.full((len(rows), n_items), -100.0)
+        table[row, item] = score
+        tables.append(table)
+    assert_close(tables[1], tables[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "changes"), MODELS)
+def test_other_devices_have_the_cpus_losses(
+    prepare: Callable[..., Any], no_cpu: Callable[[], None], name: str, changes: dict[str, Any]
+) -> None:
+    model, _, batch, _ = build(prepare, name, **changes)
+    stages = getattr(model, "stages", (None,))
+    teacher = None
+    if stages != (None,):
+        settings = prepare("TIGER")
+        teacher = get_model("TIGER")(settings[0], settings[1]._dataset).eval()
+
+    def losses() -> list[torch.Tensor]:
+        found = []
+        for stage in stages:
+            if stage is not None:
+                model.start_stage(stage)
+                encoder = teacher.history_encoder if stage == "encoder" else model.history_encoder
+                needs_states = stage in ("encoder", "decoder")
+                model.supervision = OnlineSupervision(
+                    model, encoder if needs_states else None, None if stage == "encoder" else teacher
+                )
+            found.append(model.calculate_loss(batch))
+        return found
+
+    expected = losses()
+    no_cpu()
+    assert_close(losses(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_cached_states_are_as_wide_as_the_batch(prepare: Callable[..., Any], cut: bool) -> None:
+    """Also where a batch was not cut to its longest history."""
+    config, train, _, _ = prepare("SIDMLP")
+    model = get_model("SIDMLP")(config, train._dataset).eval()
+    online = OnlineSupervision(model, model.history_encoder, None)
+    cached = CachedSupervision(online, train, torch.device("cpu"), None, False)
+    short = (train._dataset.inter_feat["item_length"] <= 3).nonzero().squeeze(1)[:5]
+    rows = train._dataset[short]
+    if cut:
+        rows = cut_histories(rows, "item_id_list", "item_length")
+    tokens = model.history_tokens(rows)
+    given, expected = cached(rows), online(rows)
+    assert given.mask.shape == tokens.shape
+    assert torch.equal(given.mask, tokens != PAD)
+    assert_close(given.states, expected.states.masked_fill(~expected.mask.unsqueeze(-1), 0), atol=1e-2, rtol=1e-2)
+
+
+def test_the_error_of_states_counts_tokens_only(no_cpu: Callable[[], None]) -> None:
+    torch.manual_seed(0)
+    states, target, mask = torch.randn(4, 5, 3), torch.randn(4, 5, 3), torch.rand(4, 5) > 0.5
+    expected = (states - target)[mask].square().mean()
+    no_cpu()
+    assert_close(state_error(states, target, mask), expected)
