@@ -416,3 +416,26 @@ def test_topk_beyond_the_catalogue_is_refused(data_path: Path) -> None:
     config = Config("BPR", "tiny", config_dict={"data_path": str(data_path), "topk": [10, 31], "beam_size": 50})
     with pytest.raises(InputError, match="asks for more than the 30 items"):
         data_preparation(config, create_dataset(config))
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+@pytest.mark.parametrize("time", ["", "nan", "inf", "-inf"])
+def test_a_time_that_is_no_number_is_refused_with_count_and_line(tmp_path: Path, model: str, time: str) -> None:
+    data = write_events(tmp_path / "data", random_events(3))
+    file = data / "tiny" / "tiny.inter"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number in (4, 9):
+        fields = lines[number - 1].split("\t")
+        fields[2] = time
+        lines[number - 1] = "\t".join(fields)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"'timestamp' .* in 2 rows, first in line 4: .*recbole-sid convert"):
+        create_dataset(make_config(model, data))
+
+
+def test_a_time_of_type_token_is_refused(tmp_path: Path) -> None:
+    data = write_events(tmp_path / "data", random_events(3))
+    file = data / "tiny" / "tiny.inter"
+    file.write_text(file.read_text(encoding="utf-8").replace("timestamp:float", "timestamp:token"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"'timestamp' .* type token.*recbole-sid convert"):
+        create_dataset(make_config("SASRec", data))

@@ -29,6 +29,27 @@ class TimeOrderedDataset(Dataset):
 
     inter_feat: Any  # a DataFrame while RecBole reads and filters, an Interaction afterwards
 
+    def _data_filtering(self) -> None:
+        if self.config["eval_args"]["order"] == "TO" and self.time_field in self.inter_feat:
+            self._check_times()
+        super()._data_filtering()
+
+    def _check_times(self) -> None:
+        """Refuse times that cannot be ordered: RecBole numbers tokens as they appear and fills gaps with the mean."""
+        file, field = f"{self.dataset_name}.inter", self.time_field
+        times = self.inter_feat[field]
+        if not np.issubdtype(times.dtype, np.number):
+            raise InputError(
+                f"The time field '{field}' of '{file}' is of type {self.field2type[field].value}, which has no order "
+                f"in time: write it as numbers under '{field}:float' (`recbole-sid convert` does)."
+            )
+        wrong = np.flatnonzero(~np.isfinite(times.to_numpy()))
+        if len(wrong):
+            raise InputError(
+                f"The time field '{field}' of '{file}' is empty, NaN or infinite in {len(wrong):,} rows, first in line "
+                f"{wrong[0] + 2}: mend or drop these rows (`recbole-sid convert` makes the file from raw data)."
+            )
+
     def _reset_index(self) -> None:
         if self.inter_feat.empty:
             raise InputError(
