@@ -197,6 +197,24 @@ def test_wrong_text_fields_are_named(
         TextFeatures(config).fit_encode(dataset)
 
 
+def test_quotes_line_breaks_and_encoding_are_read_as_recbole_reads_them(
+    configured: Callable[..., tuple[Any, Any]], data_path: Path
+) -> None:
+    file = data_path / "tiny" / "tiny.item"
+    rows = [f'i{i}\t"é {i}\tsplit\nin ""two"""\tk' for i in range(100)]
+    file.write_text("\n".join(["item_id:token\ttitle:token_seq\tkind:token", *rows]) + "\n", encoding="latin-1")
+    config, dataset = configured(text_fields=["title", "kind"], encoding="latin-1")
+    expected = [f'é {token[1:]}\tsplit\nin "two" k' for token in dataset.item_tokens()]
+    assert item_texts(config, dataset.item_tokens()) == expected
+
+
+def test_a_wrong_encoding_names_its_key(configured: Callable[..., tuple[Any, Any]], data_path: Path) -> None:
+    config, dataset = configured(text_fields=["title"])
+    (data_path / "tiny" / "tiny.item").write_bytes(b"item_id:token\ttitle:token_seq\ni1\t\xe9\n")
+    with pytest.raises(InputError, match=r"encoding=utf-8.*set these two keys"):
+        item_texts(config, dataset.item_tokens())
+
+
 def test_a_missing_item_file_is_named(configured: Callable[..., tuple[Any, Any]], data_path: Path) -> None:
     config, dataset = configured(text_fields=["title"])
     (data_path / "tiny" / "tiny.item").unlink()

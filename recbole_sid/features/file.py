@@ -14,6 +14,7 @@ import torch
 
 from recbole_sid.catalogue import match_rows, token_array
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.features.atomic import read_atomic
 from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.sources import feature_file
 from recbole_sid.reading import is_plain_tensor, load_tensors, open_arrays, read_array, read_parquet
@@ -160,7 +161,7 @@ def _parquet(path: str, name: str | None, config: Any) -> Rows:
 
 def _atomic(path: str, name: str | None, config: Any) -> Rows:
     """Read RecBole's atomic file with a token column and a float_seq column, as `additional_feat_suffix` names it."""
-    table = pd.read_csv(path, sep=config["field_separator"], dtype=str, keep_default_na=False, quoting=3)
+    table = read_atomic(path, config)
     types = dict(column.rsplit(":", 1) for column in table.columns)
     table.columns = list(types)
     token_fields = [field for field, kind in types.items() if kind == "token"]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from recbole_sid.catalogue import match_rows
 from recbole_sid.errors import InputError, nearest
+from recbole_sid.features.atomic import read_atomic
 from recbole_sid.features.base import FeatureSource, Learnt
 from recbole_sid.features.scaling import training_items
 from recbole_sid.features.sentence import SentenceEncoder
@@ -116,7 +117,7 @@ def item_texts(config: Any, item_tokens: np.ndarray) -> list[str]:
     path = os.path.join(config["data_path"], f"{config['dataset']}.item")
     if not os.path.isfile(path):
         raise InputError(f"Text features need the file '{path}', which does not exist.")
-    table = pd.read_csv(path, sep=config["field_separator"], dtype=str, keep_default_na=False, quoting=3)
+    table = read_atomic(path, config)
     table.columns = [column.split(":")[0] for column in table.columns]
     if not fields:
         raise InputError(f"text_fields is empty: name fields of '{path}' ({', '.join(table.columns)}).")
