@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from recbole.data.interaction import Interaction
 from torch.testing import assert_close
 
 from recbole_sid import hardware
@@ -134,3 +135,21 @@ def test_the_error_of_states_counts_tokens_only(no_cpu: Callable[[], None]) -> N
     expected = (states - target)[mask].square().mean()
     no_cpu()
     assert_close(state_error(states, target, mask), expected)
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+@pytest.mark.parametrize(("name", "changes"), MODELS)
+def test_unknown_items_are_left_out_and_no_history_is_ranked(
+    prepare: Callable[..., Any], no_cpu: Callable[[], None], name: str, changes: dict[str, Any], cpu: bool
+) -> None:
+    model, _, _, _ = build(prepare, name, **changes)
+    if not cpu:
+        no_cpu()
+    known = Interaction({"item_id_list": torch.tensor([[3, 5, 0, 0]]), "item_length": torch.tensor([2])})
+    holes = Interaction({"item_id_list": torch.tensor([[3, 0, 5, 0]]), "item_length": torch.tensor([4])})
+    unknown = Interaction({"item_id_list": torch.tensor([[0, 0, 0, 0]]), "item_length": torch.tensor([3])})
+    empty = Interaction({"item_id_list": torch.tensor([[0, 0, 0, 0]]), "item_length": torch.tensor([0])})
+    assert_close(model.full_sort_predict(holes), model.full_sort_predict(known), atol=1e-5, rtol=1e-5)
+    assert_close(model.full_sort_predict(unknown), model.full_sort_predict(empty), atol=1e-5, rtol=1e-5)
+    assert model.full_sort_predict(empty).isfinite().any()
+    assert len(model.retrieve(empty)[1])

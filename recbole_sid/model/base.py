@@ -97,8 +97,19 @@ class SIDRecommender(SequentialRecommender):
 
         Loaders cut it to the longest (see `cut_histories`); here no device's values are asked for.
         """
-        lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]
-        return self.vocabulary.serialise(self.item_tokens[history], lengths, interaction[self.USER_ID])
+        history, lengths = known_items(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return self.vocabulary.serialise(self.item_tokens[history], lengths, self._users(interaction))
+
+    def _users(self, interaction: Any) -> torch.Tensor:
+        """Return the users int64 [B]; without them 0 for all, where users share one token anyway."""
+        if self.USER_ID in interaction:
+            return interaction[self.USER_ID]
+        if self.vocabulary.n_user_tokens > 1:
+            raise InputError(
+                f"This model reads who the user is (n_user_tokens={self.vocabulary.n_user_tokens}): "
+                f"give '{self.USER_ID}'."
+            )
+        return torch.zeros_like(interaction[self.ITEM_SEQ_LEN])
 
     def target_codes(self, interaction: Any) -> torch.Tensor:
         """Return the codes of the target items int64 [B, L]."""
@@ -212,6 +223,16 @@ class SIDRecommender(SequentialRecommender):
             log_probs = masked_log_softmax(logits[level], mask)
             total = total + log_probs.gather(1, codes[:, level : level + 1]).squeeze(1)
         return total
+
+
+def known_items(history: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return histories int64 [B, T] without their unknown items (0), and how many are left int64 [B]."""
+    known = history > 0
+    n_known = known.sum(1)
+    if hardware.on_cpu(history) and torch.equal(n_known, lengths):
+        return history, lengths
+    order = torch.argsort(known.int(), dim=1, descending=True, stable=True)  # the known ones first, in their order
+    return history.gather(1, order), n_known
 
 
 def is_cpu_inference(tokens: torch.Tensor) -> bool:

@@ -68,9 +68,13 @@ class ItemEncoder(nn.Module):
     static_shapes = True  # `forward` can be captured in a CUDA graph
 
     def state_mask(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return bool [B, T], which slots of tokens int64 [B, S] hold an item; T = (S - 2) // L."""
+        """Return bool [B, T], which slots of tokens int64 [B, S] hold an item; T = (S - 2) // L.
+
+        The first does always: a history of no items is read as one of an unknown item.
+        """
         first = self._slots(tokens)[..., 0]
-        return (first >= self.code_tokens.start) & (first < self.code_tokens.stop)
+        leads = torch.arange(first.shape[1], device=first.device) == 0
+        return ((first >= self.code_tokens.start) & (first < self.code_tokens.stop)) | leads
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return states [B, T, d] of tokens int64 [B, S], zero where no item is; `mask` bool [B, S] is not needed."""
