@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from recbole_sid.catalogue import hash_tokens
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.files import replacing
+from recbole_sid.reading import load_tensors
 
 FORMAT = "recbole_sid-checkpoint-1"
 # What decides which interactions a model was trained on.
@@ -23,6 +25,7 @@ _DATA_KEYS = (
 _SPLIT_KEYS = ("split", "order", "group_by")
 # In a lineage: fingerprints of the semantic IDs that the present ones continue.
 _EXTENDS = "extended semantic IDs"
+_CHECKSUM = "checksum"
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -32,8 +35,36 @@ def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> No
         InputError: if the disk is full or nothing can be written there; a file that was there stays.
     """
     # Through a stream of Python's, so that torch's error on a full disk carries the system's.
+    content = {"format": FORMAT, **content}
     with replacing(path) as temporary, open(temporary, "wb") as stream:
-        torch.save({"format": FORMAT, **content}, stream)
+        torch.save({**content, _CHECKSUM: checksum(content)}, stream)
+
+
+def checksum(content: Any) -> str:
+    """Return the SHA-256 (hex) of tensors and plain types, nested in dictionaries, lists and tuples."""
+    digest = hashlib.sha256()
+    _add(digest, content)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, value: Any) -> None:
+    """Add `value` to `digest`, every part with its kind and size, so that no two values read the same."""
+    if isinstance(value, torch.Tensor):
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"tensor {plain.dtype} {tuple(plain.shape)};".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        digest.update(f"mapping {len(value)};".encode())
+        for key, part in value.items():
+            _add(digest, key)
+            _add(digest, part)
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"sequence {len(value)};".encode())
+        for part in value:
+            _add(digest, part)
+    else:
+        text = repr(value).encode("utf-8", "surrogatepass")
+        digest.update(f"{type(value).__name__} {len(text)};".encode() + text)
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
@@ -61,19 +92,30 @@ def load_checkpoint(
         raise InputError(f"There is no checkpoint at '{path}'.")
     try:
         content = _read(path, map_location=map_location)
+    except InputError:
+        raise
     except Exception as error:  # a damaged pickle raises anything
         raise InputError(f"'{path}' is damaged or no checkpoint of recbole_sid ({first_line(error)}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"'{path}' is no checkpoint of recbole_sid.")
+    _check_sum(content, path)
     if model is not None and content["model"] != model:
         raise InputError(f"'{path}' holds a {content['model']}, not a {model}: give a checkpoint of {model}.")
     return content
 
 
+def _check_sum(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Raise InputError if `content`, read from `path`, is not what was written; files before 0.2 do not say."""
+    if _CHECKSUM not in content:
+        getLogger().warning(f"'{path}' is of an earlier version and has no checksum: damage to it cannot be told.")
+    elif content.pop(_CHECKSUM) != checksum(content):
+        raise InputError(f"'{path}' is damaged: it is not what was written (its checksum differs). Use another copy.")
+
+
 def _read(path: str | os.PathLike[str], **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of the pickle protocol of RecBole's files
-        return torch.load(path, weights_only=True, **options)
+        return load_tensors(path, **options)
 
 
 def lineage(config: Any, dataset: Any) -> dict[str, str]:
@@ -136,8 +178,14 @@ def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: s
     """Load `state` into `model`.
 
     Raises:
-        InputError: if names or shapes do not fit.
+        InputError: if names or shapes do not fit, or a weight is not a number (NaN).
     """
+    for name, value in state.items():
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise InputError(
+                f"The weights in '{path}' are not all numbers ({name} holds NaN): the file is of a training that "
+                "diverged, or damaged; use another checkpoint."
+            )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

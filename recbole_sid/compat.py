@@ -20,6 +20,7 @@ from unittest import mock
 import torch
 
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.reading import check_tensor_file
 
 RECBOLE_VERSION = "1.2.1"
 INSTALL_COMMAND = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
@@ -179,9 +180,12 @@ def load_recbole_checkpoint(file: str | os.PathLike[str], map_location: Any = No
     if not os.path.isfile(file):
         raise InputError(f"There is no checkpoint at '{file}'.")
     try:
+        check_tensor_file(file)
         with open(file, "rb") as stream, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = _torch_load(stream, map_location=map_location, weights_only=False, pickle_module=_recbole_pickle)
+    except InputError:
+        raise
     except Exception as error:  # a damaged pickle raises anything
         raise InputError(f"'{file}' is not a readable checkpoint of RecBole ({first_line(error)}).") from error
     if not isinstance(content, dict) or not hasattr(content.get("config"), "final_config_dict"):

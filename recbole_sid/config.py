@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import yaml
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import EvaluatorType
 
-from recbole_sid.errors import InputError, first_line, nearest
+from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.reading import read_yaml
 from recbole_sid.registry import TRAINERS, get_model, get_trainer
 
@@ -62,7 +63,19 @@ _COUNTS_OF_SEMANTIC_IDS = (
     "rq_vae_epochs",
     "rq_vae_batch_size",
 )
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
+
+
+class _PropertyLoader(yaml.SafeLoader):
+    """YAML's safe loader that also reads 1e-3 as a number, as RecBole's loader does."""
+
+
+_PropertyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+"),
+    list("-+.0123456789"),
+)
 
 
 class Config(RecBoleConfig):
@@ -107,6 +120,12 @@ class Config(RecBoleConfig):
             settings.update(content)
         return settings
 
+    def _build_yaml_loader(self) -> Any:
+        return _PropertyLoader
+
+    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return config_dict  # RecBole runs every string through `eval` here
+
     def _load_cmd_line(self) -> dict[str, Any]:
         return {}  # RecBole reads sys.argv here, so that pytest's and Ray's arguments leak in.
 
@@ -125,11 +144,26 @@ class Config(RecBoleConfig):
             if (PROPERTIES / name).is_file():
                 self._update_internal_config_dict(PROPERTIES / name)
 
+    def _set_default_parameters(self) -> None:
+        for key in ("topk", "metrics"):
+            if self.final_config_dict[key] in ([], (), "", None):
+                raise InputError(f"{key}={self.final_config_dict[key]!r} measures nothing: name at least one.")
+        super()._set_default_parameters()
+
     def _init_device(self) -> None:
         # RecBole 1.2.1 takes the GPU even when use_gpu is False.
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["gpu_id"] = ""
+        self._check_launch()
         super()._init_device()
+
+    def _check_launch(self) -> None:
+        """Refuse settings of several processes: RecBole would ignore them, or wait for processes that never come."""
+        alone = {"nproc": (1,), "world_size": (-1, 1), "local_rank": ()}
+        for key, harmless in alone.items():
+            value = self.external_config_dict.get(key)
+            if value is not None and value not in harmless:
+                raise InputError(f"recbole_sid trains in one process: leave out {key}={value}.")
 
     def _check_keys(self) -> None:
         known = self.known_keys()
@@ -148,8 +182,8 @@ class Config(RecBoleConfig):
         return known
 
     def _check_values(self) -> None:
-        if not self["single_spec"]:
-            raise InputError("recbole_sid trains in one process: leave out nproc, world_size and local_rank.")
+        self._check_placement()
+        self._check_protocol()
         if self["save_dataset"] or self["save_dataloaders"]:
             raise InputError(
                 "recbole_sid rebuilds datasets instead of pickling them: leave out save_dataset/dataloaders."
@@ -164,6 +198,9 @@ class Config(RecBoleConfig):
             value = self[key]
             if not isinstance(value, (list, tuple)) or not all(map(_is_count, value)):
                 raise InputError(f"{key}={value!r} must be a list of whole numbers above 0, such as [256, 256].")
+        teacher = str(self["teacher"] or "")
+        if teacher and not teacher.isidentifier():  # kd_dagfm.py, `__init__`: runs it through `eval`
+            raise InputError(f"teacher={teacher!r} must be the name of a network, such as CrossNet.")
         if self["tokenizer"] == "file" and not self["semantic_ids_path"]:
             raise InputError("tokenizer=file takes ready-made semantic IDs: name their file in semantic_ids_path.")
         largest, beam = max(self["topk"]), self["beam_size"]
@@ -176,16 +213,50 @@ class Config(RecBoleConfig):
                 "add it to metrics and topk."
             )
 
+    def _check_placement(self) -> None:
+        """Refuse a GPU that is not there, and say that the CPU is used where the user asked for a GPU."""
+        chosen = self.external_config_dict
+        if chosen.get("use_gpu") is True and self["device"].type == "cpu":
+            getLogger().warning("use_gpu=True, but torch finds no GPU here: the CPU is used.")
+        wanted = str(chosen.get("gpu_id") or "") if self["use_gpu"] else ""
+        if not all(part.strip().isdigit() for part in wanted.split(",") if wanted):
+            raise InputError(f"gpu_id={wanted!r} must be numbers of GPUs, such as 0 or 0,1.")
+        if wanted and self["device"].type == "cpu":
+            raise InputError(f"gpu_id={wanted} names a GPU that torch does not find here: leave it out.")
+
+    def _check_protocol(self) -> None:
+        """Refuse values of RecBole's own keys that RecBole accepts and that mean nothing, or not what they seem."""
+        require_known("state", str(self["state"]).lower(), _LOG_LEVELS)
+        seed = self["seed"]
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise InputError(f"seed={seed!r} must be a whole number from 0 to 4294967295.")
+        for key, what in (("eval_step", "epochs between validations; 0: none"), ("metric_decimal_place", "decimals")):
+            if not isinstance(self[key], int) or self[key] < 0:
+                raise InputError(f"{key}={self[key]!r} must be a whole number of at least 0 ({what}).")
+        clip = self["clip_grad_norm"]
+        if clip is not None and not (
+            isinstance(clip, dict) and "max_norm" in clip and clip.keys() <= {"max_norm", "norm_type"}
+        ):
+            raise InputError(f"clip_grad_norm={clip!r} must be a dictionary such as {{max_norm: 1.0}}, or empty.")
+        intervals = {key: self[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}
+        by_value = self["val_interval"] or {}
+        if not isinstance(by_value, dict):
+            raise InputError(f"val_interval={by_value!r} must name fields, such as {{rating: '[3,inf)'}}.")
+        intervals |= {f"val_interval of {field}": value for field, value in by_value.items() if isinstance(value, str)}
+        for key, value in intervals.items():
+            if value is not None and not all(_is_interval(part) for part in str(value).split(";")):
+                raise InputError(f"{key}={value!r} must be an interval such as [5,inf) or (0,1];[3,4].")
+
     def _check_type(self, key: str, value: Any, default: Any) -> None:
         """Refuse what is no number, or no dictionary, where the default is one, sizes below 1, and dropout of 1."""
-        wrong = isinstance(default, dict) and not isinstance(value, (dict, str, type(None)))
+        wrong = isinstance(default, dict) and not isinstance(value, (dict, type(None)))
         if isinstance(default, (int, float)) and not isinstance(default, bool):
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             is_kind = is_number and (isinstance(value, int) or isinstance(default, float))
             is_size = isinstance(default, int) and key not in ("warmup_steps", "stopping_step", "full_sort_items")
             wrong = not is_kind or (key in self.model_keys() and value < (1 if is_size else 0))
             wrong = wrong or (key.endswith("dropout_prob") and value >= 1)
-        if isinstance(default, bool) and key in self.model_keys():
+        if isinstance(default, bool):
             wrong = not isinstance(value, bool)
         if wrong:
             raise InputError(f"{key}={value!r} is not possible: the default is {default!r}.")
@@ -256,6 +327,15 @@ def parse_value(text: str) -> Any:
         return yaml.safe_load(text) if text[:1] in ("[", "{") else text
     except yaml.YAMLError:
         return text
+
+
+def _is_interval(text: str) -> bool:
+    """Say whether `text` is an interval that RecBole's filters understand, such as ``[5,inf)``, and not an empty one."""
+    found = re.fullmatch(r"\s*[\[(]\s*([^,\s]+)\s*,\s*([^,\s]+)\s*[\])]\s*", text)
+    try:
+        return found is not None and float(found[1]) <= float(found[2])
+    except ValueError:
+        return False
 
 
 def _is_count(value: Any) -> bool:

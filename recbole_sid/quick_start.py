@@ -133,7 +133,8 @@ def load_data_and_model(
 
     Args:
         model_file: the checkpoint.
-        overrides: settings in place of those recorded, such as the data_path of data that has moved.
+        overrides: settings in place of those recorded, such as the data_path of data that has moved. Semantic IDs
+            that have to be built are kept if a checkpoint_dir is among them; nothing else is written.
 
     Returns:
         config, model, dataset, train_data, valid_data, test_data.
@@ -154,7 +155,7 @@ def _load_ours(model_file: str | os.PathLike[str], overrides: Mapping[str, Any])
         if key in settings:
             settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
     config = Config(checkpoint["model"], settings["dataset"], config_dict=settings)
-    dataset, loaders = _load_data(config)
+    dataset, loaders = _load_data(config, overrides)
     current = lineage(config, loaders[0]._dataset)
     check_lineage(model_file, checkpoint["lineage"], current)
     model = get_model(checkpoint["model"])(config, loaders[0]._dataset).to(config["device"])
@@ -168,18 +169,20 @@ def _load_recbole(
     checkpoint = load_recbole_checkpoint(model_file, map_location="cpu")
     recorded = checkpoint["config"].final_config_dict
     config = Config(recorded["model"], recorded["dataset"], config_dict={**plain_settings(recorded), **overrides})
-    dataset, loaders = _load_data(config)
+    dataset, loaders = _load_data(config, overrides)
     model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
     load_weights(model, checkpoint["state_dict"], model_file)
     model.load_other_parameter(checkpoint.get("other_parameter"))
     return config, model, dataset, *loaders
 
 
-def _load_data(config: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+def _load_data(config: Any, overrides: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Return dataset and loaders; nothing is written but to a checkpoint_dir that the caller names."""
+    if not os.path.isdir(config["data_path"]):  # RecBole would download into it
+        raise InputError(f"There is no dataset folder '{config['data_path']}': name the data's place in data_path.")
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
     dataset = create_dataset(config)
-    return dataset, data_preparation(config, dataset)
+    return dataset, data_preparation(config, dataset, keep_semantic_ids="checkpoint_dir" in overrides)
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -226,19 +227,40 @@ def _header(stream: Any, size: int) -> Header:
     return Header(tuple(shape), dtype)
 
 
-def load_tensors(path: str | os.PathLike[str]) -> Any:
+def load_tensors(path: str | os.PathLike[str], **options: Any) -> Any:
     """Return what torch loads of a file of tensors without running code.
 
+    Args:
+        path: the file.
+        options: of `torch.load`, such as map_location (the CPU by default) and mmap.
+
     Raises:
-        InputError: if it unfolds to more than `largest_unfolded` bytes.
+        InputError: as `check_tensor_file`.
         Exception: of many kinds, if it is damaged or holds anything else.
     """
     import torch
 
+    check_tensor_file(path)
+    return torch.load(path, weights_only=True, **{"map_location": "cpu", **options})
+
+
+def check_tensor_file(path: str | os.PathLike[str]) -> None:
+    """Refuse what `torch.load` would do more with than read: archives with programs (TorchScript), which it hands to
+    `torch.jit.load` whatever it was told of pickles, and tar archives, whose members it extracts.
+
+    Raises:
+        InputError: if it is such a file, or unfolds to more than `largest_unfolded` bytes.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            if any(f"/{name}".endswith("/constants.pkl") for name in archive.namelist()):  # by this torch tells
+                raise InputError(
+                    f"'{path}' holds a program (TorchScript), which would run when it is loaded: give a checkpoint of "
+                    "weights, written by `torch.save(model.state_dict(), ...)`."
+                )
             check_archive(archive, path)
-    return torch.load(path, weights_only=True, map_location="cpu")
+    elif tarfile.is_tarfile(path):
+        raise InputError(f"'{path}' is a tar archive, of versions of torch before 0.4: save it again with a later one.")
 
 
 def is_plain_tensor(value: Any) -> bool:

@@ -32,11 +32,12 @@ _RESULTS = ("features_hash", "reconstruction_error", "before_collision_rule", EX
 _GROWING = ("item_tokens", "training_part", "texts", "feature_file", "feature_tokens")
 
 
-def semantic_ids_for(config: Any, train_dataset: Any) -> SemanticIDs:
+def semantic_ids_for(config: Any, train_dataset: Any, keep: bool = True) -> SemanticIDs:
     """Return the semantic IDs that the configuration asks for.
 
     ``semantic_ids_path`` names a file to load; without it the file of the same recipe under
-    ``checkpoint_dir/semantic_ids`` is reused, also one extended since by later items, or built and written there.
+    ``checkpoint_dir/semantic_ids`` is reused, also one extended since by later items, or built and, with `keep`,
+    written there.
     Which of these happened is logged, and what of the recipe differs from the file that is nearest; for a file that is
     named or built also what is wrong with its quality.
 
@@ -62,8 +63,9 @@ def semantic_ids_for(config: Any, train_dataset: Any) -> SemanticIDs:
     else:
         why = _nearest_recipe(path, recipe)
         semantic_ids, _ = build_semantic_ids(config, train_dataset, recipe)
-        semantic_ids.save(path)
-        log.info(f"Semantic IDs {semantic_ids.fingerprint} built and written to {path}{why}")
+        if keep:
+            semantic_ids.save(path)
+        log.info(f"Semantic IDs {semantic_ids.fingerprint} built{f' and written to {path}' if keep else ''}{why}")
         _warn_of_quality(semantic_ids)
     return semantic_ids
 

@@ -62,11 +62,16 @@ class LengthBucketSampler(Sampler[int]):
         yield from self.rows[order[full * self.batch_size :]].tolist()
 
 
-def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
+def data_preparation(config: Any, dataset: Any, keep_semantic_ids: bool = True) -> tuple[Any, Any, Any]:
     """Split `dataset` and return the (train, valid, test) loaders, as RecBole's `data_preparation`.
 
     For our models, training batches are bucketed by history length, and the semantic IDs, loaded or built from the
     training part, are attached to the training dataset.
+
+    Args:
+        config: of the run.
+        dataset: of `create_dataset`.
+        keep_semantic_ids: write semantic IDs that had to be built to ``checkpoint_dir``.
 
     Raises:
         InputError: if a split is empty or ready-made, or the semantic IDs do not fit the dataset.
@@ -90,7 +95,7 @@ def data_preparation(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
         train = loaders[0]
         if not isinstance(train._dataset, HistoryDataset):
             raise InputError(f"{config['model']} splits whole sequences itself: leave out benchmark_filename.")
-        train._dataset.semantic_ids = semantic_ids_for(semantic_id_config(config), train._dataset)
+        train._dataset.semantic_ids = semantic_ids_for(semantic_id_config(config), train._dataset, keep_semantic_ids)
         arrange(train, config)
         for loader in loaders[1:]:
             cut_batches(loader)

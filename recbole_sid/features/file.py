@@ -113,6 +113,8 @@ def read_rows(path: str, name: str | None, config: Any) -> Rows:
     matrix = rows.matrix
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.number):
         raise InputError(f"'{path}' must hold numbers of shape [n_items, d].")
+    if np.issubdtype(matrix.dtype, np.complexfloating):
+        raise InputError(f"'{path}' holds complex numbers: write real and imaginary parts as columns of their own.")
     return rows
 
 
@@ -132,14 +134,18 @@ def _pt(path: str, name: str | None, config: Any) -> Rows:
         content = content[_choice(path, name, tensors)]
     if not is_plain_tensor(content):
         raise InputError(f"'{path}' must hold numbers of shape [n_items, d].")
-    return Rows(content.detach().float().numpy(), None)
+    return Rows(_as_numpy(content.detach()), None)
 
 
 def _safetensors(path: str, name: str | None, config: Any) -> Rows:
     from safetensors.torch import load_file  # through torch, because numpy knows no bfloat16
 
     tensors = load_file(path)
-    return Rows(tensors[_choice(path, name, list(tensors))].float().numpy(), None)
+    return Rows(_as_numpy(tensors[_choice(path, name, list(tensors))]), None)
+
+
+def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor if tensor.is_complex() else tensor.float()).numpy()  # numpy knows no bfloat16
 
 
 def _parquet(path: str, name: str | None, config: Any) -> Rows:
@@ -155,6 +161,8 @@ def _parquet(path: str, name: str | None, config: Any) -> Rows:
         )
     numbers = table.select_dtypes("number")
     if name is None and numbers.shape[1]:
+        if left_out := [str(column) for column in table.columns if column not in numbers]:
+            getLogger().warning(f"'{path}' has no numbers in {', '.join(left_out)}: these columns are no features.")
         return Rows(numbers.to_numpy(), tokens)
     return Rows(_stacked(path, table[_choice(path, name, list(table.columns))]), tokens)
 

@@ -19,6 +19,7 @@ import torch
 
 from recbole_sid.data.vocabulary import TokenVocabulary
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.reading import load_tensors
 
 Weights = dict[str, torch.Tensor]
 
@@ -96,6 +97,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         raise InputError(f"There is no checkpoint at '{path}'.")
     try:
         content = _load(path)
+    except InputError:
+        raise
     except ImportError as error:
         raise InputError(f"Reading '{path}' needs safetensors: pip install safetensors.") from error
     except Exception as error:  # a damaged file raises anything
@@ -111,7 +114,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, weights_only=True, map_location="cpu")
+    return load_tensors(path)
 
 
 def _part(weights: Weights, anchor: str, what: str) -> Weights:

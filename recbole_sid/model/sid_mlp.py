@@ -86,6 +86,8 @@ class SIDMLP(SIDRecommender):
             InputError: for a stage that the model does not have, or one that would start from an untrained encoder.
         """
         known, chosen = cls.stages_of(config), config["distill_stages"]
+        if chosen is not None and not chosen:
+            raise InputError(f"distill_stages={chosen!r} trains nothing: leave it empty (~), or name stages.")
         names = chosen or [name for name in known if name != "joint"]
         names = tuple(names) if isinstance(names, (list, tuple)) else (names,)
         if any(name not in known for name in names):

@@ -281,7 +281,17 @@ class SIDTrainer(Trainer):
             load_weights(self.model, checkpoint["state_dict"], file)
         if eval_data:
             self._check_metrics(eval_data)
+            self._check_weights()
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _check_weights(self) -> None:
+        """Raise InputError if the model cannot rank because a weight is not a number, on whatever device it is."""
+        broken = [weight.isnan().any() for weight in self.model.parameters() if weight.is_floating_point()]
+        if broken and bool(torch.stack(broken).any()):
+            raise InputError(
+                f"{self.config['model']} has weights that are not numbers (NaN), so nothing can be ranked: its "
+                "training diverged; lower learning_rate or set clip_grad_norm."
+            )
 
     def _check_metrics(self, eval_data: Any) -> None:
         """Raise InputError if a configured metric cannot be computed on `eval_data`."""

@@ -1,0 +1,264 @@
+"""Files and strings from elsewhere run no code: each door is tried with a marker that must not appear."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, SMALL_TIGER
+from recbole.utils import init_seed
+
+from recbole_sid.checkpoint import load_checkpoint, save_checkpoint
+from recbole_sid.cli import main
+from recbole_sid.comparison.plan import read_plan
+from recbole_sid.compat import load_recbole_checkpoint
+from recbole_sid.config import Config
+from recbole_sid.errors import InputError
+from recbole_sid.features.file import read_rows
+from recbole_sid.model.foreign import read_weights
+from recbole_sid.quick_start import load_data_and_model, run_recbole_sid
+from recbole_sid.tune.space import read_space
+
+MARKER = Path("marker")
+
+
+@pytest.fixture
+def hostile(working_directory: Path) -> str:
+    return f"__import__('pathlib').Path({str(working_directory / MARKER)!r}).touch()"
+
+
+@pytest.fixture
+def settings(data_path: Path) -> dict[str, Any]:
+    return {**SMALL, **SMALL_TIGER, "data_path": str(data_path), "epochs": 1}
+
+
+@pytest.fixture
+def trained(settings: dict[str, Any]) -> str:
+    return run_recbole_sid("TIGER", "tiny", config_dict=settings)["model_file"]
+
+
+def test_strings_stay_strings(settings: dict[str, Any], hostile: str) -> None:
+    given = {"checkpoint_dir": "2024/11/28", "feature_name": "key", "text_model": "2 + 2", "feature_file": hostile}
+    config = Config("TIGER", "tiny", config_dict={**settings, **given})
+    assert {key: config[key] for key in given} == given
+    assert not MARKER.exists()
+
+
+def test_property_file_runs_nothing(settings: dict[str, Any], hostile: str) -> None:
+    Path("a.yaml").write_text(f"feature_file: {json.dumps(hostile)}\nlearning_rate: 1e-3\n", encoding="utf-8")
+    config = Config("TIGER", "tiny", ["a.yaml"], settings)
+    assert (config["feature_file"], config["learning_rate"]) == (hostile, 0.001)
+    Path("b.yaml").write_text("epochs: !!python/object/apply:os.mkdir [marker]\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no valid YAML"):
+        Config("TIGER", "tiny", ["b.yaml"], settings)
+    assert not MARKER.exists()
+
+
+def test_checkpoint_runs_nothing(trained: str, hostile: str) -> None:
+    content = load_checkpoint(trained)
+    for key in ("feature_file", "text_model", "id_model_path", "feature_name"):
+        changed = {**content, "config": {**content["config"], key: hostile}}
+        save_checkpoint("hostile.pth", changed)
+        for use in (load_data_and_model, _teach(content["config"])):
+            try:
+                use("hostile.pth")
+            except InputError:
+                pass
+            assert not MARKER.exists(), (key, use)
+
+
+def _teach(config: dict[str, Any]) -> Callable[[str], Any]:
+    settings = {key: config[key] for key in (*SMALL, "data_path")}
+    return lambda path: run_recbole_sid("SIDMLP", "tiny", config_dict={**settings, "epochs": 1, "teacher_path": path})
+
+
+@pytest.mark.parametrize("key", ["epochs", "feature_file", "checkpoint_dir", "state", "gpu_id", "metrics"])
+def test_command_line_runs_nothing(settings: dict[str, Any], hostile: str, key: str, capsys: Any) -> None:
+    words = [f"--{name}={value}" for name, value in settings.items() if name != key]
+    main(["run", "--model=Pop", "--dataset=tiny", *words, f"--{key}={hostile}"])
+    assert not MARKER.exists()
+
+
+def test_plans_and_spaces_run_nothing(data_path: Path, hostile: str) -> None:
+    plan = {
+        "dataset": "tiny",
+        "settings": {"data_path": str(data_path), "feature_file": hostile},
+        "models": {"Pop": {}},
+    }
+    Path("plan.yaml").write_text(json.dumps(plan), encoding="utf-8")
+    read_plan("plan.yaml")
+    Path("hyper.test").write_text(f"learning_rate choice [{hostile}]\n", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_space("hyper.test")
+    assert not MARKER.exists()
+
+
+def test_kd_dagfm_evaluates_no_setting(settings: dict[str, Any], hostile: str) -> None:
+    with pytest.raises(InputError, match="must be the name of a network"):
+        Config("KD_DAGFM", "ml-100k", config_dict={"teacher": hostile})
+    assert not MARKER.exists()
+
+
+class _Program(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
+@pytest.mark.parametrize("read", [load_recbole_checkpoint, load_checkpoint, read_weights, load_data_and_model])
+def test_torchscript_is_refused_before_torch_sees_it(read: Callable[[str], Any], monkeypatch: Any) -> None:
+    torch.jit.save(torch.jit.script(_Program()), "program.pth")
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: MARKER.touch())
+    with pytest.raises(InputError, match="holds a program"):
+        read("program.pth")
+    assert not MARKER.exists()
+
+
+def test_feature_file_with_a_program_is_refused() -> None:
+    torch.jit.save(torch.jit.script(_Program()), "program.pt")
+    with pytest.raises(InputError, match="holds a program"):
+        read_rows("program.pt", None, {})
+
+
+def test_tar_archives_are_refused() -> None:
+    Path("storages").symlink_to(MARKER)
+    with tarfile.open("old.pth", "w") as archive:
+        archive.add("storages")
+    for read in (load_recbole_checkpoint, load_checkpoint):
+        with pytest.raises(InputError, match="tar archive"):
+            read("old.pth")
+
+
+def test_file_named_code_is_no_program(trained: str) -> None:
+    content = torch.load(trained, weights_only=True)
+    Path("code").mkdir()
+    torch.save(content, "code/code.pth")
+    assert any(name.startswith("code/") for name in zipfile.ZipFile("code/code.pth").namelist())
+    assert load_checkpoint("code/code.pth")["model"] == "TIGER"
+
+
+def _tree(folder: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_loading_writes_nowhere(trained: str, tmp_path: Path) -> None:
+    content = load_checkpoint(trained)
+    elsewhere = tmp_path / "elsewhere"
+    save_checkpoint("theirs.pth", {**content, "config": {**content["config"], "checkpoint_dir": str(elsewhere)}})
+    before = _tree(tmp_path)
+    _, model, *_ = load_data_and_model("theirs.pth")
+    assert model.semantic_ids.fingerprint == content["lineage"]["semantic IDs"]  # built again
+    assert _tree(tmp_path) == before
+    load_data_and_model("theirs.pth", {"checkpoint_dir": "here"})
+    assert [path.suffix for path in Path("here").rglob("*.npz")] == [".npz"]
+    assert not elsewhere.exists()
+
+
+def test_loading_downloads_nothing(trained: str, monkeypatch: Any) -> None:
+    content = load_checkpoint(trained)
+    changed = {**content["config"], "dataset": "ml-1m", "data_path": "nowhere"}
+    save_checkpoint("theirs.pth", {**content, "config": changed})
+    with pytest.raises(InputError, match="no dataset folder"):
+        load_data_and_model("theirs.pth")
+    assert not os.path.exists("nowhere")
+
+
+def test_flipped_bits_are_found(trained: str) -> None:
+    content = Path(trained).read_bytes()
+    names = zipfile.ZipFile(trained).infolist()
+    largest = max((entry for entry in names if "/data/" in entry.filename), key=lambda entry: entry.file_size)
+    place = largest.header_offset + 200 + largest.file_size // 2  # amid its numbers
+    damaged = content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
+    Path("damaged.pth").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"'damaged\.pth' is damaged"):
+        load_checkpoint("damaged.pth")
+
+
+def test_changed_settings_are_found(trained: str) -> None:
+    content = torch.load(trained, weights_only=True)
+    content["best_valid_score"] = 0.99
+    torch.save(content, "changed.pth")
+    with pytest.raises(InputError, match="its checksum differs"):
+        load_checkpoint("changed.pth")
+
+
+def test_checkpoint_without_checksum_is_read_with_a_warning(trained: str, caplog: Any) -> None:
+    content = torch.load(trained, weights_only=True)
+    del content["checksum"]
+    torch.save(content, "earlier.pth")
+    assert load_checkpoint("earlier.pth")["model"] == "TIGER"
+    assert "'earlier.pth' is of an earlier version and has no checksum" in caplog.text
+
+
+def test_nan_weights_name_the_file(trained: str) -> None:
+    content = load_checkpoint(trained)
+    next(iter(content["state_dict"].values())).view(-1)[0] = float("nan")
+    save_checkpoint("nan.pth", content)
+    with pytest.raises(InputError, match=r"weights in 'nan\.pth' are not all numbers"):
+        load_data_and_model("nan.pth")
+
+
+def test_evaluation_of_nan_weights_is_refused_on_every_device(settings: dict[str, Any], monkeypatch: Any) -> None:
+    from recbole_sid.model.base import SIDRecommender
+    from recbole_sid.quick_start import run_model
+
+    init_seed(1, True)
+    run = run_model(Config("TIGER", "tiny", config_dict=settings), saved=False)
+    monkeypatch.setattr(SIDRecommender, "check_finite", lambda self, leaves: None)  # as where it would have to wait
+    with torch.no_grad():
+        next(run.trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="has weights that are not numbers"):
+        run.trainer.evaluate(run.test_data, load_best_model=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("topk", [], "measures nothing"),
+        ("metrics", [], "measures nothing"),
+        ("seed", -1, "must be a whole number from 0"),
+        ("seed", 2**32, "must be a whole number from 0"),
+        ("clip_grad_norm", 1.0, "must be a dictionary"),
+        ("clip_grad_norm", {"norm": 1.0}, "must be a dictionary"),
+        ("clip_grad_norm", {}, "must be a dictionary"),
+        ("eval_step", -1, "must be a whole number of at least 0"),
+        ("metric_decimal_place", -1, "must be a whole number of at least 0"),
+        ("state", "LOUD", "must be one of debug"),
+        ("resume", "maybe", "the default is False"),
+        ("show_progress", "no", "the default is"),
+        ("user_inter_num_interval", "5", "must be an interval"),
+        ("item_inter_num_interval", "[5,", "must be an interval"),
+        ("user_inter_num_interval", "[9,5]", "must be an interval"),
+        ("val_interval", {"timestamp": "above 5"}, "must be an interval"),
+        ("val_interval", "[5,inf)", "must name fields"),
+        ("gpu_id", "7", "does not find here"),
+        ("nproc", 2, "trains in one process"),
+        ("world_size", 4, "trains in one process"),
+        ("local_rank", 0, "trains in one process"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], key: str, value: Any, message: str) -> None:
+    if key == "gpu_id" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    changed = {**settings, key: value, **({"use_gpu": True} if key == "gpu_id" else {})}
+    with pytest.raises(InputError, match=message):
+        Config("TIGER", "tiny", config_dict=changed)
+
+
+def test_gpu_that_is_asked_for_and_missing_is_said(settings: dict[str, Any], caplog: Any) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    Config("TIGER", "tiny", config_dict={**settings, "use_gpu": True})
+    assert "torch finds no GPU here: the CPU is used" in caplog.text
+
+
+def test_no_stages_are_refused(settings: dict[str, Any]) -> None:
+    shared = {key: value for key, value in settings.items() if key not in SMALL_TIGER}
+    with pytest.raises(InputError, match=r"distill_stages=\[\] trains nothing"):
+        Config("SIDMLP", "tiny", config_dict={**shared, "distill_stages": []})
