@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,11 @@ _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
 
 
-class _PropertyLoader(yaml.SafeLoader):
+class PropertyLoader(yaml.SafeLoader):
     """YAML's safe loader that also reads 1e-3 as a number, as RecBole's loader does."""
 
 
-_PropertyLoader.add_implicit_resolver(
+PropertyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+"),
     list("-+.0123456789"),
@@ -121,7 +122,7 @@ class Config(RecBoleConfig):
         return settings
 
     def _build_yaml_loader(self) -> Any:
-        return _PropertyLoader
+        return PropertyLoader
 
     def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
         return config_dict  # RecBole runs every string through `eval` here
@@ -198,7 +199,7 @@ class Config(RecBoleConfig):
             value = self[key]
             if not isinstance(value, (list, tuple)) or not all(map(_is_count, value)):
                 raise InputError(f"{key}={value!r} must be a list of whole numbers above 0, such as [256, 256].")
-        teacher = str(self["teacher"] or "")
+        teacher = str(self.final_config_dict.get("teacher") or "")
         if teacher and not teacher.isidentifier():  # kd_dagfm.py, `__init__`: runs it through `eval`
             raise InputError(f"teacher={teacher!r} must be the name of a network, such as CrossNet.")
         if self["tokenizer"] == "file" and not self["semantic_ids_path"]:
@@ -214,15 +215,12 @@ class Config(RecBoleConfig):
             )
 
     def _check_placement(self) -> None:
-        """Refuse a GPU that is not there, and say that the CPU is used where the user asked for a GPU."""
-        chosen = self.external_config_dict
-        if chosen.get("use_gpu") is True and self["device"].type == "cpu":
-            getLogger().warning("use_gpu=True, but torch finds no GPU here: the CPU is used.")
-        wanted = str(chosen.get("gpu_id") or "") if self["use_gpu"] else ""
-        if not all(part.strip().isdigit() for part in wanted.split(",") if wanted):
-            raise InputError(f"gpu_id={wanted!r} must be numbers of GPUs, such as 0 or 0,1.")
-        if wanted and self["device"].type == "cpu":
-            raise InputError(f"gpu_id={wanted} names a GPU that torch does not find here: leave it out.")
+        """Refuse what names no GPU, and say that the CPU is used where a GPU was asked for, here or by a checkpoint."""
+        gpu = str(self.external_config_dict.get("gpu_id", ""))
+        if not all(part.strip().isdigit() for part in gpu.split(",") if gpu):
+            raise InputError(f"gpu_id={gpu!r} must be numbers of GPUs, such as 0 or 0,1.")
+        if self.external_config_dict.get("use_gpu") is True and self["device"].type == "cpu":
+            _warn_once(f"torch finds no GPU {gpu or '0'} here: the CPU is used in spite of use_gpu=True.")
 
     def _check_protocol(self) -> None:
         """Refuse values of RecBole's own keys that RecBole accepts and that mean nothing, or not what they seem."""
@@ -329,8 +327,13 @@ def parse_value(text: str) -> Any:
         return text
 
 
+@lru_cache
+def _warn_once(message: str) -> None:
+    getLogger().warning(message)
+
+
 def _is_interval(text: str) -> bool:
-    """Say whether `text` is an interval that RecBole's filters understand, such as ``[5,inf)``, and not an empty one."""
+    """Say whether `text` is an interval, not an empty one, that RecBole's filters understand, such as ``[5,inf)``."""
     found = re.fullmatch(r"\s*[\[(]\s*([^,\s]+)\s*,\s*([^,\s]+)\s*[\])]\s*", text)
     try:
         return found is not None and float(found[1]) <= float(found[2])

@@ -19,7 +19,7 @@ from recbole.trainer import Trainer
 from torch import nn
 from torch.testing import assert_close
 
-from recbole_sid.checkpoint import load_checkpoint
+from recbole_sid.checkpoint import load_checkpoint, save_checkpoint
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.dataset import ROW_FIELD
@@ -759,9 +759,9 @@ def test_finished_student_of_another_teacher_is_not_reused(train: Callable[..., 
     first = train("SIDMLP", teacher_path=file, resume=True)
     again = train("SIDMLP", teacher_path=file, resume=True)
     assert same_weights(weights(first.trainer.model), weights(again.trainer.model))
-    content = torch.load(file, weights_only=True)  # another teacher of the same settings under the same name
+    content = load_checkpoint(file)  # another teacher of the same settings under the same name
     content["state_dict"] = {name: value + 0.01 for name, value in content["state_dict"].items()}
-    torch.save(content, file)
+    save_checkpoint(file, content)
     other = train("SIDMLP", teacher_path=file, resume=True)
     assert other.trainer.saved_model_file == first.trainer.saved_model_file
     assert not torch.equal(

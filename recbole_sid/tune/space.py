@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole_sid.config import VOLATILE_KEYS, Config
+from recbole_sid.config import VOLATILE_KEYS, Config, PropertyLoader
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.reading import parse_yaml
@@ -166,7 +166,7 @@ def read_space(file: str | Path) -> Space:
 
 
 def _from_yaml(text: str, file: str) -> Space:
-    entries = parse_yaml(text, f"The search space '{file}'", _number_loader()) or {}
+    entries = parse_yaml(text, f"The search space '{file}'", PropertyLoader) or {}
     if not isinstance(entries, dict):
         raise InputError(f"The search space '{file}' must hold lines of `key: {{choice: [...]}}`.")
     parameters: list[Parameter] = []
@@ -178,11 +178,6 @@ def _from_yaml(text: str, file: str) -> Space:
             constants[str(key)] = entry
     _check_conditions(parameters)
     return Space(tuple(parameters), constants)
-
-
-def _number_loader() -> Any:
-    """Return RecBole's YAML loader, for which 1e-3 is a number."""
-    return Config._build_yaml_loader(None)
 
 
 def _parameter(key: str, entry: dict[str, Any]) -> Parameter:
