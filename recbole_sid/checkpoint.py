@@ -133,10 +133,15 @@ def lineage(config: Any, dataset: Any) -> dict[str, str]:
 
 def hash_weights(module: torch.nn.Module) -> str:
     """Return eight hex digits over the names and values of a module's weights."""
+    return hash_state(module.state_dict())[:8]
+
+
+def hash_state(state: Mapping[str, torch.Tensor]) -> str:
+    """Return 64 hex digits over the names and values of weights, such as a checkpoint's ``state_dict``."""
     digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
+    for name, value in state.items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
+    return digest.hexdigest()
 
 
 def check_lineage(path: str | os.PathLike[str], recorded: dict[str, str], current: dict[str, str]) -> None:

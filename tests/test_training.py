@@ -184,6 +184,64 @@ def test_callback_may_interrupt(configure: Callable[..., Config]) -> None:
     assert seen[1] == seen[2]
 
 
+@pytest.mark.parametrize("model", OURS)
+def test_fresh_training_that_fails_at_once_leaves_nothing_old_to_resume_from(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, Any], model: str
+) -> None:
+    """An old state of other weights lies there, and a fresh training stops before and after its own first best."""
+    if model not in uninterrupted:
+        uninterrupted[model] = outcome(run_model(configure(model, checkpoint_dir="whole", **LONG[model])))
+    for method in ("_save_last", "validate", "_train_epoch", "start_stage"):
+        old, train_data, valid_data, _ = make(configure(model, **LONG[model]))
+        with torch.no_grad():
+            next(old.model.parameters()).add_(1)
+        old.fit(train_data, valid_data)
+        old._save_last(0, 0, False, train_data)
+        fresh, train_data, valid_data, _ = make(configure(model, **LONG[model]))
+        with monkeypatch.context() as patch:
+            patch.setattr(fresh, method, raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                fresh.fit(train_data, valid_data)
+        resumed, train_data, valid_data, _ = make(configure(model, resume=True, **LONG[model]))
+        if method in ("_save_last", "start_stage"):  # nothing new was written: the old training is finished, and whole
+            assert not resumed.last_file.exists()
+            continue
+        resumed.fit(train_data, valid_data)
+        assert same_weights(weights(resumed.model), uninterrupted[model][0])
+
+
+@pytest.mark.parametrize("change", ["other", "missing", "unnamed"])
+def test_last_state_without_its_best_weights_is_refused(configure: Callable[..., Config], change: str) -> None:
+    trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=3))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train_data, valid_data, callback_fn=lambda epoch, score: raise_interrupt() if epoch else None)
+    file = trainer.saved_model_file if change != "unnamed" else trainer.last_file
+    content = torch.load(file, weights_only=True)
+    if change == "other":
+        next(iter(content["state_dict"].values())).add_(1)
+        content["follows"] = "another"
+    content.pop("best_weights", None)
+    torch.save(content, file)
+    if change == "missing":
+        os.unlink(file)
+    with pytest.raises(
+        InputError, match=r"last\.pth' continues a training whose best weights are not those in '.*delete"
+    ):
+        run_model(configure("TIGER", epochs=3, resume=True))
+
+
+def test_weights_that_another_process_wrote_are_not_taken_for_the_best(configure: Callable[..., Config]) -> None:
+    trainer, train_data, valid_data, _ = make(configure("TIGER"))
+
+    def overwrite(epoch: int, score: float) -> None:
+        content = torch.load(trainer.saved_model_file, weights_only=True)
+        next(iter(content["state_dict"].values())).add_(1)
+        torch.save(content, trainer.saved_model_file)
+
+    with pytest.raises(InputError, match="does not hold the best weights of this training"):
+        trainer.fit(train_data, valid_data, callback_fn=overwrite)
+
+
 def test_resume_does_not_continue_a_stage_that_stopped_early(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

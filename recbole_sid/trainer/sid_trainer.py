@@ -17,7 +17,7 @@ from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, early_stopping
 from torch.nn.utils import clip_grad_norm_
 
-from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights, save_checkpoint
+from recbole_sid.checkpoint import check_lineage, hash_state, lineage, load_checkpoint, load_weights, save_checkpoint
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.evaluation.collector import RetrievedItemsCollector
 from recbole_sid.evaluation.retrieved import Retrieved
@@ -49,7 +49,8 @@ class SIDTrainer(Trainer):
     """Trains a SID model by its `calculate_loss`, selects on validation, and can be interrupted and resumed.
 
     The best weights are in ``saved_model_file``; beside it ``*.last.pth`` holds all that a resume needs and exists only
-    while training is unfinished. Both load without pickle.
+    from the start of training to its end. It names the best weights that it belongs to by their hash, and others are
+    refused. Both load without pickle.
 
     Configuration beyond RecBole's: lr_scheduler, warmup_steps, resume.
 
@@ -69,6 +70,8 @@ class SIDTrainer(Trainer):
         self.stage = self.stages()[0]
         self.lineage: dict[str, str] = {}
         self.best_epoch = -1
+        self.best_weights: str | None = None  # hash of what this training wrote to saved_model_file
+        self.last_weights: str | None = None  # and to last_file
         self.train_s = 0.0
         self.show_progress = False
 
@@ -120,6 +123,9 @@ class SIDTrainer(Trainer):
         stages = self.stages()
         resumed = self._unfinished() if self.config["resume"] else None
         if not resumed:
+            self.best_weights = self.last_weights = None
+            if saved:
+                self.last_file.unlink(missing_ok=True)  # of another training: nothing may continue from it
             self.model.start_from_data(self.config, train_data._dataset)
         for number in range(resumed["stage"] if resumed else 0, len(stages)):
             started = perf_counter()
@@ -129,7 +135,7 @@ class SIDTrainer(Trainer):
             if resumed:
                 self._restore(resumed, train_data)
                 resumed = None
-            elif saved and number:  # from its first epoch on, the best weights are this stage's
+            elif saved:  # even before the first epoch: weights that are there already are not this training's
                 self._save_last(number, -1, False, train_data)
             for epoch in range(self.start_epoch, self.stage.epochs):
                 stop = self._run_epoch(epoch, train_data, valid_data, verbose, saved, callback_fn)
@@ -141,6 +147,11 @@ class SIDTrainer(Trainer):
                     break
             if saved:
                 self._read_best()
+                if hash_state(self.model.state_dict()) != self.best_weights:
+                    raise InputError(
+                        f"'{self.saved_model_file}' does not hold the best weights of this training (no epoch could be "
+                        "measured, or another process wrote there): train again, alone."
+                    )
         if saved:
             self._save_checkpoint(self.best_epoch, finished=True)
             self.last_file.unlink(missing_ok=True)
@@ -322,8 +333,14 @@ class SIDTrainer(Trainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write the best weights; `finished` marks a training that ran to its end."""
-        content = {**self._content(epoch), "finished": kwargs.get("finished", False)}
+        # `follows` lets a resume know the weights of an epoch that it has to repeat.
+        content = {
+            **self._content(epoch),
+            "finished": kwargs.get("finished", False),
+            "follows": self.last_weights or "",
+        }
         save_checkpoint(kwargs.get("saved_model_file", self.saved_model_file), content)
+        self.best_weights = hash_state(content["state_dict"])
 
     def _content(self, epoch: int) -> dict[str, Any]:
         from recbole_sid import __version__
@@ -344,10 +361,13 @@ class SIDTrainer(Trainer):
         """Write everything that continuing after `epoch` of the stage with this number needs."""
         version, words, gauss = random.getstate()
         numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002 (RecBole samples from the global state)
+        content = self._content(epoch)
+        self.last_weights = hash_state(content["state_dict"])
         save_checkpoint(
             self.last_file,
             {
-                **self._content(epoch),
+                **content,
+                "best_weights": self.best_weights or "",
                 "stage": stage,
                 "stopped": stopped,
                 "optimizer": self.optimizer.state_dict(),
@@ -372,8 +392,27 @@ class SIDTrainer(Trainer):
             check_lineage(self.last_file, state["lineage"], self.lineage)
         except InputError as error:
             raise InputError(f"{error} To train anew, delete '{self.last_file}'.") from error
+        if not self._has_best_of(state):
+            raise InputError(
+                f"'{self.last_file}' continues a training whose best weights are not those in "
+                f"'{self.saved_model_file}': put them back, or delete '{self.last_file}' to train anew."
+            )
         self.logger.info(f"Resuming after epoch {state['epoch'] + 1} from {self.last_file}")
         return state
+
+    def _has_best_of(self, state: dict[str, Any]) -> bool:
+        """Say whether ``saved_model_file`` holds the best weights of the training that `state` continues.
+
+        Those of the epoch after it count too: the training was interrupted after writing them and will do so again.
+        """
+        if state.get("best_weights") == "":  # none yet: those that are there are of another training
+            return True
+        if "best_weights" not in state or not os.path.isfile(self.saved_model_file):
+            return False
+        best = load_checkpoint(self.saved_model_file, self.config["model"])
+        return hash_state(best["state_dict"]) == state["best_weights"] or best.get("follows") == hash_state(
+            state["state_dict"]
+        )
 
     def _restore(self, state: dict[str, Any], train_data: Any) -> None:
         """Set optimizer, schedule, random states and the best so far to what they were."""
@@ -382,6 +421,7 @@ class SIDTrainer(Trainer):
         self.scaler.load_state_dict(state["scaler"])
         self.start_epoch = self.stage.epochs if state["stopped"] else state["epoch"] + 1
         self.cur_step, self.train_s = state["cur_step"], state["train_s"]
+        self.best_weights, self.last_weights = state["best_weights"] or None, hash_state(state["state_dict"])
         self.best_valid_score, self.best_epoch = state["best_valid_score"], state["best_epoch"]
         self.best_valid_result = state["best_valid_result"] or None
         version, words, gauss = state["python_rng"]
