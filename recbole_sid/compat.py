@@ -21,6 +21,7 @@ import torch
 
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.reading import check_tensor_file
+from recbole_sid.plain_values import as_plain, from_plain
 
 RECBOLE_VERSION = "1.2.1"
 INSTALL_COMMAND = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
@@ -43,6 +44,8 @@ def apply() -> None:
     """Apply all patches; calling it again changes nothing."""
     _patch_numpy_aliases()
     _patch_checkpoint_loading()
+    _patch_other_parameters()
+    _patch_collector()
     _patch_dok_update()
     _silence_future_warnings()
 
@@ -104,6 +107,64 @@ def _patch_checkpoint_loading() -> None:
     Trainer.evaluate = loading_recbole_files(Trainer.evaluate)
     Trainer.resume_checkpoint = loading_recbole_files(Trainer.resume_checkpoint)
     Trainer._recbole_sid_patched = True
+
+
+def _patch_other_parameters() -> None:
+    """recbole/model/abstract_recommender.py, `other_parameter`: what a model keeps beside its weights goes into the
+    checkpoint as it is: scipy matrices (EASE, ItemKNN, AsymKNN, SLIMElastic), arrays (GRU4RecF, RippleNet) and whole
+    modules with the data they hold (DIN, DIEN, FDSA, SASRecF). Reading those back would mean unpickling code. They are
+    written as tensors and plain types instead; modules of the model are left out, as their weights are in state_dict.
+
+    recbole/model/context_aware_recommender/fwfm.py: a weight that is no Parameter, and so in no state_dict, is written
+    with them.
+    """
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    if getattr(AbstractRecommender, "_recbole_sid_patched", False):
+        return
+    original, original_load = AbstractRecommender.other_parameter, AbstractRecommender.load_other_parameter
+
+    def other_parameter(self: Any) -> dict[str, Any]:
+        kept = {key: value for key, value in original(self).items() if not isinstance(value, torch.nn.Module)}
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf:
+                kept[name] = value.detach()
+        try:
+            return {key: as_plain(value) for key, value in kept.items()}
+        except InputError as error:
+            raise InputError(
+                f"{type(self).__name__}.other_parameter_name names what cannot be kept: {error}"
+            ) from error
+
+    def load_other_parameter(self: Any, para: dict[str, Any] | None) -> None:
+        # Checkpoints that RecBole wrote hold records in place of modules.
+        kept = {key: value for key, value in (para or {}).items() if not isinstance(value, RecordedConfig)}
+        original_load(self, {key: from_plain(value) for key, value in kept.items()})
+
+    AbstractRecommender.other_parameter = other_parameter
+    AbstractRecommender.load_other_parameter = load_other_parameter
+    AbstractRecommender._recbole_sid_patched = True
+
+
+def _patch_collector() -> None:
+    """recbole/evaluator/collector.py, `get_data_struct`: calls `cpu` on all that was collected, which fails on the
+    number of items and the counters that the metrics of coverage, popularity and diversity need.
+    """
+    from recbole.evaluator.collector import Collector, DataStruct
+
+    if getattr(Collector, "_recbole_sid_patched", False):
+        return
+
+    def get_data_struct(self: Any) -> Any:
+        collected = DataStruct()
+        for name, value in list(self.data_struct._data_dict.items()):
+            collected.set(name, value.cpu() if isinstance(value, torch.Tensor) else value)
+            if name.startswith("rec.") or name == "data.label":
+                del self.data_struct[name]  # of the batches, and outdated by the next evaluation
+        return collected
+
+    Collector.get_data_struct = get_data_struct
+    Collector._recbole_sid_patched = True
 
 
 def _silence_future_warnings() -> None:

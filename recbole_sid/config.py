@@ -1,12 +1,14 @@
 """Configuration: RecBole's, with our property files below the user's and unknown keys refused.
 
-Order, later wins: RecBole's property files, ours (``properties/overall.yaml``, ``model/``, ``dataset/``), the user's
-files, `config_dict`. ``sys.argv`` is never read here: entry points decide what is an override.
+Order, later wins: RecBole's property files; ours for all (``properties/overall.yaml``); what RecBole sets for a kind of
+model (labels for context-aware ones, ``.kg`` and ``.link`` for knowledge-aware ones); ours (``dataset/``, ``model/``);
+the user's files; `config_dict`. ``sys.argv`` is never read here: entry points decide what is an override.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import inspect
 import json
@@ -17,17 +19,21 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import recbole
 import yaml
 from recbole.config import Config as RecBoleConfig
-from recbole.utils import EvaluatorType
+from recbole.evaluator import metric_information, metric_types
+from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.reading import read_yaml
-from recbole_sid.registry import TRAINERS, get_model, get_trainer
+from recbole_sid.registry import get_model, get_trainer, is_ours
 
 _HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in an installed wheel.
 PROPERTIES = _HERE / "properties" if (_HERE / "properties").is_dir() else _HERE.parent / "properties"
+_RECBOLE_MODELS = Path(recbole.__file__).resolve().parent / "properties" / "model"
+_KIND_FOLDER = "quick_start_config"  # where RecBole keeps what it sets for a kind of model
 
 # Where and how a run happens, not what it computes: left out of fingerprints.
 VOLATILE_KEYS = frozenset(
@@ -107,10 +113,22 @@ class Config(RecBoleConfig):
             raise InputError(f"RecBole cannot use the configuration ({first_line(error)}).") from error
         self._check_keys()
         self._check_values()
-        trainers = [get_trainer(self["MODEL_TYPE"], self.model)] if self.model in TRAINERS else []
+        trainers = [get_trainer(self["MODEL_TYPE"], self.model_class)] if is_ours(self.model_class) else []
         for ours in (self.model_class, *trainers):
             if hasattr(ours, "check_config"):
                 ours.check_config(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out a user's own class: RecBole pickles the Config into its checkpoints, which load without code."""
+        state = dict(self.__dict__)
+        if not self.model_class.__module__.startswith(("recbole.", "recbole_sid.")):
+            del state["model_class"]
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Config:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def _load_config_files(self, file_list: Sequence[str]) -> dict[str, Any]:
         settings: dict[str, Any] = {}
@@ -140,10 +158,33 @@ class Config(RecBoleConfig):
         return model.__name__, model, dataset
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        self._kind_files: list[str] = []
         super()._load_internal_config_dict(model, model_class, dataset)
-        for name in ("overall.yaml", "semantic_ids.yaml", f"model/{model}.yaml", f"dataset/{dataset}.yaml"):
-            if (PROPERTIES / name).is_file():
-                self._update_internal_config_dict(PROPERTIES / name)
+        for file in (PROPERTIES / "overall.yaml", PROPERTIES / "semantic_ids.yaml", *self._kind_files):
+            self._update_internal_config_dict(file)
+        load_col = self.internal_config_dict["load_col"]
+        if (PROPERTIES / f"dataset/{dataset}.yaml").is_file():
+            self._update_internal_config_dict(PROPERTIES / f"dataset/{dataset}.yaml")
+            # The dataset knows the fields of its own .inter; the kind of model, which further files it needs.
+            self.internal_config_dict["load_col"] = {**load_col, **self.internal_config_dict["load_col"]}
+        for file in _files_from_base_to(model, model_class):
+            self._update_internal_config_dict(file)
+
+    def _update_internal_config_dict(self, file: str | Path) -> Any:
+        if Path(file).parent.name == _KIND_FOLDER and str(file) not in self._kind_files:
+            self._kind_files.append(str(file))
+        return super()._update_internal_config_dict(file)
+
+    def _get_final_config_dict(self) -> dict[str, Any]:
+        """Merge all sources. Cross entropy takes no sampled negatives, so RecBole's default of one is left out then,
+        which RecBole itself refuses (recbole/config/configurator.py, `_set_default_parameters`).
+        """
+        final = super()._get_final_config_dict()
+        chosen = {"train_neg_sample_args", "neg_sampling"} & set(self.external_config_dict)
+        by_loss = final["MODEL_TYPE"] == ModelType.SEQUENTIAL and not hasattr(self.model_class, "input_type")
+        if by_loss and final.get("loss_type") == "CE" and not chosen:
+            final["train_neg_sample_args"] = None
+        return final
 
     def _set_default_parameters(self) -> None:
         for key in ("topk", "metrics"):
@@ -172,13 +213,15 @@ class Config(RecBoleConfig):
             if key not in known:
                 raise InputError(f"Unknown configuration key '{key}'{nearest(key, known)}.")
 
-    def known_keys(self) -> set[str]:
+    def known_keys(self, asked: Iterable[str] | None = None) -> set[str]:
         """Return the keys that mean something to this model: from property files, and those that RecBole's code reads
-        without listing them anywhere.
+        without listing them anywhere, if one of `asked` (by default what the user set) is not among the first.
         """
         known = set(self.internal_config_dict) | set(_LAUNCH_KEYS)
         known.update(key for keys in self.parameters.values() for key in keys)
-        if not known.issuperset(self.external_config_dict):  # only then pay for reading sources
+        if not known.issuperset(
+            self.external_config_dict if asked is None else asked
+        ):  # only then pay for reading sources
             known |= _keys_read_by(self.model_class)
         return known
 
@@ -204,11 +247,10 @@ class Config(RecBoleConfig):
             raise InputError(f"teacher={teacher!r} must be the name of a network, such as CrossNet.")
         if self["tokenizer"] == "file" and not self["semantic_ids_path"]:
             raise InputError("tokenizer=file takes ready-made semantic IDs: name their file in semantic_ids_path.")
-        largest, beam = max(self["topk"]), self["beam_size"]
-        if beam < largest:
-            raise InputError(f"beam_size={beam} is smaller than the largest topk={largest}: raise beam_size.")
-        metrics = [f"{metric}@{k}".lower() for metric in self["metrics"] for k in self["topk"]]
-        if self["valid_metric"].lower() not in metrics and self["eval_type"] == EvaluatorType.RANKING:
+        if hasattr(self.model_class, "retrieve"):
+            self._check_search()
+        metrics = [name for metric in self["metrics"] for name in _measured(metric.lower(), self["topk"])]
+        if self["valid_metric"].lower() not in metrics:
             raise InputError(
                 f"valid_metric={self['valid_metric']} is not measured{nearest(self['valid_metric'].lower(), metrics)}: "
                 "add it to metrics and topk."
@@ -244,6 +286,17 @@ class Config(RecBoleConfig):
         for key, value in intervals.items():
             if value is not None and not all(_is_interval(part) for part in str(value).split(";")):
                 raise InputError(f"{key}={value!r} must be an interval such as [5,inf) or (0,1];[3,4].")
+
+    def _check_search(self) -> None:
+        """Refuse what a model that retrieves items by a beam search cannot do."""
+        largest, beam = max(self["topk"]), self["beam_size"]
+        if beam < largest:
+            raise InputError(f"beam_size={beam} is smaller than the largest topk={largest}: raise beam_size.")
+        if self["train_neg_sample_args"]["dynamic"]:
+            raise InputError(
+                f"{self.model} learns from the codes of its targets and takes no negatives: leave out "
+                "train_neg_sample_args."
+            )
 
     def _check_type(self, key: str, value: Any, default: Any) -> None:
         """Refuse what is no number, or no dictionary, where the default is one, sizes below 1, and dropout of 1."""
@@ -287,6 +340,26 @@ class Config(RecBoleConfig):
             if settings.get(key):  # the name of a file, not where it lies (ours hold a fingerprint)
                 settings[key] = Path(settings[key]).name
         return fingerprint(settings)
+
+
+def _files_from_base_to(model: str, model_class: type) -> list[Path]:
+    """Return the property files that a model's settings begin with: those of its base classes, and its own last.
+
+    RecBole's own file of `model` is not among them, as RecBole has loaded it, unless it is one that RecBole does not
+    find where names are case-sensitive: lightgbm.yaml of LightGBM.
+    """
+    recboles = {file.stem.lower(): file for file in _RECBOLE_MODELS.glob("*.yaml")}
+    recboles.pop(model.lower() if (_RECBOLE_MODELS / f"{model}.yaml").is_file() else "", None)
+    names = [*(base.__name__ for base in reversed(model_class.__mro__[1:])), model]
+    candidates = [(recboles.get(name.lower()), PROPERTIES / f"model/{name}.yaml") for name in names]
+    return [file for pair in candidates for file in pair if file is not None and file.is_file()]
+
+
+def _measured(metric: str, topk: Sequence[int]) -> list[str]:
+    """Return the names under which RecBole reports `metric`: one a cut-off, if it has cut-offs."""
+    if metric_types[metric] == EvaluatorType.VALUE or "rec.meanrank" in metric_information[metric]:
+        return [metric]
+    return [f"{metric}@{k}" for k in topk]
 
 
 def plain_settings(final_config: Mapping[str, Any]) -> dict[str, Any]:

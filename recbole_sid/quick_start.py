@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from logging import getLogger
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.errors import InputError
 from recbole_sid.model.teacher import teacher_config
-from recbole_sid.registry import MODELS, get_model, get_trainer
+from recbole_sid.registry import get_model, get_trainer, is_ours
 
 
 class Run(NamedTuple):
@@ -78,13 +79,14 @@ def run_model(config: Config, saved: bool = True) -> Run:
     log.info(config)
     train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
     ensure_teacher(config, train_data, valid_data)
-    if config["resume"] and config["model"] not in MODELS:
+    if config["resume"] and not is_ours(config.model_class):
         log.warning(f"{config['model']} is trained by RecBole's trainer, which starts afresh in spite of resume.")
     trainer = make_trainer(config, train_data)
     started = perf_counter()
-    best_valid_score, best_valid_result = trainer.fit(
-        train_data, valid_data, saved=saved, show_progress=config["show_progress"]
-    )
+    with _packages_of(config):
+        best_valid_score, best_valid_result = trainer.fit(
+            train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+        )
     train_s = getattr(trainer, "train_s", perf_counter() - started)
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
     log.info(f"{config['model']} test result: {test_result}")
@@ -94,11 +96,32 @@ def run_model(config: Config, saved: bool = True) -> Run:
 def make_trainer(config: Config, train_data: Any) -> Any:
     """Build the configured model on its device, seeded, and its trainer."""
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    model = build_model(config, train_data._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)(config, model)
     # RecBole's trainers name it by the second, so that two that start together would write over each other.
     trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{config.run_name()}.pth")
     return trainer
+
+
+def build_model(config: Config, dataset: Any) -> Any:
+    """Build the configured model, untrained, on its device.
+
+    Raises:
+        InputError: if it needs a package that is not installed, as KGAT needs dgl.
+    """
+    with _packages_of(config):
+        return config.model_class(config, dataset).to(config["device"])
+
+
+@contextmanager
+def _packages_of(config: Config) -> Iterator[None]:
+    """Name the package that a model of RecBole imports when it is built or trained, and that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{config['model']} needs the package {error.name}, which is not installed: pip install {error.name}."
+        ) from error
 
 
 def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
@@ -111,7 +134,7 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
     settings = teacher_config(config)
     settings["resume"] = config["resume"]
     # Does it fit such a teacher? Built before the teacher's random numbers begin.
-    get_model(config["model"])(config, train_data._dataset)
+    config.model_class(config, train_data._dataset)
     trainer = make_trainer(settings, train_data)
     log = getLogger()
     if trainer.is_finished(train_data):
@@ -127,7 +150,9 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
 
 
 def load_data_and_model(
-    model_file: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
+    model_file: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    model_class: type | None = None,
 ) -> tuple[Any, Any, Any, Any, Any, Any]:
     """Load a checkpoint of our models or RecBole's with its data, as RecBole's `load_data_and_model`.
 
@@ -135,6 +160,7 @@ def load_data_and_model(
         model_file: the checkpoint.
         overrides: settings in place of those recorded, such as the data_path of data that has moved. Semantic IDs
             that have to be built are kept if a checkpoint_dir is among them; nothing else is written.
+        model_class: the user's own class that was trained; models of ours and RecBole's are found by their name.
 
     Returns:
         config, model, dataset, train_data, valid_data, test_data.
@@ -145,46 +171,65 @@ def load_data_and_model(
     if not os.path.isfile(model_file):
         raise InputError(f"There is no checkpoint at '{model_file}'.")
     load = _load_ours if is_checkpoint(model_file) else _load_recbole
-    return load(model_file, overrides or {})
+    return load(model_file, overrides or {}, model_class)
 
 
-def _load_ours(model_file: str | os.PathLike[str], overrides: Mapping[str, Any]) -> tuple[Any, Any, Any, Any, Any, Any]:
+def _load_ours(
+    model_file: str | os.PathLike[str], overrides: Mapping[str, Any], model_class: type | None
+) -> tuple[Any, Any, Any, Any, Any, Any]:
     checkpoint = load_checkpoint(model_file)
     settings = {**checkpoint["config"], **overrides}
     for key in ("teacher_path", "id_model_path", "sid_model_path"):
         if key in settings:
             settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
-    config = Config(checkpoint["model"], settings["dataset"], config_dict=settings)
+    _check_class(checkpoint["model"], model_class, model_file)
+    config = Config(model_class or checkpoint["model"], settings["dataset"], config_dict=settings)
     dataset, loaders = _load_data(config, overrides)
     current = lineage(config, loaders[0]._dataset)
     check_lineage(model_file, checkpoint["lineage"], current)
-    model = get_model(checkpoint["model"])(config, loaders[0]._dataset).to(config["device"])
+    model = build_model(config, loaders[0]._dataset)
     load_weights(model, checkpoint["state_dict"], model_file)
     return config, model.eval(), dataset, *loaders
 
 
 def _load_recbole(
-    model_file: str | os.PathLike[str], overrides: Mapping[str, Any]
+    model_file: str | os.PathLike[str], overrides: Mapping[str, Any], model_class: type | None
 ) -> tuple[Any, Any, Any, Any, Any, Any]:
     checkpoint = load_recbole_checkpoint(model_file, map_location="cpu")
     recorded = checkpoint["config"].final_config_dict
-    config = Config(recorded["model"], recorded["dataset"], config_dict={**plain_settings(recorded), **overrides})
+    if not isinstance(checkpoint["state_dict"], Mapping):
+        raise InputError(
+            f"RecBole keeps the trees of {recorded['model']} in a file of their own, not in '{model_file}': open "
+            f"'{checkpoint['state_dict']}' with the library that trained them."
+        )
+    _check_class(recorded["model"], model_class, model_file)
+    settings = {**plain_settings(recorded), **overrides}
+    config = Config(model_class or recorded["model"], recorded["dataset"], config_dict=settings)
     dataset, loaders = _load_data(config, overrides)
-    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    model = build_model(config, loaders[0]._dataset)
     load_weights(model, checkpoint["state_dict"], model_file)
     model.load_other_parameter(checkpoint.get("other_parameter"))
     return config, model, dataset, *loaders
 
 
-def _load_data(config: Any, overrides: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Return dataset and loaders; nothing is written but to a checkpoint_dir that the caller names."""
-    if not os.path.isdir(config["data_path"]):  # RecBole would download into it
-        raise InputError(f"There is no dataset folder '{config['data_path']}': name the data's place in data_path.")
+def _check_class(recorded: str, model_class: type | None, model_file: str | os.PathLike[str]) -> None:
+    """Raise InputError if a checkpoint is not of the class given, or of one that nobody can find by its name."""
+    if model_class is not None:
+        if model_class.__name__ != recorded:
+            raise InputError(f"'{model_file}' holds a {recorded}, not a {model_class.__name__}.")
+        return
+    try:
+        get_model(recorded)
+    except InputError as error:
+        raise InputError(f"'{model_file}' holds a {recorded}, a class of your own: give it as model_class.") from error
+
+
+def _load_data(config: Any) -> tuple[Any, tuple[Any, Any, Any]]:
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     return dataset, data_preparation(config, dataset, keep_semantic_ids="checkpoint_dir" in overrides)
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Return the number of weights that `model` holds, frozen ones included, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Return the number of weights of `model`, frozen ones included, shared ones once; 0 for trees (LightGBM)."""
+    return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, torch.nn.Module) else 0

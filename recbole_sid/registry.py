@@ -91,13 +91,27 @@ def get_model(name: str) -> type:
         ) from error
 
 
-def get_trainer(model_type: Any, name: str) -> type:
-    """Return the trainer class for model `name`: one of ours, else RecBole's."""
-    if name in TRAINERS:
-        return resolve(TRAINERS, name, "trainer")
+def is_ours(model_class: type) -> bool:
+    """Say whether a model is one of `MODELS`, or a user's own class made from one."""
+    return _registered_base(model_class) is not None
+
+
+def get_trainer(model_type: Any, model_class: type) -> type:
+    """Return the trainer class of a model: for ours, and what is made from them, that of `TRAINERS`; else RecBole's."""
+    base = _registered_base(model_class)
+    if base is not None and base in TRAINERS:
+        return resolve(TRAINERS, base, "trainer")
     from recbole.utils import get_trainer as recbole_get_trainer
 
-    return recbole_get_trainer(model_type, name)
+    return recbole_get_trainer(model_type, model_class.__name__)
+
+
+def _registered_base(model_class: type) -> str | None:
+    """Return the name in `MODELS` of a class or of the nearest class that it is made from."""
+    for base in model_class.__mro__:
+        if base.__name__ in MODELS and resolve(MODELS, base.__name__, "model") is base:
+            return base.__name__
+    return None
 
 
 def _recbole_model_names() -> list[str]:

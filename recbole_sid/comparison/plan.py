@@ -232,7 +232,8 @@ def _with_overrides(entries: list[Entry], dataset: str, overrides: Mapping[str, 
     """
     if not overrides:
         return entries
-    known = {entry.name: Config(entry.model, dataset).known_keys() for entry in entries}
+    # Of the model alone: an entry's settings may need the overrides to be right.
+    known = {entry.name: Config(entry.model, dataset).known_keys(overrides) for entry in entries}
     everything = set().union(*known.values())
     for key in overrides:
         if key not in everything:

@@ -182,6 +182,20 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         return np.asarray(self.field2id_token[self.iid_field][1:], dtype=str)
 
 
+class StoredHistoryDataset(HistoryDataset):
+    """A HistoryDataset that also keeps the padded history of every row in ``inter_feat``, as RecBole's does, for models
+    that read whole columns of it (memory: rows x length).
+    """
+
+    def data_augmentation(self) -> None:
+        super().data_augmentation()
+        self.inter_feat.update(self._histories(self.inter_feat))
+
+
+# They read `dataset.inter_feat[ITEM_SEQ]`.
+_READ_STORED_HISTORIES = frozenset({"FEARec"})
+
+
 def create_dataset(config: Any) -> Dataset:
     """Create the dataset for ``config['model']``: ours for sequential models and general ones ordered by time, else
     RecBole's; always RecBole's for a Config of RecBole's own.
@@ -195,7 +209,8 @@ def create_dataset(config: Any) -> Dataset:
 
     check_files(config)
     special = hasattr(recbole_datasets, config["model"] + "Dataset") or config["benchmark_filename"]
-    ours = {ModelType.SEQUENTIAL: HistoryDataset}
+    histories = StoredHistoryDataset if _reads_stored_histories(config) else HistoryDataset
+    ours: dict[Any, type[Dataset]] = {ModelType.SEQUENTIAL: histories}
     if config["eval_args"]["order"] == "TO":
         ours |= {ModelType.GENERAL: TimeOrderedDataset, ModelType.TRADITIONAL: TimeOrderedDataset}
     recboles = special or not isinstance(config, Config)
@@ -204,11 +219,17 @@ def create_dataset(config: Any) -> Dataset:
         return make(config)
     except InputError:
         raise
+    except ModuleNotFoundError as error:
+        raise InputError(f"{config['model']} needs the package {error.name}: pip install {error.name}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"RecBole cannot read dataset '{config['dataset']}' in '{config['data_path']}' ({first_line(error)}): "
             "check the header (name:type) and values of its files, and the field names in the configuration."
         ) from error
+
+
+def _reads_stored_histories(config: Any) -> bool:
+    return any(base.__name__ in _READ_STORED_HISTORIES for base in config.model_class.__mro__)
 
 
 def check_files(config: Any) -> None:

@@ -19,7 +19,7 @@ from recbole_sid.data.histories import CutBatches
 from recbole_sid.data.windows import WINDOW_FIELD, Windows
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.members import semantic_id_config
-from recbole_sid.registry import MODELS
+from recbole_sid.registry import is_ours
 
 # Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
 _BATCHES_PER_BUCKET = 50
@@ -91,7 +91,7 @@ def data_preparation(config: Any, dataset: Any, keep_semantic_ids: bool = True) 
             if isinstance(loader, FullSortEvalDataLoader):
                 # RecBole counts user x item pairs here and so ranks one user at a time; for us it is users for all.
                 loader.batch_sampler.batch_size = config["eval_batch_size"]
-    if config["model"] in MODELS:
+    if is_ours(config.model_class):
         train = loaders[0]
         if not isinstance(train._dataset, HistoryDataset):
             raise InputError(f"{config['model']} splits whole sequences itself: leave out benchmark_filename.")
