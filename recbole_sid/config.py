@@ -160,7 +160,8 @@ class Config(RecBoleConfig):
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         self._kind_files: list[str] = []
         super()._load_internal_config_dict(model, model_class, dataset)
-        for file in (PROPERTIES / "overall.yaml", PROPERTIES / "semantic_ids.yaml", *self._kind_files):
+        of_all: list[str | Path] = [PROPERTIES / "overall.yaml", PROPERTIES / "semantic_ids.yaml"]
+        for file in (*of_all, *self._kind_files):
             self._update_internal_config_dict(file)
         load_col = self.internal_config_dict["load_col"]
         if (PROPERTIES / f"dataset/{dataset}.yaml").is_file():

@@ -49,7 +49,8 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         pairs = [[as_plain(key), as_plain(each)] for key, each in value.items()]
         # The function that makes the default is code; the empty list and others are named by what they make.
-        makes = type(value.default_factory()).__name__ if isinstance(value, defaultdict) and _is_known(value) else None
+        factory = value.default_factory if isinstance(value, defaultdict) else None
+        makes = next((name for name, known in _DEFAULTS.items() if known is factory), None)
         return {_FORM: "dictionary", "default": makes, "pairs": pairs}
     for kind in (list, tuple, set):
         if isinstance(value, kind):
@@ -72,10 +73,6 @@ def from_plain(value: Any) -> Any:
 
 
 _DEFAULTS: dict[str, Any] = {"list": list, "int": int, "float": float, "dict": dict, "set": set}
-
-
-def _is_known(value: defaultdict[Any, Any]) -> bool:
-    return value.default_factory in _DEFAULTS.values()
 
 
 def _object_array(value: dict[str, Any]) -> np.ndarray:

@@ -197,7 +197,7 @@ def _load_recbole(
 ) -> tuple[Any, Any, Any, Any, Any, Any]:
     checkpoint = load_recbole_checkpoint(model_file, map_location="cpu")
     recorded = checkpoint["config"].final_config_dict
-    if not isinstance(checkpoint["state_dict"], Mapping):
+    if not isinstance(checkpoint["state_dict"], dict):
         raise InputError(
             f"RecBole keeps the trees of {recorded['model']} in a file of their own, not in '{model_file}': open "
             f"'{checkpoint['state_dict']}' with the library that trained them."

@@ -23,7 +23,10 @@ from recbole.utils import ModelType, init_seed
 from recbole.utils import get_trainer as recbole_get_trainer
 from scipy import sparse
 
+from recbole_sid.comparison.job import make_jobs, run_job
 from recbole_sid.comparison.plan import make_plan
+from recbole_sid.comparison.runner import run_jobs
+from recbole_sid.comparison.summary import summarise
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import StoredHistoryDataset
 from recbole_sid.errors import InputError
@@ -281,6 +284,25 @@ def test_every_model_takes_overrides_of_a_comparison(model: str) -> None:
         pytest.skip("not installed")
     plan = make_plan("ml-100k", {model: {}}, [1], overrides={"epochs": 3})
     assert Config(model, "ml-100k", config_dict=plan.entries[0].settings)["epochs"] == 3
+
+
+RANKED = {
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
+    "metrics": ["Recall", "NDCG"],
+    "valid_metric": "NDCG@10",
+}
+
+
+def test_a_comparison_takes_models_of_every_kind_that_rank_all_items(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="FM is evaluated on labels"):
+        make_jobs(make_plan("ml-100k", {"FM": TINY}, [1]), tmp_path)
+    models = {"EASE": TINY, "GRU4Rec": TINY, "CFKG": TINY, "SASRecF": TINY, "FM": {**TINY, **RANKED}}
+    jobs = make_jobs(make_plan("ml-100k", models, [1], overrides={"eval_batch_size": 16}), tmp_path)
+    outcomes = run_jobs(jobs, run_job, report=lambda line: None)
+    assert [outcome.failure for outcome in outcomes] == [None] * 5
+    summary = summarise(outcomes)
+    assert [row["model"] for row in summary.rows] == list(models)
+    assert all(0 <= row["ndcg@10"] <= 1 for row in summary.rows)
 
 
 def test_fearec_finds_the_stored_histories() -> None:

@@ -88,6 +88,7 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             settings |= {key: places[member] for key, member in entry.members.items()}
             config = Config(entry.model, plan.dataset, entry.files, settings)
             check_files(config)
+            _check_ranks_all(entry, config)
             _check_sources(entry, config)
             for changes in filter(None, entry.evaluations.values()):
                 Config(entry.model, plan.dataset, entry.files, {**settings, **changes})
@@ -100,6 +101,16 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             places[entry.name] = str(Path(folder) / name)
             jobs.append(Job(entry, seed, plan.dataset, settings, places[entry.name], data))
     return jobs
+
+
+def _check_ranks_all(entry: Entry, config: Config) -> None:
+    """Raise InputError if a model is not evaluated by ranking all items, as tests over users and breakdowns need it."""
+    if config["eval_args"]["mode"]["test"] != "full":
+        raise InputError(
+            f"{entry.model} is evaluated on labels or samples (eval_args.mode={config['eval_args']['mode']['test']}), "
+            "which cannot be compared over users: give it, or the plan's settings, eval_args: {split: {LS: "
+            "valid_and_test}, order: TO, mode: full}, metrics: [Recall, NDCG] and valid_metric: NDCG@10."
+        )
 
 
 def _check_sources(entry: Entry, config: Config) -> None:
