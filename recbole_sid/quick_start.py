@@ -224,7 +224,7 @@ def _check_class(recorded: str, model_class: type | None, model_file: str | os.P
         raise InputError(f"'{model_file}' holds a {recorded}, a class of your own: give it as model_class.") from error
 
 
-def _load_data(config: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+def _load_data(config: Any, overrides: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any, Any]]:
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     return dataset, data_preparation(config, dataset, keep_semantic_ids="checkpoint_dir" in overrides)

@@ -261,3 +261,10 @@ def test_no_stages_are_refused(settings: dict[str, Any]) -> None:
     shared = {key: value for key, value in settings.items() if key not in SMALL_TIGER}
     with pytest.raises(InputError, match=r"distill_stages=\[\] trains nothing"):
         Config("SIDMLP", "tiny", config_dict={**shared, "distill_stages": []})
+
+
+def test_unknown_keys_of_a_teacher_are_refused_beside_its_path(settings: dict[str, Any]) -> None:
+    shared = {key: value for key, value in settings.items() if key not in SMALL_TIGER}
+    given = {"teacher_path": "any.pth", "teacher_config": {"d_modle": 16}}
+    with pytest.raises(InputError, match=r"teacher_config has the unknown key 'd_modle' \(did you mean 'd_model'\?\)"):
+        Config("SIDMLP", "tiny", config_dict={**shared, **given})

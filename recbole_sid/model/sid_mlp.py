@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid import hardware
+from recbole_sid.config import Config
 from recbole_sid.data.vocabulary import PAD
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import InputError, nearest, require_known
 from recbole_sid.hardware import cpu_has_fast_bfloat16
 from recbole_sid.model.base import SIDRecommender, is_cpu_inference
 from recbole_sid.model.captured import CapturedSearch, captured_size
@@ -72,6 +73,11 @@ class SIDMLP(SIDRecommender):
             )
         require_known("encoder_dtype", config["encoder_dtype"], DTYPES)
         cls.chosen_stages(config)
+        given = config["teacher_config"] or {}
+        known = Config(config["teacher_model"], config["dataset"]).known_keys(given)
+        for key in given:
+            if key not in known:
+                raise InputError(f"teacher_config has the unknown key '{key}'{nearest(key, known)}.")
 
     @classmethod
     def stages_of(cls, config: Any) -> tuple[str, ...]:
