@@ -225,6 +225,9 @@ def _check_class(recorded: str, model_class: type | None, model_file: str | os.P
 
 
 def _load_data(config: Any, overrides: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Return dataset and loaders; nothing is written but to a checkpoint_dir that the caller names."""
+    if not os.path.isdir(config["data_path"]):  # RecBole would download into it
+        raise InputError(f"There is no dataset folder '{config['data_path']}': name the data's place in data_path.")
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     return dataset, data_preparation(config, dataset, keep_semantic_ids="checkpoint_dir" in overrides)

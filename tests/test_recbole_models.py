@@ -40,8 +40,8 @@ TINY = {"epochs": 1, "train_batch_size": 64, "use_gpu": False, "show_progress": 
 # What is larger than the tiny dataset, or takes hundreds of epochs.
 SMALLER: dict[str, dict[str, Any]] = {
     "NCL": {"num_clusters": 5},
-    "GRU4RecCPR": {"reranker_CAN_NUM": "5"},
-    "SASRecCPR": {"reranker_CAN_NUM": "5"},
+    "GRU4RecCPR": {"reranker_CAN_NUM": 5},
+    "SASRecCPR": {"reranker_CAN_NUM": 5},
     "S3Rec": {"pretrain_epochs": 1, "save_step": 1},
     "LightGBM": {"lgb_num_boost_round": 2},
     "XGBoost": {"xgb_num_boost_round": 2},
