@@ -26,7 +26,7 @@ from recbole.evaluator import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sid.errors import InputError, first_line, nearest, require_known
-from recbole_sid.reading import read_yaml
+from recbole_sid.reading import parse_yaml, read_yaml
 from recbole_sid.registry import get_model, get_trainer, is_ours
 
 _HERE = Path(__file__).resolve().parent
@@ -70,6 +70,7 @@ _COUNTS_OF_SEMANTIC_IDS = (
     "rq_vae_epochs",
     "rq_vae_batch_size",
 )
+_LONGEST_LITERAL = 1_000_000
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
 
@@ -392,18 +393,27 @@ def parse_value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return parse_literal(text)
+    except ValueError:
         pass
     try:  # lists and dictionaries also without quotes, as in property files: [collaborative, text]
-        return yaml.safe_load(text) if text[:1] in ("[", "{") else text
-    except yaml.YAMLError:
+        return parse_yaml(text, "The value", PropertyLoader) if text[:1] in ("[", "{") else text
+    except InputError:
         return text
 
 
-@lru_cache
-def _warn_once(message: str) -> None:
-    getLogger().warning(message)
+def parse_literal(text: str) -> Any:
+    """Return the value of a Python literal.
+
+    Raises:
+        ValueError: if it is none, too long or nests too deeply.
+    """
+    if len(text) > _LONGEST_LITERAL:
+        raise ValueError(f"longer than {_LONGEST_LITERAL} characters")
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:  # MemoryError: what the parser says of depth
+        raise ValueError(first_line(error)) from error
 
 
 def _is_interval(text: str) -> bool:

@@ -244,6 +244,9 @@ def test_making_the_data_does_not_change_the_fingerprint(settings: Callable[...,
     assert config.fingerprint() == before
 
 
+_DEEP = ["[" * 100_000, "(" * 100_000, "-" * 200_000 + "1", "[" + "[a," * 3000, "1+" * 50_000 + "1j", "[a: &b [*b]]"]
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -258,6 +261,9 @@ def test_making_the_data_does_not_change_the_fingerprint(settings: Callable[...,
         ("a=b", "a=b"),
         ("[1,inf)", "[1,inf)"),
         ("__import__('os')", "__import__('os')"),
+        ("2024/11/28", "2024/11/28"),
+        ("[lin, 1e-3]", ["lin", 0.001]),
+        *(pytest.param(text, text, id=f"deep {place}") for place, text in enumerate(_DEEP)),
         ("", ""),
     ],
 )

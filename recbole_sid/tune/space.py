@@ -12,7 +12,6 @@ A YAML space maps a configuration key to one of
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole_sid.config import VOLATILE_KEYS, Config, PropertyLoader
+from recbole_sid.config import VOLATILE_KEYS, Config, PropertyLoader, parse_literal
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.reading import parse_yaml
@@ -227,11 +226,11 @@ def _from_lines(text: str, file: str) -> Space:
         if kind not in ("choice", "uniform", "quniform", "loguniform"):
             raise InputError(f"'{file}': {key} has the unknown type '{kind}': choice, uniform, quniform or loguniform.")
         try:
-            values = ast.literal_eval(rest if kind == "choice" else f"[{rest}]")
+            values = parse_literal(rest if kind == "choice" else f"[{rest}]")
             if kind == "loguniform":
                 values = [math.exp(value) for value in values]
-        except (ValueError, SyntaxError, TypeError, OverflowError) as error:
-            raise InputError(f"'{file}': the values of {key} cannot be read: {rest}.") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"'{file}': the values of {key} cannot be read: {rest[:200]}.") from error
         parameters.append(_checked(key, kind, values, {}))
     return Space(tuple(parameters), {})
 
