@@ -416,6 +416,11 @@ def parse_literal(text: str) -> Any:
         raise ValueError(first_line(error)) from error
 
 
+@lru_cache
+def _warn_once(message: str) -> None:
+    getLogger().warning(message)
+
+
 def _is_interval(text: str) -> bool:
     """Say whether `text` is an interval, not an empty one, that RecBole's filters understand, such as ``[5,inf)``."""
     found = re.fullmatch(r"\s*[\[(]\s*([^,\s]+)\s*,\s*([^,\s]+)\s*[\])]\s*", text)
