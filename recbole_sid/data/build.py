@@ -20,7 +20,7 @@ from recbole_sid.data.quality import collisions, level_rows, warnings_of
 from recbole_sid.data.ready_made import Coverage, read_semantic_ids
 from recbole_sid.data.semantic_ids import EXTENDED_AT, SemanticIDs, read_recipe
 from recbole_sid.features import FeaturePipeline, feature_names
-from recbole_sid.features.sources import feature_sources
+from recbole_sid.features.sources import feature_sources, file_keys, growing_keys, source_files
 from recbole_sid.features.text import item_texts
 from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
 from recbole_sid.tokenizer.base import reconstruction_error
@@ -28,8 +28,8 @@ from recbole_sid.tokenizer.collisions import CollisionContext, summary
 
 # Known only once the semantic IDs are built, and decided by the rest of the recipe.
 _RESULTS = ("features_hash", "reconstruction_error", "before_collision_rule", EXTENDED_AT)
-# What may have grown with the dataset when semantic IDs were extended by later items.
-_GROWING = ("item_tokens", "training_part", "texts", "feature_file", "feature_tokens")
+# What, with the features' own files, may have grown with the dataset when semantic IDs were extended by later items.
+_GROWING = ("item_tokens", "training_part", "texts")
 
 
 def semantic_ids_for(config: Any, train_dataset: Any, keep: bool = True) -> SemanticIDs:
@@ -197,6 +197,8 @@ def used_semantic_id_keys(config: Any) -> list[str]:
 def semantic_id_recipe(config: Any, train_dataset: Any) -> dict[str, Any]:
     """Return everything the codes depend on, as JSON types."""
     recipe = {key: config[key] for key in used_semantic_id_keys(config) if key != "semantic_ids_path"}
+    used = source_files(config)
+    recipe |= {key: None for key in file_keys() if key in recipe and key not in used}  # files of no effect
     recipe |= feature_sources(config)  # by content, wherever the files lie
     if "text" in feature_names(config):
         recipe["texts"] = hash_tokens(item_texts(config, train_dataset.item_tokens()))
@@ -232,10 +234,11 @@ def _extension(path: Path, recipe: Mapping[str, Any], item_tokens: np.ndarray) -
     They are `path` itself, or a file beside it from when the dataset was smaller, and hold all items. Only where the
     training part is the same may they hold more: else they are those of another selection of items.
     """
+    may_have_grown = {*_GROWING, *growing_keys()}
     for file in (path, *sorted(path.parent.glob(f"{recipe['dataset']}-*.npz"))):
         stored = read_recipe(file)
         changed = _changed(stored, recipe)
-        if EXTENDED_AT in stored and set(changed) <= set(_GROWING):
+        if EXTENDED_AT in stored and set(changed) <= may_have_grown:
             semantic_ids = SemanticIDs.load(file)
             found = Coverage.of(semantic_ids.item_tokens, item_tokens)
             may_have_more = "training_part" not in changed

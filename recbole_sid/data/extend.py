@@ -15,6 +15,7 @@ from recbole_sid.config import PROPERTIES, semantic_id_keys
 from recbole_sid.data.semantic_ids import EXTENDED_AT, SemanticIDs
 from recbole_sid.errors import InputError
 from recbole_sid.features import FeaturePipeline
+from recbole_sid.features.sources import file_keys
 from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
 from recbole_sid.tokenizer.base import Tokenizer
 from recbole_sid.tokenizer.collisions import CollisionContext
@@ -22,8 +23,6 @@ from recbole_sid.tokenizer.collisions import CollisionContext
 # Share of the known items that must get their first code again from the features given.
 _AGREEMENT = 0.99
 _CHECKED = 1000  # known items whose features are read again for that, at most
-# Keys that say where things lie now, not what the features are.
-_PLACES = ("feature_file", "feature_tokens", "text_model", "collaborative_checkpoint")
 
 
 def extend(
@@ -120,9 +119,9 @@ def fitted_features(semantic_ids: SemanticIDs, config: Any = None) -> FeaturePip
             "These semantic IDs do not hold what was learnt to compute their features (ready-made ones never do): make "
             "them again with `recbole-sid tokenize`, or give `extend` features computed as then."
         )
-    recipe = semantic_ids.recipe
-    decided = {key: recipe[key] for key in semantic_id_keys() if key in recipe and key not in _PLACES}
-    places: dict[str, Any] = {**dict.fromkeys(_PLACES), "device": "cpu", "show_progress": False, "checkpoint_dir": None}
+    recipe, files = semantic_ids.recipe, file_keys()  # which say where things lie now, not what the features are
+    decided = {key: recipe[key] for key in semantic_id_keys() if key in recipe and key not in files}
+    places: dict[str, Any] = {**dict.fromkeys(files), "device": "cpu", "show_progress": False, "checkpoint_dir": None}
     if config is not None:
         _check_same(decided, config)
         places = config.final_config_dict

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.features.pipeline import FeaturePipeline, feature_names
+from recbole_sid.features.pipeline import FeaturePipeline
+from recbole_sid.features.sources import feature_names
 
 __all__ = ["FeaturePipeline", "feature_names", "item_features"]
 

@@ -34,9 +34,36 @@ class Learnt:
 class FeatureSource(Learnt, ABC):
     """One source of item features: fitted once, it encodes items that come later as those it was fitted with.
 
+    Every class says itself, inherited or not, which files it reads, since what they hold is part of the semantic IDs'
+    lineage: with a file that changed unseen, old semantic IDs would be reused.
+
     Args:
         config: the source's own configuration keys, and where its files lie.
+
+    Attributes:
+        files: the configuration keys that name files or folders it reads; ``()`` for none.
+        growing: those of `files` that later get rows for new items.
     """
+
+    files: ClassVar[tuple[str, ...]]
+    growing: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        files = cls.__dict__.get("files")
+        if not isinstance(files, tuple) or not all(isinstance(key, str) for key in files):
+            raise TypeError(
+                f"The feature {cls.__name__} must set `files` to a tuple of the configuration keys that name files it "
+                "reads, `files = ()` if it reads none."
+            )
+
+    @classmethod
+    def source_files(cls, config: Any) -> dict[str, str | None]:
+        """Return the file or folder behind each of `files`, and behind names for others that it reads; None for none.
+
+        Override it where a file does not stand in its key.
+        """
+        return {key: config[key] for key in cls.files}
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -21,6 +21,8 @@ from recbole_sid.features.checkpoint import checkpoint_features
 class CollaborativeFeatures(FeatureSource):
     """The item embedding in ``collaborative_checkpoint``, or `ppmi_svd` where none is named."""
 
+    files = ("collaborative_checkpoint",)
+
     def fit_encode(self, dataset: Any) -> np.ndarray:
         if self.config["collaborative_checkpoint"]:
             return checkpoint_features(self.config, dataset)

@@ -16,7 +16,6 @@ from recbole_sid.catalogue import match_rows, token_array
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.features.atomic import read_atomic
 from recbole_sid.features.base import FeatureSource
-from recbole_sid.features.sources import feature_file
 from recbole_sid.reading import is_plain_tensor, load_tensors, open_arrays, read_array, read_parquet
 
 
@@ -30,6 +29,13 @@ class Rows(NamedTuple):
 class FileFeatures(FeatureSource):
     """The rows of ``feature_file``."""
 
+    files = ("feature_file", "feature_tokens")
+    growing = files
+
+    @classmethod
+    def source_files(cls, config: Any) -> dict[str, str | None]:
+        return {**super().source_files(config), "feature_file": feature_file(config)}
+
     def fit_encode(self, dataset: Any) -> np.ndarray:
         return self.encode(rows_of_items(self.config, dataset.item_tokens(), whole_dataset=True))
 
@@ -41,6 +47,21 @@ class FileFeatures(FeatureSource):
         if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number):
             raise InputError("The 'file' features must be numbers of shape [n_items, d].")
         return rows.astype(np.float32)
+
+
+def feature_file(config: Any) -> str | None:
+    """Return ``feature_file``; where it is empty, the atomic file that ``additional_feat_suffix`` names, if any.
+
+    Raises:
+        InputError: if ``additional_feat_suffix`` names several.
+    """
+    suffixes = config["additional_feat_suffix"]
+    if config["feature_file"] or not suffixes:
+        return config["feature_file"]
+    suffixes = [suffixes] if isinstance(suffixes, str) else list(suffixes)
+    if len(suffixes) > 1:
+        raise InputError(f"additional_feat_suffix={suffixes} names several files: name one of them in feature_file.")
+    return str(Path(config["data_path"]) / f"{config['dataset']}.{suffixes[0]}")
 
 
 def rows_of_items(config: Any, item_tokens: np.ndarray, whole_dataset: bool = False) -> np.ndarray:

@@ -14,9 +14,8 @@ import numpy as np
 from recbole_sid.errors import InputError
 from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.scaling import normalizers, reduction, training_items
-from recbole_sid.features.sources import source_files
+from recbole_sid.features.sources import feature_kind, feature_names, source_files
 from recbole_sid.files import prefixed, with_prefix
-from recbole_sid.registry import FEATURES, resolve
 
 
 class FeaturePipeline:
@@ -32,7 +31,7 @@ class FeaturePipeline:
 
     def __init__(self, config: Any) -> None:
         self.names = feature_names(config)
-        kinds = [resolve(FEATURES, name, "feature") for name in self.names]
+        kinds = [feature_kind(name) for name in self.names]
         self.normalizers = normalizers(config["feature_normalize"], len(self.names))
         self.reduction = reduction(config)
         self.sources: list[FeatureSource] = [kind(config) for kind in kinds]
@@ -129,19 +128,6 @@ class FeaturePipeline:
         if self.reduction is not None:
             self.reduction.load_state(with_prefix("reduction_", state))
         return self
-
-
-def feature_names(config: Any) -> list[str]:
-    """Return the names in ``config['features']``.
-
-    Raises:
-        InputError: if there are none.
-    """
-    names = config["features"]
-    names = [names] if isinstance(names, str) else list(names or ())
-    if not names:
-        raise InputError("features is empty: name at least one of " + ", ".join(FEATURES) + ".")
-    return names
 
 
 def check_sources(config: Any) -> None:

