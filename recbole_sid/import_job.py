@@ -15,6 +15,7 @@ from recbole_sid.checkpoint import lineage, load_checkpoint, load_weights, save_
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.build import semantic_ids_for
+from recbole_sid.data.dataset import check_folder
 from recbole_sid.errors import InputError
 from recbole_sid.model import foreign
 from recbole_sid.registry import get_model
@@ -113,7 +114,11 @@ def _student_config(
     sizes: dict[str, int | str] = {**foreign.decoder_settings(foreign.student_decoder(weights))}
     if model == "SIDMLPPlusPlus":
         sizes |= foreign.encoder_settings(foreign.student_encoder(weights))
-    return _config_with(model, shared["dataset"], config_files, {**shared.shared_with_teacher(), **given}, sizes)
+    common = shared.shared_with_teacher()
+    del common["checkpoint_dir"]  # where the teacher was made is no place to write to
+    config = _config_with(model, shared["dataset"], config_files, {**common, **given}, sizes)
+    check_folder(config)
+    return config
 
 
 def _config_with(

@@ -16,6 +16,7 @@ from recbole_sid.checkpoint import check_lineage, is_checkpoint, lineage, load_c
 from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
+from recbole_sid.data.dataset import check_folder
 from recbole_sid.errors import InputError
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
@@ -226,8 +227,7 @@ def _check_class(recorded: str, model_class: type | None, model_file: str | os.P
 
 def _load_data(config: Any, overrides: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any, Any]]:
     """Return dataset and loaders; nothing is written but to a checkpoint_dir that the caller names."""
-    if not os.path.isdir(config["data_path"]):  # RecBole would download into it
-        raise InputError(f"There is no dataset folder '{config['data_path']}': name the data's place in data_path.")
+    check_folder(config)
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     return dataset, data_preparation(config, dataset, keep_semantic_ids="checkpoint_dir" in overrides)

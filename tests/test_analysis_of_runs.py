@@ -185,6 +185,38 @@ def test_runs_on_other_instances_are_refused(runs: Path, capsys: pytest.CaptureF
     assert "test instances of the dataset" in capsys.readouterr().err
 
 
+def test_results_from_elsewhere_run_and_write_nothing(runs: Path, tmp_path: Path) -> None:
+    theirs, marker = tmp_path / "theirs", tmp_path / "marker"
+    shutil.copytree(runs, tmp_path / "runs")
+    for file in (tmp_path / "runs").rglob("result.json"):
+        result = json.loads(file.read_text())
+        hostile = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+        result["settings"] |= {
+            "checkpoint_dir": str(theirs),
+            "field_separator": "\t",
+            "ITEM_LIST_LENGTH_FIELD": hostile,
+        }
+        if result["model"] == "TIGER":
+            result["settings"] |= {"feature_file": hostile, "text_model": hostile}
+        file.write_text(json.dumps(result))
+    tables(tmp_path / "runs")
+    assert not marker.exists()
+    assert not theirs.exists()
+
+
+def test_runs_whose_data_is_gone_download_nothing(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    for file in (tmp_path / "runs").rglob("result.json"):
+        result = json.loads(file.read_text())
+        result["dataset"], result["settings"]["data_path"] = "ml-1m", "nowhere"
+        file.write_text(json.dumps(result))
+    assert main(["analyze", f"--runs={tmp_path / 'runs'}"]) == 2
+    assert "no dataset folder 'nowhere/ml-1m'" in capsys.readouterr().err
+    assert not Path("nowhere").exists()
+
+
 def test_data_may_have_moved_since_the_runs(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

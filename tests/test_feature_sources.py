@@ -450,6 +450,14 @@ def test_embeddings_are_kept_by_texts_and_model(
     assert len(list(Path("kept/features").iterdir())) == 3
 
 
+def test_semantic_ids_that_are_not_kept_leave_no_embeddings(prepared: Callable[..., Any], encoder: Path) -> None:
+    config, dataset = prepared(features=["text"], text_model=str(encoder), text_fields=["title"], checkpoint_dir="kept")
+    found = semantic_ids_for(config, dataset, keep=False)
+    assert not Path("kept").exists()
+    assert semantic_ids_for(config, dataset).fingerprint == found.fingerprint
+    assert sorted(path.name for path in Path("kept").iterdir()) == ["features", "semantic_ids"]
+
+
 def test_the_recipe_records_the_encoder_by_content(prepared: Callable[..., Any], encoder: Path) -> None:
     settings = {"features": ["text"], "text_fields": ["title"]}
     local = semantic_id_recipe(*prepared(**settings, text_model=str(encoder)))

@@ -13,7 +13,7 @@ import torch
 from scipy.special import erf
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recbole_sid.checkpoint import load_checkpoint
+from recbole_sid.checkpoint import load_checkpoint, save_checkpoint
 from recbole_sid.cli import main
 from recbole_sid.data import SemanticIDs
 from recbole_sid.errors import InputError
@@ -226,6 +226,23 @@ def test_sid_mlp_gives_the_logits_of_its_description(
         table,
         lambda tokens: t5.encoder(torch.tensor([tokens])).last_hidden_state[0].double().numpy(),
     )
+
+
+def test_a_student_is_not_written_where_its_teacher_was_made(
+    teacher: str, decoder: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    content = load_checkpoint(teacher)
+    theirs = {**content["config"], "checkpoint_dir": str(tmp_path / "theirs")}
+    save_checkpoint("theirs.pth", {**content, "config": theirs})
+    torch.save({"model_state_dict": decoder}, "student.pt")
+    given = {"teacher_path": "theirs.pth", "attention_heads": HEADS}
+    path = import_checkpoint("student.pt", "SIDMLP", settings=given)
+    assert path.parent == Path("saved")
+    assert not (tmp_path / "theirs").exists()
+    save_checkpoint("theirs.pth", {**content, "config": {**theirs, "dataset": "ml-1m", "data_path": "nowhere"}})
+    with pytest.raises(InputError, match="no dataset folder"):
+        import_checkpoint("student.pt", "SIDMLP", settings=given)
+    assert not Path("nowhere").exists()
 
 
 @pytest.mark.parametrize("files", ["one", "two"])

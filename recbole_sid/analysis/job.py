@@ -79,7 +79,7 @@ class Findings(NamedTuple):
 def label_split(
     config: Config, split: str = "test", hops: int = 4, semantic_id_config: Config | None = None
 ) -> Labelled:
-    """Label the instances of a dataset's split.
+    """Label the instances of a dataset's split; nothing is written.
 
     Args:
         config: of any sequential model on the dataset.
@@ -105,7 +105,7 @@ def label_split(
     labels = labeller.label(instances.recent, instances.targets)
     codes = None
     if semantic_id_config is not None:
-        codes = semantic_ids_for(semantic_id_config, train).table(train.item_tokens())
+        codes = semantic_ids_for(semantic_id_config, train, keep=False).table(train.item_tokens())
         labels["tokens"] = label_tokens(codes, sequences, instances.recent, instances.targets, hops)
     return Labelled(train, hops, sequences, instances, labeller, labels, codes)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_sid.commands.call import Call, config_files, write_result
 from recbole_sid.config import Config, parse_value
+from recbole_sid.data.dataset import check_folder
 from recbole_sid.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,4 +65,6 @@ def _config(call: Call, runs: list[FinishedRun]) -> Config:
     sections = Config("SASRec", recorded["dataset"]).parameters
     keys = {"data_path", "checkpoint_dir", "use_gpu", *sections["Dataset"], *sections["Evaluation"]}
     settings = {key: value for key, value in recorded["settings"].items() if key in keys}
-    return Config("SASRec", recorded["dataset"], config_files(call), {**settings, **call.overrides})
+    config = Config("SASRec", recorded["dataset"], config_files(call), {**settings, **call.overrides})
+    check_folder(config)
+    return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ def semantic_ids_for(config: Any, train_dataset: Any, keep: bool = True) -> Sema
 
     ``semantic_ids_path`` names a file to load; without it the file of the same recipe under
     ``checkpoint_dir/semantic_ids`` is reused, also one extended since by later items, or built and, with `keep`,
-    written there.
+    written there; without it nothing is written, embeddings of texts neither.
     Which of these happened is logged, and what of the recipe differs from the file that is nearest; for a file that is
     named or built also what is wrong with its quality.
 
@@ -62,12 +63,19 @@ def semantic_ids_for(config: Any, train_dataset: Any, keep: bool = True) -> Sema
         log.info(f"Semantic IDs {semantic_ids.fingerprint}, since extended by later items, reused from {path}")
     else:
         why = _nearest_recipe(path, recipe)
-        semantic_ids, _ = build_semantic_ids(config, train_dataset, recipe)
+        semantic_ids, _ = build_semantic_ids(config if keep else _placeless(config), train_dataset, recipe)
         if keep:
             semantic_ids.save(path)
         log.info(f"Semantic IDs {semantic_ids.fingerprint} built{f' and written to {path}' if keep else ''}{why}")
         _warn_of_quality(semantic_ids)
     return semantic_ids
+
+
+def _placeless(config: Any) -> Any:
+    """Return `config` without a folder to keep anything in."""
+    placeless = copy.copy(config)
+    placeless.final_config_dict = {**config.final_config_dict, "checkpoint_dir": None}
+    return placeless
 
 
 def _warn_of_quality(semantic_ids: SemanticIDs) -> None:

@@ -246,6 +246,15 @@ def check_files(config: Any) -> None:
         )
 
 
+def check_folder(config: Any) -> None:
+    """Raise InputError if the dataset's folder, as somebody's file names it, is missing: RecBole would download into it
+    for some names.
+    """
+    folder = config["data_path"]
+    if not os.path.isdir(folder):
+        raise InputError(f"There is no dataset folder '{folder}': name the data's place in data_path.")
+
+
 def _recbole_can_download(name: str) -> bool:
     import recbole
     import yaml
