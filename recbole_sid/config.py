@@ -259,7 +259,8 @@ class Config(RecBoleConfig):
         gpu = str(self.external_config_dict.get("gpu_id", ""))
         if not all(part.strip().isdigit() for part in gpu.split(",") if gpu):
             raise InputError(f"gpu_id={gpu!r} must be numbers of GPUs, such as 0 or 0,1.")
-        if self.external_config_dict.get("use_gpu") is True and self["device"].type == "cpu":
+        asked = self["use_gpu"] and (gpu or self.external_config_dict.get("use_gpu"))
+        if asked and self["device"].type == "cpu":
             _warn_once(f"torch finds no GPU {gpu or '0'} here: the CPU is used in spite of use_gpu=True.")
 
     def _check_protocol(self) -> None:
@@ -271,6 +272,8 @@ class Config(RecBoleConfig):
         for key, what in (("eval_step", "epochs between validations; 0: none"), ("metric_decimal_place", "decimals")):
             if not isinstance(self[key], int) or self[key] < 0:
                 raise InputError(f"{key}={self[key]!r} must be a whole number of at least 0 ({what}).")
+        if self.external_config_dict.get("eval_step") == 0:
+            _warn_once("eval_step=0: nothing is validated, so training never stops early and its last weights count.")
         clip = self["clip_grad_norm"]
         if clip is not None and not (
             isinstance(clip, dict) and "max_norm" in clip and clip.keys() <= {"max_norm", "norm_type"}
@@ -280,7 +283,8 @@ class Config(RecBoleConfig):
         by_value = self["val_interval"] or {}
         if not isinstance(by_value, dict):
             raise InputError(f"val_interval={by_value!r} must name fields, such as {{rating: '[3,inf)'}}.")
-        intervals |= {f"val_interval of {field}": value for field, value in by_value.items() if isinstance(value, str)}
+        lists = {field for field, value in by_value.items() if isinstance(value, (list, tuple))}  # of tokens
+        intervals |= {f"val_interval of {field}": value for field, value in by_value.items() if field not in lists}
         for key, value in intervals.items():
             if value is not None and not all(_is_interval(part) for part in str(value).split(";")):
                 raise InputError(f"{key}={value!r} must be an interval such as [5,inf) or (0,1];[3,4].")

@@ -235,6 +235,7 @@ def test_evaluation_of_nan_weights_is_refused_on_every_device(settings: dict[str
         ("item_inter_num_interval", "[5,", "must be an interval"),
         ("user_inter_num_interval", "[9,5]", "must be an interval"),
         ("val_interval", {"timestamp": "above 5"}, "must be an interval"),
+        ("val_interval", {"timestamp": 5}, "must be an interval"),
         ("val_interval", "[5,inf)", "must name fields"),
         ("gpu_id", "the first", "must be numbers of GPUs"),
         ("nproc", 2, "trains in one process"),
@@ -255,6 +256,26 @@ def test_gpu_that_is_asked_for_and_missing_is_said(settings: dict[str, Any], cap
     assert [record.message for record in caplog.records] == [
         "torch finds no GPU 5 here: the CPU is used in spite of use_gpu=True."
     ]
+
+
+def test_gpu_that_is_named_alone_and_missing_is_said(settings: dict[str, Any], caplog: Any) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    given = {key: value for key, value in settings.items() if key != "use_gpu"}
+    Config("TIGER", "tiny", config_dict=given)
+    assert caplog.text == ""
+    Config("TIGER", "tiny", config_dict={**given, "gpu_id": 6})
+    assert "torch finds no GPU 6 here: the CPU is used" in caplog.text
+
+
+def test_what_no_validation_means_is_said(settings: dict[str, Any], caplog: Any) -> None:
+    Config("TIGER", "tiny", config_dict={**settings, "eval_step": 0})
+    assert "eval_step=0: nothing is validated" in caplog.text
+
+
+def test_filters_take_intervals_and_lists_of_tokens(settings: dict[str, Any]) -> None:
+    given = {"timestamp": "[5,inf);(-1,2]", "user_id": ["u1", "u2"]}
+    assert Config("TIGER", "tiny", config_dict={**settings, "val_interval": given})["val_interval"] == given
 
 
 def test_no_stages_are_refused(settings: dict[str, Any]) -> None:
