@@ -303,6 +303,16 @@ def test_bucket_sampler_handles_few_rows(n: int) -> None:
     assert sorted(LengthBucketSampler(torch.ones(n, dtype=torch.int64), 16, torch.Generator())) == list(range(n))
 
 
+@pytest.mark.parametrize("n", [40, 7])
+def test_every_row_is_equally_likely_to_be_in_the_short_batch(n: int) -> None:
+    """Whatever its length; 16 rows a batch, so that the short batch has 8 or 7 rows."""
+    sampler = LengthBucketSampler(torch.arange(n), 16, torch.Generator().manual_seed(0))
+    epochs, short = 4000, n % 16
+    counts = np.bincount(np.concatenate([list(sampler)[-short:] for _ in range(epochs)]), minlength=n)
+    share = short / n
+    assert np.abs(counts - epochs * share).max() <= 5 * np.sqrt(epochs * share * (1 - share))
+
+
 def test_bucket_sampler_makes_batches_of_like_length(lengths: torch.Tensor) -> None:
     sampler = LengthBucketSampler(lengths, 16, torch.Generator().manual_seed(1))
     shuffled = np.random.default_rng(1).permutation(2003).tolist()

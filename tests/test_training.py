@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -216,12 +217,13 @@ def test_last_state_without_its_best_weights_is_refused(configure: Callable[...,
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(train_data, valid_data, callback_fn=lambda epoch, score: raise_interrupt() if epoch else None)
     file = trainer.saved_model_file if change != "unnamed" else trainer.last_file
-    content = torch.load(file, weights_only=True)
+    content = load_checkpoint(file)
+    content.pop("checksum", None)
     if change == "other":
         next(iter(content["state_dict"].values())).add_(1)
         content["follows"] = "another"
     content.pop("best_weights", None)
-    torch.save(content, file)
+    save_checkpoint(file, content)
     if change == "missing":
         os.unlink(file)
     with pytest.raises(
@@ -234,9 +236,10 @@ def test_weights_that_another_process_wrote_are_not_taken_for_the_best(configure
     trainer, train_data, valid_data, _ = make(configure("TIGER"))
 
     def overwrite(epoch: int, score: float) -> None:
-        content = torch.load(trainer.saved_model_file, weights_only=True)
+        content = load_checkpoint(trainer.saved_model_file)
+        content.pop("checksum", None)
         next(iter(content["state_dict"].values())).add_(1)
-        torch.save(content, trainer.saved_model_file)
+        save_checkpoint(trainer.saved_model_file, content)
 
     with pytest.raises(InputError, match="does not hold the best weights of this training"):
         trainer.fit(train_data, valid_data, callback_fn=overwrite)
@@ -375,6 +378,97 @@ def test_unsaved_training_writes_no_checkpoint(configure: Callable[..., Config])
     assert files("saved") == set()
 
 
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if hasattr(module, "p"):
+            module.p = 0.0
+    return model
+
+
+EQUAL_STEPS = [("TIGER", 8), ("CausalSID", 3), ("SIDMLP", 8)]
+
+
+@pytest.mark.parametrize(("model", "size"), EQUAL_STEPS)
+def test_accumulated_batches_are_one_large_batch(configure: Callable[..., Config], model: str, size: int) -> None:
+    """In the last step, too, which has fewer batches than the others, the last of them a short one."""
+    found = []
+    for batch, steps in ((size, 3), (3 * size, 1)):
+        changes = {"shuffle": False, "train_batch_size": batch, "accumulation_steps": steps, "learner": "sgd"}
+        trainer, train_data, _, _ = make(configure(model, epochs=2, warmup_steps=0, dropout_prob=0.0, **changes))
+        without_dropout(trainer.model)
+        trainer.fit(train_data, None)
+        found.append((weights(trainer.model), trainer.train_loss_dict, trainer.scheduler.last_epoch))
+        n_batches = len(train_data)
+        if steps == 3:
+            assert n_batches % 3
+            n_rows = len(train_data.batch_sampler.sampler) if model == "CausalSID" else len(train_data._dataset)
+            assert n_rows % batch
+    ours, theirs = found
+    assert ours[2] == theirs[2]
+    assert list(ours[1].values()) == pytest.approx(list(theirs[1].values()), rel=1e-5)
+    assert ours[1][1] != ours[1][0]
+    for name, value in ours[0].items():
+        assert_close(value, theirs[0][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "size"), EQUAL_STEPS)
+def test_every_row_weighs_the_same(configure: Callable[..., Config], model: str, size: int) -> None:
+    """The gradients of an epoch's batches sum to that of all rows at once, times the number of full steps."""
+    gradients = []
+    for batch in (size, 100_000):
+        trainer, train_data, _, _ = make(
+            configure(model, train_batch_size=batch, dropout_prob=0.0, shuffle=batch == size)
+        )
+        without_dropout(trainer.model).double()
+        if model == "SIDMLP":
+            trainer.model.teacher.double()
+        trainer.start_stage(trainer.stages()[0], train_data)
+        trainer.model.train()
+        total = 0.0
+        for rows in train_data:
+            loss = trainer.model(rows) * trainer.batch_weight(rows)
+            loss.backward()
+            total += loss.item()
+        mean = [p.grad / trainer.epoch_weight for p in trainer.model.parameters() if p.grad is not None]
+        gradients.append((mean, total / trainer.epoch_weight))
+    assert gradients[0][1] == pytest.approx(gradients[1][1], rel=1e-6)
+    for ours, theirs in zip(gradients[0][0], gradients[1][0], strict=True):
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_reported_loss_is_the_mean_over_rows(configure: Callable[..., Config]) -> None:
+    trainer, train_data, _, _ = make(configure("TIGER", learning_rate=1e-12, train_batch_size=16, dropout_prob=0.0))
+    without_dropout(trainer.model)
+    trainer.start_stage(trainer.stages()[0], train_data)
+    rows = train_data._dataset[torch.arange(len(train_data._dataset))]
+    assert len(rows) % 16
+    assert trainer._train_epoch(train_data, 0) == pytest.approx(trainer.model.calculate_loss(rows).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", OURS)
+def test_weight_decay_without_norms_and_biases(configure: Callable[..., Config], model: str) -> None:
+    """A step with a gradient of zero shows what decays."""
+    for decays in (True, False):
+        trainer, train_data, _, _ = make(configure(model, decay_norms_and_biases=decays, weight_decay=0.1))
+        trainer.start_stage(trainer.stages()[0], train_data)
+        with torch.no_grad():
+            for parameter in trainer.model.parameters():
+                parameter.fill_(1.0)
+        trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        trainer.optimizer.step()
+        assert {parameter.dim() > 1 for parameter in trained} == {True, False}
+        for parameter in trained:
+            assert bool((parameter < 1).all()) == (decays or parameter.dim() > 1)
+
+
+@pytest.mark.parametrize("changes", [{"accumulation_steps": 0}, {"decay_norms_and_biases": "no"}])
+def test_wrong_values_of_the_loop_are_refused(configure: Callable[..., Config], changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(changes))}=.* is not possible"):
+        configure("TIGER", **changes)
+
+
 def test_gradients_are_clipped(configure: Callable[..., Config]) -> None:
     changes = {"learner": "sgd", "weight_decay": 0.0, "warmup_steps": 0, "lr_scheduler": "constant", "epochs": 1}
     config = configure("TIGER", learning_rate=1.0, clip_grad_norm={"max_norm": 1e-3}, **changes)
@@ -499,6 +593,46 @@ def test_disk_cache_of_other_histories_is_not_reused(train: Callable[..., Run], 
     assert len(os.listdir("cache")) == 1
     train("SIDMLP", **cache, **given, data_path=str(other))
     assert len(os.listdir("cache")) == 2
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "a bit flipped": lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\xff"),
+    "removed": lambda file: file.unlink(),
+    "no manifest": lambda file: (file.parent / "manifest.json").unlink(),
+    "odd manifest": lambda file: (file.parent / "manifest.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["states", "logits"])
+def test_damaged_disk_cache_is_refused(train: Callable[..., Run], file: str, damage: str) -> None:
+    train("SIDMLP", distill_cache="disk", distill_cache_dir="cache", epochs=1)
+    (folder,) = (path for path in Path("cache").iterdir() if path.is_dir())
+    DAMAGES[damage](folder / f"{file}.npy")
+    with pytest.raises(InputError, match=r"npy' of the distillation cache is damaged or .*delete the folder"):
+        train("SIDMLP", distill_cache="disk", distill_cache_dir="cache", epochs=1)
+
+
+def test_room_for_the_disk_cache_is_reserved_before_it_is_written(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device.*make room"):
+        train("SIDMLP", distill_cache="disk", distill_cache_dir="cache", epochs=1)
+    assert [path for path in Path("cache").iterdir() if path.is_dir()] == []
+
+
+def test_reading_the_disk_cache_leaves_its_files_as_they_are(configure: Callable[..., Config]) -> None:
+    trainer, train_data, _, _ = make(configure("SIDMLP"))
+    online = OnlineSupervision(trainer.model.eval(), None, trainer.model.teacher)
+    for _ in range(2):  # the second time its files are checked
+        cached = CachedSupervision(online, train_data, torch.device("cpu"), Path("cache"), show_progress=False)
+        cached.states.fill_(7)
+        cached.logits.fill_(7)
 
 
 @pytest.mark.parametrize("at", [1, 3])
@@ -677,6 +811,33 @@ def test_stages_can_run_alone(train: Callable[..., Run], form: dict[str, str]) -
     trained, start = weights(decoder.trainer.model), weights(encoder.trainer.model)
     for name in start:
         assert torch.equal(trained[name], start[name]) == (not name.startswith("decoder.")), name
+
+
+def test_a_student_keeps_its_own_copies_of_the_teacher(train: Callable[..., Run]) -> None:
+    model = train("SIDMLP", epochs=1).trainer.model
+    before, states = weights(model.teacher), weights(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert same_weights(weights(model.teacher), before)
+    assert {name for name in states if name.startswith("history_encoder")}
+    assert model.history_encoder.embedding is model.token_embedding  # copied together, they still share
+
+
+def test_start_of_another_teachers_student_is_refused(train: Callable[..., Run]) -> None:
+    start = train("SIDMLP", epochs=1).trainer.saved_model_file
+    other = train("TIGER", checkpoint_dir="other", seed=5, **semantic_ids_of_the_first()).trainer
+    before = weights(other.model)
+    with pytest.raises(InputError, match=r"was trained with teacher \w+ but this run has teacher \w+"):
+        train(
+            "SIDMLP", epochs=1, teacher_path=other.saved_model_file, student_path=start, **semantic_ids_of_the_first()
+        )
+    assert same_weights(load_checkpoint(other.saved_model_file)["state_dict"], before)
+    train("SIDMLP", epochs=1, student_path=start)
+
+
+def semantic_ids_of_the_first() -> dict[str, Any]:
+    return {"semantic_ids_path": str(next(Path("saved", "semantic_ids").glob("*.npz")))}
 
 
 @pytest.mark.parametrize("key", ["encoder_positions", "attention_heads"])

@@ -29,7 +29,7 @@ class LengthBucketSampler(Sampler[int]):
     """Yields a fresh permutation in which every run of `batch_size` rows has similar lengths.
 
     Rows are shuffled, cut into buckets of 50 batches, sorted by length within a bucket, and the batches shuffled
-    again. Every row comes once an epoch; the one short batch comes last.
+    again. Every row comes once an epoch; the one short batch comes last, and its rows are drawn from all alike.
 
     Args:
         lengths: [n_rows].
@@ -51,15 +51,15 @@ class LengthBucketSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         n = len(self.lengths)
-        order = torch.randperm(n, generator=self.generator)
-        bucket = torch.arange(n) // (self.batch_size * _BATCHES_PER_BUCKET)
+        full = n // self.batch_size
+        order, short = torch.randperm(n, generator=self.generator).split([full * self.batch_size, n % self.batch_size])
+        bucket = torch.arange(len(order)) // (self.batch_size * _BATCHES_PER_BUCKET)
         longest = int(self.lengths.max()) + 1 if n else 1
         order = order[torch.argsort(bucket * longest + self.lengths[order], stable=True)]
-        full = n // self.batch_size
-        batches = order[: full * self.batch_size].reshape(full, self.batch_size)
+        batches = order.reshape(full, self.batch_size)
         batches = batches[torch.randperm(full, generator=self.generator)]
         yield from self.rows[batches.flatten()].tolist()
-        yield from self.rows[order[full * self.batch_size :]].tolist()
+        yield from self.rows[short].tolist()
 
 
 def data_preparation(config: Any, dataset: Any, keep_semantic_ids: bool = True) -> tuple[Any, Any, Any]:

@@ -80,6 +80,10 @@ class SIDRecommender(SequentialRecommender):
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
         """Return per level the logits [B, size] given the true codes int64 [B, L] before it."""
 
+    def forward(self, interaction: Any) -> torch.Tensor:
+        """Return the training loss of a batch: what wrappers such as DistributedDataParallel call."""
+        return self.calculate_loss(interaction)
+
     def start_from_data(self, config: Any, dataset: Any) -> None:
         """Set what starts from the training part, before the first epoch of a new training; nothing by default.
 

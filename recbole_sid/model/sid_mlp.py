@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from logging import getLogger
@@ -119,8 +120,11 @@ class SIDMLP(SIDRecommender):
         object.__setattr__(self, "teacher", teacher if config["teacher_path"] else None)
         self.supervision: Callable[[Any], Supervision] | None = None
         self.alpha, self.temperature = config["alpha"], config["temperature"]
-        self.token_embedding: nn.Embedding = freeze(teacher.token_embedding)
-        self.history_encoder: Any = self.make_encoder(config, teacher)
+        token_embedding, encoder = teacher.token_embedding, teacher.history_encoder
+        if self.teacher is not None:  # own copies (of both at once: they share weights), so that the teacher stays
+            token_embedding, encoder = copy.deepcopy((token_embedding, encoder))
+        self.token_embedding: nn.Embedding = freeze(token_embedding)
+        self.history_encoder: Any = self.make_encoder(config, encoder)
         self.decoder = SIDMLPDecoder(
             teacher.d_model,
             self.vocabulary.codebook_sizes,
@@ -143,9 +147,14 @@ class SIDMLP(SIDRecommender):
         self.stages = self.stages_of(config)
         self.start_stage(self.stages[-1])
 
-    def make_encoder(self, config: Any, teacher: Any) -> nn.Module:
-        """Return the encoder of histories: here the teacher's."""
-        return freeze(teacher.history_encoder)
+    def make_encoder(self, config: Any, teachers: nn.Module) -> nn.Module:
+        """Return the encoder of histories: here the teacher's, a copy of which is given."""
+        return freeze(teachers)
+
+    @property
+    def states_encoder(self) -> nn.Module:
+        """The frozen encoder whose states stage ``decoder`` learns from; here the teacher's own, which runs anyway."""
+        return self.teacher.history_encoder
 
     def start_stage(self, stage: str) -> None:
         """Freeze all but what `stage` trains; `calculate_loss` is that stage's loss from now on."""

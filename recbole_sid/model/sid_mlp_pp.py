@@ -57,9 +57,14 @@ class SIDMLPPlusPlus(SIDMLP):
     def stages_of(cls, config: Any) -> tuple[str, ...]:
         return ("direct",) if config["encoder"] == "item" else ("encoder", "decoder", "joint")
 
-    def make_encoder(self, config: Any, teacher: Any) -> nn.Module:
+    def make_encoder(self, config: Any, teachers: nn.Module) -> nn.Module:
         """Return the configured encoder, untrained."""
         return _ENCODERS[config["encoder"]](self, config)
+
+    @property
+    def states_encoder(self) -> nn.Module:
+        """The frozen encoder whose states stage ``decoder`` learns from: the student's own."""
+        return self.history_encoder
 
     def trained_in(self, stage: str) -> Sequence[nn.Module]:
         trained: dict[str, list[nn.Module]] = {"encoder": [self.history_encoder], "decoder": [self.decoder]}

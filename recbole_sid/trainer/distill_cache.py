@@ -5,9 +5,10 @@ States are packed without padding, so the cache holds exactly the tokens there a
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
-import tempfile
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ import torch
 from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.data.histories import cut_histories
-from recbole_sid.files import locked
+from recbole_sid.errors import InputError
+from recbole_sid.files import locked, replacing_folder, write_json
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.progress import progress
+from recbole_sid.reading import read_json
 
 CACHES = ("none", "memory", "disk")
+_FILES = ("states.npy", "logits.npy")
+_MANIFEST = "manifest.json"  # of sizes and hashes; written last
+_CHUNK = 1 << 24
 
 
 class CachedSupervision:
@@ -58,11 +64,11 @@ class CachedSupervision:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f"{folder.name}-{target.name}"):  # trials of a search make it once; the others wait
             if target.is_dir():
+                _check_files(target)
                 getLogger().info(f"Distillation cache reused from {target}")
             else:
                 self._write(online, loader, target, show_progress)
-        self.states = torch.from_numpy(np.load(target / "states.npy", mmap_mode="r+"))
-        self.logits = torch.from_numpy(np.load(target / "logits.npy", mmap_mode="r+"))
+        self.states, self.logits = (_open(target / file) for file in _FILES)
 
     def __call__(self, interaction: Any) -> Supervision:
         row = self.place[interaction[ROW_FIELD].cpu()]
@@ -75,13 +81,10 @@ class CachedSupervision:
 
     def _write(self, online: OnlineSupervision, loader: Any, target: Path, show_progress: bool) -> None:
         """Fill files in a folder beside `target` and rename it."""
-        unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=".unfinished-"))
-        try:
+        with replacing_folder(target) as unfinished:
             self._fill(online, loader, unfinished, show_progress)
             self.states = self.logits = torch.empty(0)  # closes the files
-            unfinished.replace(target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            write_json(unfinished / _MANIFEST, {file: _seal(unfinished / file) for file in _FILES})
         getLogger().info(f"Distillation cache written to {target}")
 
     def _fill(self, online: OnlineSupervision, loader: Any, folder: Path | None, show_progress: bool) -> None:
@@ -142,4 +145,52 @@ def _allocate(folder: Path | None, name: str, shape: tuple[int, ...]) -> torch.T
         if folder is not None:
             np.save(folder / f"{name}.npy", np.zeros(shape, dtype=np.float16))
         return torch.zeros(shape, dtype=torch.float16)
-    return torch.from_numpy(np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape))
+    file = folder / f"{name}.npy"
+    mapped = np.lib.format.open_memmap(file, "w+", np.float16, shape)
+    _reserve(file)
+    return torch.from_numpy(mapped)
+
+
+def _reserve(file: Path) -> None:
+    """Let the disk set aside all of `file`: on a full one, writing to mapped memory would end the process.
+
+    Raises:
+        OSError: if there is not enough room.
+    """
+    size = file.stat().st_size
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, size)
+    elif shutil.disk_usage(file.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _seal(file: Path) -> dict[str, Any]:
+    """Return the size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a cache whose files are not as they were written.
+
+    Raises:
+        InputError: names the first file.
+    """
+    manifest = folder / _MANIFEST
+    known = read_json(manifest) if manifest.is_file() else None
+    for file in _FILES:
+        path = folder / file
+        if not path.is_file() or not isinstance(known, dict) or known.get(file) != _seal(path):
+            raise InputError(
+                f"'{path}' of the distillation cache is damaged or was never finished: delete the folder '{folder}', "
+                "and it is made again."
+            )
+
+
+def _open(file: Path) -> torch.Tensor:
+    # Copy-on-write: torch wants memory that could be written, the file stays as it is.
+    return torch.from_numpy(np.load(file, mmap_mode="c"))

@@ -56,7 +56,7 @@ class DistillationTrainer(SIDTrainer):
         if self.model.teacher is None:
             raise InputError(f"{self.config['model']} is distilled from a teacher: set teacher_path to its checkpoint.")
         if self.config["student_path"]:
-            self._load_student(self.config["student_path"], super().lineage_of(train_data))
+            self._load_student(self.config["student_path"], self._lineage_with_teacher(train_data))
         if self.stages()[-1].key == "encoder":
             self.logger.warning("Only the encoder is trained: rankings mean nothing before the decoder stage.")
         return super().fit(train_data, valid_data, *args, **kwargs)
@@ -64,7 +64,10 @@ class DistillationTrainer(SIDTrainer):
     def lineage_of(self, train_data: Any) -> dict[str, str]:
         """Return what the student depends on beside its configuration: data, teacher, and where it starts from."""
         start = {"starting weights": hash_weights(self.model)} if self.config["student_path"] else {}
-        return {**super().lineage_of(train_data), "teacher": hash_weights(self.model.teacher), **start}
+        return {**self._lineage_with_teacher(train_data), **start}
+
+    def _lineage_with_teacher(self, train_data: Any) -> dict[str, str]:
+        return {**super().lineage_of(train_data), "teacher": hash_weights(self.model.teacher)}
 
     def start_stage(self, stage: Stage, train_data: Any) -> None:
         """Freeze what the stage does not train and prepare its supervision."""
@@ -73,7 +76,7 @@ class DistillationTrainer(SIDTrainer):
         super().start_stage(stage, train_data)
         if stage.key == "joint" and before[0] == "decoder":  # it has to beat what the decoder stage reached
             _, self.best_valid_score, self.best_valid_result, self.best_epoch = before
-        encoder = {"encoder": self.model.teacher.history_encoder, "decoder": self.model.history_encoder}.get(stage.key)
+        encoder = {"encoder": self.model.teacher.history_encoder, "decoder": self.model.states_encoder}.get(stage.key)
         teacher = None if stage.key == "encoder" else self.model.teacher
         self.model.eval()
         self.model.supervision = self._supervision(OnlineSupervision(self.model, encoder, teacher), train_data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable
@@ -52,7 +53,10 @@ class SIDTrainer(Trainer):
     from the start of training to its end. It names the best weights that it belongs to by their hash, and others are
     refused. Both load without pickle.
 
-    Configuration beyond RecBole's: lr_scheduler, warmup_steps, resume.
+    Every row of an epoch weighs the same: a step on fewer rows than the others has a loss that is smaller by as much.
+
+    Configuration beyond RecBole's: lr_scheduler, warmup_steps, resume, accumulation_steps (batches a step),
+    decay_norms_and_biases.
 
     Attributes:
         train_s: seconds of training and validation so far, over all resumes.
@@ -182,9 +186,11 @@ class SIDTrainer(Trainer):
         """Make a fresh optimizer and schedule for the parameters that require gradients."""
         self.stage = stage
         self.model.zero_grad(set_to_none=True)  # clipping would count what is left of the stage before
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = self._build_optimizer(params=parameters, learning_rate=stage.learning_rate)
-        warmup, total = self.config["warmup_steps"], stage.epochs * len(train_data)
+        self.optimizer = self._build_optimizer(params=self._parameters(), learning_rate=stage.learning_rate)
+        n_rows = len(train_data._dataset)
+        self.rows_per_step = max(1, min(n_rows, self.accumulation_steps * train_data.step))
+        self.epoch_weight = n_rows / self.rows_per_step
+        warmup, total = self.config["warmup_steps"], stage.epochs * self.n_steps(train_data)
         self.scheduler = learning_rate_schedule(self.optimizer, self.config["lr_scheduler"], warmup, total)
         if warmup >= total:
             self.logger.warning(
@@ -194,6 +200,29 @@ class SIDTrainer(Trainer):
         self.start_epoch, self.cur_step, self.best_epoch = 0, 0, -1
         self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.best_valid_result = None
+
+    @property
+    def accumulation_steps(self) -> int:
+        """How many batches make one step of the optimizer."""
+        return self.config["accumulation_steps"] or 1
+
+    def n_steps(self, train_data: Any) -> int:
+        """Return the optimizer's steps an epoch."""
+        return math.ceil(len(train_data) / self.accumulation_steps)
+
+    def batch_weight(self, batch: Any) -> float:
+        """Return what a batch's loss, a mean over its rows, weighs in its step: its share of a full step's rows."""
+        return len(batch) / self.rows_per_step
+
+    def _parameters(self) -> list[Any]:
+        """Return the parameters that require gradients, in groups if norms and biases are not to decay."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if self.config["decay_norms_and_biases"] is not False:
+            return parameters
+        matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+        vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
 
     def validate(self, valid_data: Any) -> tuple[float, Any]:
         """Return the score that selects the best epoch (its sign as ``valid_metric_bigger`` says) and its details."""
@@ -243,28 +272,34 @@ class SIDTrainer(Trainer):
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float:
-        """Train one epoch and return the mean loss per batch."""
+        """Train one epoch and return the mean loss per row."""
         self.model.train()
-        loss_func = loss_func or self.model.calculate_loss
+        loss_func = loss_func or self.model
         total = torch.zeros((), device=self.device)
         label = f"{self.stage.name} {epoch_idx + 1}/{self.stage.epochs}"
-        for batch in progress(train_data, label, show_progress):
-            self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(progress(train_data, label, show_progress)):
+            if number % self.accumulation_steps == 0:
+                self.optimizer.zero_grad(set_to_none=True)
             with self._autocast():
-                loss = loss_func(batch.to(self.device))
+                loss = loss_func(batch.to(self.device)) * self.batch_weight(batch)
             self.scaler.scale(loss).backward()
-            if self.clip_grad_norm:
-                self.scaler.unscale_(self.optimizer)
-                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.scheduler.step()
             total += loss.detach()
+            if (number + 1) % self.accumulation_steps == 0 or number + 1 == len(train_data):
+                self._step()
         if not torch.isfinite(total):
             raise InputError(
                 f"The loss of {self.stage.name} is no longer finite: lower learning_rate or set clip_grad_norm."
             )
-        return total.item() / max(1, len(train_data))
+        return total.item() / self.epoch_weight
+
+    def _step(self) -> None:
+        """Change the weights by the gradients of the batches since the last step."""
+        if self.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if not self.enable_amp or not self.amp_pays:

@@ -11,6 +11,11 @@ class WindowTrainer(SIDTrainer):
     """Trains CausalSID so that every target weighs the same, in whatever batch it is."""
 
     def start_stage(self, stage: Stage, train_data: Any) -> None:
-        """Let the loss of a batch be divided by the mean number of targets; every row of the dataset is one target."""
+        """Let the loss of a batch be divided by the mean number of targets a step; every row of the dataset is one."""
         super().start_stage(stage, train_data)
-        self.model.targets_per_batch = len(train_data._dataset) / max(1, len(train_data))
+        self.epoch_weight = self.n_steps(train_data)
+        self.model.targets_per_batch = len(train_data._dataset) / max(1, self.epoch_weight)
+
+    def batch_weight(self, batch: Any) -> float:
+        """Return 1: the loss is a sum over targets already, divided by what is the same for all batches."""
+        return 1.0
