@@ -221,7 +221,7 @@ class SIDTrainer(Trainer):
             return parameters
         matrices = [parameter for parameter in parameters if parameter.dim() > 1]
         vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
     def validate(self, valid_data: Any) -> tuple[float, Any]:
