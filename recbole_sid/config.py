@@ -12,6 +12,7 @@ import copy
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -188,7 +189,11 @@ class Config(RecBoleConfig):
         for key in ("topk", "metrics"):
             if self.final_config_dict[key] in ([], (), "", None):
                 raise InputError(f"{key}={self.final_config_dict[key]!r} measures nothing: name at least one.")
+        own = os.path.join(self.final_config_dict["data_path"], self.dataset)
         super()._set_default_parameters()
+        # RecBole 1.2.1 reads its own copy of ml-100k whatever data_path says (config/configurator.py, line 330).
+        if os.path.isfile(os.path.join(own, f"{self.dataset}.inter")):
+            self.final_config_dict["data_path"] = own
 
     def _init_device(self) -> None:
         # RecBole 1.2.1 takes the GPU even when use_gpu is False.
@@ -226,6 +231,8 @@ class Config(RecBoleConfig):
     def _check_values(self) -> None:
         self._check_placement()
         self._check_protocol()
+        if is_ours(self.model_class) and self["benchmark_filename"]:
+            raise InputError(f"{self['model']} needs whole sequences of interactions: leave out benchmark_filename.")
         if self["save_dataset"] or self["save_dataloaders"]:
             raise InputError(
                 "recbole_sid rebuilds datasets instead of pickling them: leave out save_dataset/dataloaders."

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL, write_dataset
 from recbole.config import Config as RecBoleConfig
 from recbole.data import create_dataset as recbole_create_dataset
 from recbole.data import data_preparation as recbole_data_preparation
@@ -235,6 +236,20 @@ def test_plain_settings_make_an_equal_configuration(model: str, dataset: str) ->
     assert again.plain() == plain
     assert again["data_path"] == config["data_path"] or dataset == "ml-100k"
     assert again["MODEL_INPUT_TYPE"] == config["MODEL_INPUT_TYPE"]
+
+
+def test_a_users_own_ml_100k_is_read_and_recboles_copy_where_there_is_none(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "mine", [[0, 1, 2, 3, 4]] * 3, "ml-100k")
+    config = Config("SIDMLP", "ml-100k", config_dict={**SMALL, "data_path": str(root)})
+    assert config["data_path"] == str(root / "ml-100k")
+    assert create_dataset(config).inter_num == 15
+    for settings in (config.plain(), config.shared_with_teacher()):
+        assert settings["data_path"] == str(root)
+    again = Config("SIDMLP", "ml-100k", config_dict=config.plain())
+    assert again["data_path"] == config["data_path"]
+    other = Config("SIDMLP", "ml-100k", config_dict={"data_path": str(tmp_path)})
+    assert create_dataset(other).inter_num == 100_000
+    assert create_dataset(Config("SIDMLP", "ml-100k", config_dict=other.plain())).inter_num == 100_000
 
 
 def test_making_the_data_does_not_change_the_fingerprint(settings: Callable[..., dict[str, Any]]) -> None:

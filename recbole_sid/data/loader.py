@@ -14,7 +14,6 @@ from recbole.utils import ModelType
 from torch.utils.data import Sampler
 
 from recbole_sid.data.build import semantic_ids_for
-from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.data.histories import CutBatches
 from recbole_sid.data.windows import WINDOW_FIELD, Windows
 from recbole_sid.errors import InputError, first_line
@@ -93,8 +92,6 @@ def data_preparation(config: Any, dataset: Any, keep_semantic_ids: bool = True) 
                 loader.batch_sampler.batch_size = config["eval_batch_size"]
     if is_ours(config.model_class):
         train = loaders[0]
-        if not isinstance(train._dataset, HistoryDataset):
-            raise InputError(f"{config['model']} splits whole sequences itself: leave out benchmark_filename.")
         train._dataset.semantic_ids = semantic_ids_for(semantic_id_config(config), train._dataset, keep_semantic_ids)
         arrange(train, config)
         for loader in loaders[1:]:
