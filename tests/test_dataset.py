@@ -22,6 +22,7 @@ from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.dataset import ROW_FIELD, HistoryDataset, TimeOrderedDataset
 from recbole_sid.data.loader import LengthBucketSampler, training_loader
 from recbole_sid.errors import InputError
+from recbole_sid.quick_start import run_model
 
 SPLITS = ("train", "valid", "test")
 ML_100K = Path(recbole.__file__).parent / "dataset_example" / "ml-100k" / "ml-100k.inter"
@@ -386,6 +387,47 @@ def test_split_that_is_not_asked_for_may_be_empty(data_path: Path, mode: str, em
     changes = {"eval_args": {"split": {"LS": mode}, "order": "TO", "group_by": "user", "mode": "full"}}
     splits = create_dataset(make_config("TIGER", data_path, **changes)).build()
     assert [len(split) > 0 for split in splits] == [number != empty for number in range(3)]
+
+
+@pytest.mark.parametrize("mode", ["RS", "TS"])
+@pytest.mark.parametrize(("shares", "empty"), [([0.7, 0.0, 0.3], 1), ([7, 3, 0], 2)])
+def test_a_share_of_zero_leaves_its_part_empty(data_path: Path, mode: str, shares: list[float], empty: int) -> None:
+    file = data_path / "tiny" / "tiny.inter"
+    file.write_text(file.read_text().replace("\t16000000", "\t"))  # times that float32 tells apart
+    changes = {"eval_args": {"split": {mode: shares}, "order": "TO", "group_by": "user", "mode": "full"}}
+    for model in ("TIGER", "BPR"):
+        splits = create_dataset(make_config(model, data_path, **changes)).build()
+        assert [len(split) > 0 for split in splits] == [number != empty for number in range(3)]
+
+
+def test_a_split_without_validation_trains_and_tests(data_path: Path) -> None:
+    changes = {"eval_args": {"split": {"RS": [0.7, 0.0, 0.3]}, "order": "TO", "group_by": "user", "mode": "full"}}
+    for model in ("TIGER", "BPR"):
+        run = run_model(make_config(model, data_path, epochs=1, **changes))
+        assert len(run.test_data._dataset)
+        assert 0 <= run.test_result["ndcg@10"] <= 1
+
+
+@pytest.mark.parametrize("model", ["TIGER", "BPR"])
+@pytest.mark.parametrize("shares", [[0.8, 0.2], [1.0], [0.0, 0.5, 0.5], [1, 0, 0], [0.8, -0.1, 0.3], ["a", 0.1, 0.1]])
+def test_shares_that_are_not_three_are_refused(data_path: Path, model: str, shares: list[Any]) -> None:
+    changes = {"eval_args": {"split": {"RS": shares}, "order": "TO", "group_by": "user", "mode": "full"}}
+    config = make_config(model, data_path, **changes)
+    with pytest.raises(InputError, match=r"RS takes three shares, of training .* as in \[0\.8, 0\.0, 0\.2\]"):
+        data_preparation(config, create_dataset(config))
+
+
+def test_shares_that_are_too_small_for_the_histories_are_named(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", [[0, 1, 2]] * 3)
+    changes = {"eval_args": {"split": {"RS": [0.5, 0.25, 0.25]}, "order": "TO", "group_by": "user", "mode": "full"}}
+    with pytest.raises(InputError, match=r"The validation split .* is empty: by shares .* too few interactions"):
+        create_dataset(make_config("TIGER", data, **changes)).build()
+
+
+@pytest.mark.parametrize("model", ["TIGER", "CausalSID", "SIDMLP", "AdaptiveEnsemble"])
+def test_files_that_are_split_already_are_refused_early(data_path: Path, model: str) -> None:
+    with pytest.raises(InputError, match=f"{model} needs whole sequences of interactions: leave out benchmark_file"):
+        make_config(model, data_path, benchmark_filename=["train", "valid", "test"])
 
 
 def test_nothing_left_after_filtering_is_refused(data_path: Path) -> None:

@@ -6,7 +6,9 @@ by a float32 timestamp. `HistoryDataset` keeps each sequence once and orders by 
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,12 @@ from recbole_sid.errors import InputError, first_line
 
 # Number of the prefix in the whole dataset; tells a batch's rows apart (distillation cache).
 ROW_FIELD = "row_index"
+_SPLITS = ("training", "validation", "test")
+_WHY_EMPTY = {
+    "LS": "leave-last-out needs users with at least 4 interactions",
+    "RS": "by shares (RS) users have too few interactions for it",
+    "TS": "by times (TS, rounded to float32 as RecBole keeps them) no interaction falls into it",
+}
 
 
 class TimeOrderedDataset(Dataset):
@@ -72,17 +80,41 @@ class TimeOrderedDataset(Dataset):
         """Split as RecBole does.
 
         Raises:
-            InputError: if a split that the evaluation setting asks for is empty.
+            InputError: if shares are wrong, or a split that the evaluation setting asks for is empty.
         """
+        asked = self.config["eval_args"]["split"]
+        left_empty = _left_empty(asked) if isinstance(asked, dict) else ()
         splits = super().build()
-        left_empty = {"valid_only": "test", "test_only": "validation"}.get(self.config["eval_args"]["split"].get("LS"))
-        for name, split in zip(("training", "validation", "test"), splits, strict=True):
-            if len(split) == 0 and name != left_empty:
+        for name, split in zip(_SPLITS, splits, strict=True):
+            if len(split) == 0 and name not in left_empty:
+                mode = next(iter(asked))
                 raise InputError(
-                    f"The {name} split of '{self.dataset_name}' is empty: leave-last-out needs users with at least "
-                    "4 interactions; check eval_args and the filters."
+                    f"The {name} split of '{self.dataset_name}' is empty: {_WHY_EMPTY[mode]}; check eval_args "
+                    "and the filters."
                 )
         return splits
+
+
+def _left_empty(split: Mapping[str, Any]) -> Sequence[str]:
+    """Return the names of the parts that ``eval_args.split`` leaves empty on purpose.
+
+    Raises:
+        InputError: if shares are not three numbers, as RecBole needs them, with something to train on.
+    """
+    if "LS" in split:
+        return {"valid_only": ["test"], "test_only": ["validation"]}.get(split["LS"], [])
+    for mode, shares in split.items():
+        numbers = isinstance(shares, list) and all(
+            isinstance(share, (int, float)) and not isinstance(share, bool) and 0 <= share < math.inf
+            for share in shares
+        )
+        if not numbers or len(shares) != len(_SPLITS) or not shares[0] or not any(shares[1:]):
+            raise InputError(
+                f"eval_args.split={dict(split)!r} is not possible: {mode} takes three shares, of training (above 0), "
+                "validation and test; give 0 to one that is left out, as in [0.8, 0.0, 0.2]."
+            )
+        return [name for name, share in zip(_SPLITS, shares, strict=True) if share == 0]
+    return []
 
 
 class HistoryDataset(TimeOrderedDataset, SequentialDataset):
