@@ -27,7 +27,7 @@ from recbole.evaluator import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sid.errors import InputError, first_line, nearest, require_known
-from recbole_sid.reading import parse_yaml, read_yaml
+from recbole_sid.reading import check_tensor_file, parse_yaml, read_yaml
 from recbole_sid.registry import get_model, get_trainer, is_ours
 
 _HERE = Path(__file__).resolve().parent
@@ -67,6 +67,8 @@ _COUNTS_OF_SEMANTIC_IDS = (
     "rq_vae_epochs",
     "rq_vae_batch_size",
 )
+# Files that RecBole's own models give to `torch.load` (convncf.py, nais.py, ract.py, neumf.py, s3rec.py, kd_dagfm.py).
+_PRETRAINED_KEYS = ("pre_model_path", "pretrain_path", "mf_pretrain_path", "mlp_pretrain_path", "warm_up")
 _LONGEST_LITERAL = 1_000_000
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
@@ -286,6 +288,9 @@ class Config(RecBoleConfig):
             isinstance(clip, dict) and "max_norm" in clip and clip.keys() <= {"max_norm", "norm_type"}
         ):
             raise InputError(f"clip_grad_norm={clip!r} must be a dictionary such as {{max_norm: 1.0}}, or empty.")
+        for key in _PRETRAINED_KEYS:
+            if isinstance(self[key], str) and Path(self[key]).is_file():
+                check_tensor_file(self[key])
         intervals = {key: self[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}
         by_value = self["val_interval"] or {}
         if not isinstance(by_value, dict):

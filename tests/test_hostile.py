@@ -125,6 +125,12 @@ def test_feature_file_with_a_program_is_refused() -> None:
         read_rows("program.pt", None, {})
 
 
+def test_pretrained_file_with_a_program_is_refused() -> None:
+    torch.jit.save(torch.jit.script(_Program()), "program.pth")
+    with pytest.raises(InputError, match="holds a program"):
+        Config("NeuMF", "ml-100k", config_dict={"use_pretrain": True, "mf_pretrain_path": "program.pth"})
+
+
 def test_tar_archives_are_refused() -> None:
     Path("storages").symlink_to(MARKER)
     with tarfile.open("old.pth", "w") as archive:
