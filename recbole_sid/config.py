@@ -232,6 +232,8 @@ class Config(RecBoleConfig):
 
     def _check_values(self) -> None:
         self._check_placement()
+        if self["log_wandb"]:
+            _require_wandb()
         self._check_protocol()
         if is_ours(self.model_class) and self["benchmark_filename"]:
             raise InputError(f"{self['model']} needs whole sequences of interactions: leave out benchmark_filename.")
@@ -447,6 +449,13 @@ def _is_interval(text: str) -> bool:
         return found is not None and float(found[1]) <= float(found[2])
     except ValueError:
         return False
+
+
+def _require_wandb() -> None:
+    try:
+        import wandb  # noqa: F401
+    except ImportError as error:
+        raise InputError("log_wandb needs the package wandb: `pip install wandb`, or leave log_wandb out.") from error
 
 
 def _is_count(value: Any) -> bool:

@@ -6,6 +6,8 @@ import errno
 import logging
 import math
 import os
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -1018,3 +1020,57 @@ def test_mixed_precision_is_left_out_where_it_would_be_emulated(
     train("TIGER", epochs=1, enable_amp=True)
     assert set(seen) == {torch.bfloat16 if has_bfloat16 else torch.float32}
     assert ("no fast bf16" in caplog.text) == (not has_bfloat16)
+
+
+class FakeWandb(types.ModuleType):
+    """Records what would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.run: Any = None
+        self.logged: list[dict[str, Any]] = []
+        self.step_metrics: dict[str, str] = {}
+
+    def init(self, **settings: Any) -> None:
+        self.run = types.SimpleNamespace(summary={})
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.step_metrics[name] = step_metric
+
+    def log(self, metrics: dict[str, Any], commit: bool = True) -> None:
+        self.logged.append(metrics)
+
+
+def test_every_epoch_of_every_stage_is_logged(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, scalars = FakeWandb(), {}
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(
+        "torch.utils.tensorboard.SummaryWriter.add_scalar",
+        lambda self, name, value, step: scalars.__setitem__((name, step), value),
+    )
+    run = train("SIDMLPPlusPlus", log_wandb=True, encoder_epochs=2, epochs=3)
+    found = {}
+    for metrics in fake.logged:
+        (epoch,) = (name for name in metrics if name.endswith("/epoch"))
+        stage = epoch.removesuffix("/epoch")
+        assert fake.step_metrics[f"{stage}/*"] == epoch
+        for name, value in metrics.items():
+            if name != epoch:
+                found[name, metrics[epoch]] = value
+    assert found == scalars
+    epochs = {"TIGER": 2, "SIDMLPPlusPlus encoder": 2, "SIDMLPPlusPlus decoder": 3}
+    for stage, n_epochs in epochs.items():
+        metric = "state error" if stage.endswith("encoder") else "ndcg@10"
+        for epoch in range(1, n_epochs + 1):
+            assert {(f"{stage}/train/loss", epoch), (f"{stage}/valid/{metric}", epoch)} <= found.keys()
+    assert {name.split("/")[0] for name, _ in found} == epochs.keys()
+    best = max(found["SIDMLPPlusPlus decoder/valid/ndcg@10", epoch] for epoch in (1, 2, 3))
+    assert best == run.best_valid_score
+    assert found["SIDMLPPlusPlus decoder/train/loss", 3] == run.trainer.train_loss_dict[2]
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SASRec"])
+def test_wandb_that_is_missing_is_named(data_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="log_wandb needs the package wandb: `pip install wandb`"):
+        Config(model, "tiny", config_dict={"data_path": str(data_path), "log_wandb": True})

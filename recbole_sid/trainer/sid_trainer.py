@@ -24,6 +24,7 @@ from recbole_sid.evaluation.collector import RetrievedItemsCollector
 from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.hardware import cpu_has_fast_bfloat16, release_free_memory
 from recbole_sid.progress import progress
+from recbole_sid.trainer.epoch_log import EpochLog
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
 
 # Those that RecBole's trainer knows; it takes Adam for any other.
@@ -71,6 +72,7 @@ class SIDTrainer(Trainer):
         self.amp_pays = self.device.type != "cpu" or not self.enable_amp or cpu_has_fast_bfloat16()
         if not self.amp_pays:
             self.logger.warning("enable_amp is left out: this processor has no fast bf16, and would be slower with it.")
+        self.epoch_log = EpochLog(self.tensorboard, self.wandblogger)
         self.stage = self.stages()[0]
         self.lineage: dict[str, str] = {}
         self.best_epoch = -1
@@ -185,6 +187,7 @@ class SIDTrainer(Trainer):
     def start_stage(self, stage: Stage, train_data: Any) -> None:
         """Make a fresh optimizer and schedule for the parameters that require gradients."""
         self.stage = stage
+        self.epoch_log.start(stage.name)
         self.model.zero_grad(set_to_none=True)  # clipping would count what is left of the stage before
         self.optimizer = self._build_optimizer(params=self._parameters(), learning_rate=stage.learning_rate)
         n_rows = len(train_data._dataset)
@@ -243,10 +246,9 @@ class SIDTrainer(Trainer):
         loss = self._train_epoch(train_data, epoch, show_progress=self.show_progress)
         release_free_memory()
         self.train_loss_dict[epoch] = loss
-        self._add_train_loss_to_tensorboard(epoch, loss)
         message = f"{self.stage.name} epoch {epoch + 1}: loss {loss:.4f}, {perf_counter() - started:.1f}s"
         validates = bool(valid_data) and self.eval_step > 0
-        stop, improved, score = False, not validates, None
+        stop, improved, score, result = False, not validates, None, {}
         is_last = epoch + 1 == self.stage.epochs  # a decaying learning rate makes it the best, more often than not
         if validates and (is_last or (epoch + 1) % self.eval_step == 0):
             started = perf_counter()
@@ -259,6 +261,7 @@ class SIDTrainer(Trainer):
             )
             if improved:
                 self.best_valid_result = result
+        self.epoch_log.write(self.stage.name, epoch, loss, result)
         if verbose:
             self.logger.info(message)
         if improved:
