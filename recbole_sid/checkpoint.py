@@ -140,7 +140,9 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     """Return 64 hex digits over the names and values of weights, such as a checkpoint's ``state_dict``."""
     digest = hashlib.sha256()
     for name, value in state.items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        plain = value.detach().cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())  # by bytes: numpy does not know bfloat16
     return digest.hexdigest()
 
 

@@ -35,10 +35,9 @@ def best_leaves(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
 
 def items_of_leaves(scores: torch.Tensor, trie: Trie, n_items: int) -> torch.Tensor:
     """Return [B, n_items] from scores [B, n_leaves] of leaves: every item its leaf's, -inf where it has none."""
-    leaves = torch.arange(scores.shape[1], device=scores.device)
-    leaf, item = trie.expand_leaves(leaves)
+    leaf, item = trie.every_item()
     table = scores.new_full((len(scores), n_items), -torch.inf)
-    if len(item) == len(leaves):
+    if len(item) == scores.shape[1]:
         return table.index_copy_(1, item, scores)
     return table.index_copy_(1, item, scores[:, leaf])
 

@@ -189,6 +189,11 @@ class Trie(nn.Module):
             above.append(nodes)
         return above[::-1]
 
+    def every_item(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (leaf, item) of every item, in the leaves' order: `expand_leaves` of all, without waiting."""
+        n_items = self.start(self.n_levels).diff()
+        return torch.repeat_interleave(n_items, output_size=len(self.item)), self.item.long()
+
     def expand_leaves(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (position in the flattened `leaves`, item) for every item of every leaf, in order; -1 has none."""
         flat = leaves.flatten()

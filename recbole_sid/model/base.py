@@ -158,7 +158,7 @@ class SIDRecommender(SequentialRecommender):
         if self.scores_every_item:
             parts = [
                 self.item_log_probs(self.scorer(self.encode(self.history_tokens(interaction[rows]))))
-                for rows in torch.arange(len(interaction)).split(self.fully_scored_users)
+                for rows in self.fully_scored_parts(len(interaction))
             ]
             return torch.cat(parts).view(-1)
         rows, items, scores = self.retrieve(interaction)
@@ -191,8 +191,12 @@ class SIDRecommender(SequentialRecommender):
     def parts(self, interaction: Any) -> list[tuple[torch.Tensor | None, Any]]:
         """Return the parts of a batch that are ranked together, each with its rows int64; None: the whole batch."""
         parts: list[tuple[torch.Tensor | None, Any]] = []
-        for group in self.groups(interaction[self.ITEM_SEQ_LEN]):
-            part = interaction if group is None else interaction[group]
+        lengths = interaction[self.ITEM_SEQ_LEN]
+        full = self.decoding == "full"
+        chosen: list[Any] = self.fully_scored_parts(len(lengths)) if full else self.groups(lengths)
+        for rows in chosen:
+            part = interaction if rows is None else interaction[rows]
+            group = torch.arange(len(lengths), device=lengths.device)[rows] if isinstance(rows, slice) else rows
             if hardware.on_cpu(part[self.ITEM_SEQ_LEN]):
                 part = cut_histories(part, self.ITEM_SEQ, self.ITEM_SEQ_LEN)
             parts.append((group, part))
@@ -200,11 +204,13 @@ class SIDRecommender(SequentialRecommender):
 
     def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
         """Return the rows int64 of each part of a batch that is ranked together; [None] is the whole batch."""
-        if self.decoding == "full":
-            return list(torch.arange(len(lengths), device=lengths.device).split(self.fully_scored_users))
         if not hardware.on_cpu(lengths):  # the host would have to wait for the lengths
             return [None]
         return length_groups(lengths, self.vocabulary.n_levels)
+
+    def fully_scored_parts(self, n_rows: int) -> list[slice]:
+        """Return the rows that are scored together: slices, as an `Interaction` reads other indices on the host."""
+        return [slice(start, start + self.fully_scored_users) for start in range(0, n_rows, self.fully_scored_users)]
 
     @property
     def fully_scored_users(self) -> int:

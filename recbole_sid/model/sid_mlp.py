@@ -277,8 +277,7 @@ class SIDMLP(SIDRecommender):
         return super().leaf_log_probs(scorer)
 
     def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
-        whole = hasattr(self.history_encoder, "packed") and self.decoding != "full"
-        return [None] if whole else super().groups(lengths)
+        return [None] if hasattr(self.history_encoder, "packed") else super().groups(lengths)
 
 
 def _factorise(model: SIDMLP) -> FactorisedHeads:
