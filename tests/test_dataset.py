@@ -430,6 +430,73 @@ def test_files_that_are_split_already_are_refused_early(data_path: Path, model: 
         make_config(model, data_path, benchmark_filename=["train", "valid", "test"])
 
 
+COMMAS = ("\t", ",")
+OTHER_NAMES = ("user_id", "uid")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "replaced", "changes", "mend", "says"),
+    [
+        ("utf-8-sig", COMMAS[:1] * 2, {}, {"encoding": "utf-8-sig"}, "byte order mark: set encoding to utf-8-sig"),
+        ("utf-16", COMMAS[:1] * 2, {}, {"encoding": "utf-16"}, "is not text in encoding=utf-8: name its own in enc"),
+        ("utf-8", COMMAS[:1] * 2, {"encoding": "utf-9"}, {"encoding": "utf-8"}, "is not text in encoding=utf-9"),
+        ("utf-8", COMMAS, {}, {"field_separator": ","}, "has one column only by .*: set field_separator to what"),
+        (
+            "utf-8",
+            OTHER_NAMES,
+            {},
+            {"USER_ID_FIELD": "uid", "load_col": {"inter": ["uid", "item_id", "timestamp"]}},
+            "has no field 'user_id': set USER_ID_FIELD to the one of uid, item_id, timestamp .* name it in load_col",
+        ),
+        (
+            "utf-8",
+            OTHER_NAMES,
+            {"USER_ID_FIELD": "uid"},
+            {"load_col": {"inter": ["uid", "item_id", "timestamp"]}},
+            r"The field 'uid' of USER_ID_FIELD is not loaded from 'tiny.inter': add it to load_col\.inter",
+        ),
+        (
+            "utf-8",
+            COMMAS[:1] * 2,
+            {"load_col": None, "unload_col": {"inter": ["item_id"]}},
+            {"unload_col": None},
+            r"The field 'item_id' of ITEM_ID_FIELD is left out .*: take it out of unload_col\.inter",
+        ),
+        (
+            "utf-8",
+            COMMAS[:1] * 2,
+            {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["title"]}},
+            {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}},
+            r"The field 'item_id' of ITEM_ID_FIELD is not loaded from 'tiny.item': add it to load_col\.item",
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", ["TIGER", "BPR"])
+def test_a_first_line_that_cannot_be_used_names_the_key_that_mends_it(
+    data_path: Path,
+    model: str,
+    encoding: str,
+    replaced: tuple[str, str],
+    changes: dict[str, Any],
+    mend: dict[str, Any],
+    says: str,
+) -> None:
+    file = data_path / "tiny" / "tiny.inter"
+    expected = create_dataset(make_config(model, data_path)).inter_num
+    file.write_text(file.read_text(encoding="utf-8").replace(*replaced), encoding=encoding)
+    with pytest.raises(InputError, match=says):
+        create_dataset(make_config(model, data_path, **changes))
+    assert create_dataset(make_config(model, data_path, **{**changes, **mend})).inter_num == expected
+
+
+@pytest.mark.parametrize(("wrong", "named"), [("user_id", "user_id"), ("user_id:tokens", "user_id:tokens")])
+def test_a_column_without_a_type_is_named(data_path: Path, wrong: str, named: str) -> None:
+    file = data_path / "tiny" / "tiny.inter"
+    file.write_text(file.read_text(encoding="utf-8").replace("user_id:token", wrong, 1), encoding="utf-8")
+    with pytest.raises(InputError, match=f"The column '{named}' .* must be name:type, of type token, float"):
+        create_dataset(make_config("TIGER", data_path))
+
+
 def test_nothing_left_after_filtering_is_refused(data_path: Path) -> None:
     with pytest.raises(InputError, match="no interaction left after filtering"):
         create_dataset(make_config("TIGER", data_path, user_inter_num_interval="[100,inf)"))

@@ -17,6 +17,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_sid.config import Config
+from recbole_sid.data.headers import check_headers
 from recbole_sid.errors import InputError, first_line
 
 # Number of the prefix in the whole dataset; tells a batch's rows apart (distillation cache).
@@ -240,6 +241,8 @@ def create_dataset(config: Any) -> Dataset:
     from recbole.utils import ModelType
 
     check_files(config)
+    if not config["benchmark_filename"]:
+        check_headers(config)
     special = hasattr(recbole_datasets, config["model"] + "Dataset") or config["benchmark_filename"]
     histories = StoredHistoryDataset if _reads_stored_histories(config) else HistoryDataset
     ours: dict[Any, type[Dataset]] = {ModelType.SEQUENTIAL: histories}
