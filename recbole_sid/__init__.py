@@ -1,10 +1,9 @@
-"""Semantic-ID generative recommendation for RecBole: TIGER, SID-MLP and SID-MLP++."""
+"""Semantic-ID generative recommendation for RecBole: TIGER, SID-MLP and SID-MLP++.
 
-from recbole_sid import compat
+Importing the package imports neither RecBole nor torch, so that help and version are quick; RecBole is checked and
+patched when the first module that needs it imports `recbole_sid.compat`.
+"""
 
 __version__ = "0.1.0"
-
-compat.require_recbole()
-compat.apply()
 
 __all__ = ["__version__"]

@@ -1,121 +1,73 @@
-"""The command line: ``recbole-sid COMMAND --key=value ...``, keys as in RecBole's property files."""
+"""The command line: ``recbole-sid COMMAND --key=value ...``, keys as in RecBole's property files.
+
+Commands declare their options in modules of their own; to add one, write a module and add its `Command` to `COMMANDS`.
+Nothing here, nor at the top of those modules, imports RecBole or torch, so that help is quick.
+"""
 
 from __future__ import annotations
 
-import importlib
+import argparse
+import importlib.metadata
 import sys
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
 
-from recbole_sid.commands.call import Call
-from recbole_sid.config import parse_value
+from recbole_sid import __version__
+from recbole_sid.commands.analyze import ANALYZE
+from recbole_sid.commands.bench import BENCH
+from recbole_sid.commands.call import Call, Command, Option
+from recbole_sid.commands.compare import COMPARE
+from recbole_sid.commands.completion import COMPLETION
+from recbole_sid.commands.convert import CONVERT
+from recbole_sid.commands.extend import EXTEND
+from recbole_sid.commands.quick_start import QUICK_START
+from recbole_sid.commands.run import RUN
+from recbole_sid.commands.semantic_ids import EXPORT, IMPORT, REPORT, TOKENIZE
+from recbole_sid.commands.tune import TUNE
 from recbole_sid.errors import InputError, nearest
+from recbole_sid.files import check_folder_writable, check_writable
+from recbole_sid.property_files import PROPERTIES, all_keys, keys_of, model_file, model_names
+from recbole_sid.values import parse_value
 
-HELP = """\
-recbole-sid [COMMAND] [--key=value ...]
-
-Commands
-  quick-start   Pop, SASRec, TIGER, SID-MLP and SID-MLP++ on ml-100k, compared in one table (the default)
-  run           train and test one model:  recbole-sid run --model=SIDMLP --dataset=ml-100k
-  compare       several, with seeds:       recbole-sid compare --models=Pop,SASRec,TIGER --dataset=ml-100k --seeds=3
-  tune          search parameters:         recbole-sid tune --model=SIDMLP --dataset=ml-100k --samples=20
-  tokenize      make semantic IDs:         recbole-sid tokenize --dataset=ml-100k
-  extend        for later items:           recbole-sid extend FILE.npz --dataset=ml-100k --output=FILE.npz
-  report        their quality:             recbole-sid report saved/semantic_ids/FILE.npz --dataset=ml-100k
-  analyze       where models differ:       recbole-sid analyze --runs=saved/comparison/ml-100k/runs
-  import        from others' files:        recbole-sid import FILE --dataset=ml-100k
-  export        for others:                recbole-sid export FILE.npz --output=FILE.csv
-  convert       raw data to atomic files:  recbole-sid convert --source=amazon2023 --interactions=DIR/Video_Games \\
-                                           --items=DIR/meta_Video_Games.jsonl.gz --dataset=Video_Games --output=dataset
-  bench         time the decoders:         recbole-sid bench --quick
-
-Options of every command
-  --config_files="A.yaml B.yaml"   property files, later ones win
-  --json=FILE                      write the result as one JSON object
-  --KEY=VALUE                      any configuration key, over the property files
-
-All but run and tune also take --output: a folder for tables and pictures, or the file to write.
-tokenize --report (or --report=FOLDER) adds the quality report. report, import and export read semantic IDs of any
-format, told by the file's ending (report and import: or by --format; --numbering=FILE names numbered items, one a
-line); export writes any, told by the ending of --output or by --format. import with --model=TIGER, SIDMLP or
-SIDMLPPlusPlus (and --encoder_file) reads others' weights.
-compare: --seeds=5 or [2020,2021], --baseline=MODEL (of the tests; the first model by default), --plan=FILE in place of
---models and --dataset, --workers=2 (models at a time), --address (of a Ray cluster), --gpus=0.5 (of a model).
-tune: --space=FILE (YAML, or RecBole's hyper.test lines; by default the model's own), --samples=20,
---scheduler=asha (hyperband, median, none), --searcher=random (grid, optuna, hyperopt), --min_epochs (before a stop),
---cpus=1 --gpus=0 (of a trial), --concurrency (trials at a time), --retries=1 (of a crashed trial), --resume (go on with
-an interrupted search), --storage_path=FOLDER, --address=HOST:PORT (a running Ray cluster).
-analyze: --runs="DIR ..." (of compare), or --labels-only; --hops=4, --split=test (or valid), semantic_ids_path
-convert takes no configuration keys but these: --interactions="A.csv B.csv" (CSV, JSON lines or Parquet, .gz too)
---user --item --time --rating (their columns) --items=FILE --item_id --item_fields=[title,brand] (its columns)
---separator --show_progress; --source=amazon2023 stands for the columns of Amazon Reviews 2023.
-bench takes no configuration keys but these: --quick (under two minutes), --batches=[1,32,256] --threads=[1,all]
---histories=[natural,full] --items=25000 --rows=[sidmlp,sasrec] --beam_size=50 --rounds=40 --seconds=60 (of a setting)
---device=auto --seed=2020 --checkpoint=FILE (a trained model in place of random ones).
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        *(QUICK_START, RUN, COMPARE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
+        COMPLETION,
+    )
+}
+_HELP = ("-h", "--help")
+_SWITCHES = {option.name for command in COMMANDS.values() for option in command.options if option.alone}
+_KEYS = """\
+Configuration keys: any --KEY=VALUE of RecBole's and our property files, over those of --config_files.
+Ours are listed, with defaults and comments, in
+  {properties}: overall.yaml, semantic_ids.yaml, model/*.yaml
+and, of one model, by
+  recbole-sid {command} --model=NAME --help
 """
 
-_OWN_OPTIONS = ("model", "dataset", "config_files", "json", "output")
-_SWITCHES = ("quick", "report", "labels_only", "resume")  # options that may stand without a value
 
+class _Parser(argparse.ArgumentParser):
+    """Raises InputError in place of ending the process."""
 
-class Command(NamedTuple):
-    """A command: its function as ``"module:function"``, and which options it takes.
-
-    Attributes:
-        function: imported on first use from ``recbole_sid.commands``; called with a `Call`.
-        not_taken: options of all commands that this one refuses.
-        options: options of this one alone; ``input`` may be given as the word behind the command.
-    """
-
-    function: str
-    not_taken: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-
-
-COMMANDS = {
-    "quick-start": Command("quick_start:quick_start", not_taken=("model", "dataset")),
-    "run": Command("run:run", not_taken=("output",)),
-    "compare": Command(
-        "compare:compare",
-        not_taken=("model",),
-        options=("models", "seeds", "plan", "baseline", "workers", "address", "gpus"),
-    ),
-    "tune": Command(
-        "tune:tune",
-        not_taken=("output",),
-        options=(
-            *("space", "samples", "scheduler", "searcher", "min_epochs", "cpus", "gpus", "concurrency", "retries"),
-            *("address", "storage_path"),
-        ),
-    ),
-    "tokenize": Command("semantic_ids:tokenize", options=("report",)),
-    "extend": Command("extend:extend", not_taken=("model",), options=("input",)),
-    "report": Command("semantic_ids:report", not_taken=("model",), options=("input", "format", "numbering")),
-    "analyze": Command("analyze:analyze", not_taken=("model",), options=("runs", "labels_only", "hops", "split")),
-    "import": Command("semantic_ids:import_files", options=("input", "format", "numbering", "encoder_file")),
-    "export": Command(
-        "semantic_ids:export",
-        not_taken=("model", "dataset", "config_files", "json"),
-        options=("input", "format", "numbering"),
-    ),
-    "convert": Command("convert:convert", not_taken=("model", "config_files")),
-    "bench": Command("bench:bench", not_taken=("model", "dataset", "config_files")),
-}
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help).")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, 2 for wrong input, 130 when interrupted."""
+    """Run one command, or print help; return the exit status: 0, 2 for wrong input, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if any(word in ("-h", "--help", "help") for word in arguments):
-        print(HELP)
-        return 0
     try:
+        text = _information(arguments)
+        if text is not None:
+            print(text)
+            return 0
         call = parse(arguments)
-        _function(call.command)(call)
-    except InputError as error:
-        print(f"recbole-sid: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
+        check_outputs(call)
+        COMMANDS[call.command].run(call)
+    except (InputError, OSError) as error:
         print(f"recbole-sid: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -127,26 +79,151 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> Call:
     """Read ``[COMMAND] --key=value ...`` (``--key value`` too).
 
+    Without a command it is ``run`` if a model is named, else the quick start.
+
     Raises:
-        InputError: for an unknown command or a word that is no ``--key=value``.
+        InputError: for an unknown command, a word that is no ``--key=value``, or an option that the command has not.
     """
     words = list(arguments)
-    command = words.pop(0) if words and not words[0].startswith("-") else ""
-    settings: dict[str, str] = {}
-    if command in COMMANDS and "input" in COMMANDS[command].options and words and not words[0].startswith("-"):
-        settings["input"] = words.pop(0)
+    name = words.pop(0) if words and not words[0].startswith("-") else ""
+    if name and name not in COMMANDS:
+        raise InputError(f"Unknown command '{name}'{nearest(name, COMMANDS)}; known: {', '.join(COMMANDS)}.")
+    given: dict[str, str] = {}
+    if name and COMMANDS[name].input and words and not words[0].startswith("-"):
+        given["input"] = words.pop(0)
     while words:
         key, value = _next_option(words)
-        if settings.setdefault(key, value) != value:
+        if given.setdefault(key, value) != value:
             raise InputError(f"--{key} is given twice with different values.")
-    command = command or ("run" if "model" in settings else "quick-start")
-    if command not in COMMANDS:
-        raise InputError(f"Unknown command '{command}'{nearest(command, COMMANDS)}; known: {', '.join(COMMANDS)}.")
-    options = {key: settings.pop(key) for key in (*_OWN_OPTIONS, *COMMANDS[command].options) if key in settings}
-    for key in options:
-        if key in COMMANDS[command].not_taken:
-            raise InputError(f"{command} takes no --{key}.")
-    return Call(command, options, {key: parse_value(value) for key, value in settings.items()})
+    command = COMMANDS[name or ("run" if "model" in given else "quick-start")]
+    declared = [*command.options, *([command.input] if command.input else [])]
+    parsed, others = command_parser(command).parse_known_args([f"--{key}={value}" for key, value in given.items()])
+    for word in others:
+        _check_key(word[2:].partition("=")[0], command)
+    own = {option.name: option for option in declared}
+    found = {key: getattr(parsed, key) for key in given if key in own}
+    options = {key: value for key, value in found.items() if not own[key].key}
+    keys = {key: parse_value(given[key]) for key in given if key not in own or own[key].key}
+    return Call(command.name, options, keys)
+
+
+def check_outputs(call: Call) -> None:
+    """Raise InputError if what the command line says to write to cannot be written to."""
+    checks = {"file": check_writable, "folder": check_folder_writable}
+    for option in COMMANDS[call.command].options:
+        if option.output and option.name in call.options:
+            checks[option.output](call.options[option.name])
+    if call.options.get("report", "True") != "True":
+        check_folder_writable(call.options["report"])
+
+
+def command_parser(command: Command) -> argparse.ArgumentParser:
+    """Return the parser of a command's own options, which also prints its help."""
+    parser = _Parser(f"recbole-sid {command.name}", description=f"{command.help}.", add_help=False, allow_abbrev=False)
+    _declare(parser, command)
+    return parser
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands: for the overview, and for completion."""
+    parser = _Parser("recbole-sid", add_help=False, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("-h", "--help", action="store_true", help="this page; behind a command, that command's")
+    parser.add_argument("--version", action="store_true", help="versions of this package, RecBole and torch")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in COMMANDS.values():
+        _declare(commands.add_parser(command.name, help=command.help, add_help=False), command)
+    examples = "\n".join(f"  {command.example}" for command in COMMANDS.values())
+    parser.epilog = f"examples:\n{examples}\n\nrecbole-sid COMMAND --help shows a command's options."
+    return parser
+
+
+def _declare(parser: argparse.ArgumentParser, command: Command) -> None:
+    if command.input:
+        _add(parser, command.input)
+    for option in command.options:
+        _add(parser, option)
+
+
+def _add(parser: argparse.ArgumentParser, option: Option) -> None:
+    text = option.help if option.default is None else f"{option.help} (default: {option.default})"
+    parser.add_argument(
+        f"--{option.name}",
+        type=option.type,
+        nargs="?" if option.alone else None,
+        const=option.alone,
+        metavar=option.metavar,
+        help=text.replace("%", "%%"),
+    )
+
+
+def _information(arguments: list[str]) -> str | None:
+    """Return the help or the versions if that is what `arguments` ask for; bare ``recbole-sid`` asks for help."""
+    words = list(arguments)
+    if words[:1] == ["--version"]:
+        return _versions()
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if words and not any(word in _HELP for word in words):
+        return None
+    name = next((word for word in words if not word.startswith("-")), "")
+    if not words or (not words[0].startswith("-") and words[0] not in COMMANDS) or name not in COMMANDS:
+        if name and words[0] == name:
+            raise InputError(f"Unknown command '{name}'{nearest(name, COMMANDS)}; known: {', '.join(COMMANDS)}.")
+        return whole_parser().format_help()
+    return _command_help(COMMANDS[name], [word for word in words if word not in _HELP])
+
+
+def _command_help(command: Command, words: list[str]) -> str:
+    parser = command_parser(command)
+    usage = f"usage: {parser.prog}{' FILE' if command.input else ''} [--option=value ...]"
+    if command.keys:
+        usage += " [--KEY=VALUE ...]"
+    parser.usage = usage.removeprefix("usage: ")
+    text = f"{parser.format_help()}\nexample:\n  {command.example}\n"
+    if not command.keys:
+        return text
+    model = next((word.partition("=")[2] for word in words if word.startswith("--model=")), "")
+    model = model or next((after for word, after in pairwise(words) if word == "--model"), "")
+    if not model:
+        return f"{text}\n{_KEYS.format(command=command.name, properties=PROPERTIES)}"
+    file = model_file(model)
+    if file is None:
+        raise InputError(f"There is no property file of a model '{model}'{nearest(model, model_names())}.")
+    parts = [_key_list(f"Keys of {model}", file)]
+    parts += [_key_list(title, PROPERTIES / name) for title, name in _COMMON_KEYS.items()]
+    return "\n".join([text, *parts])
+
+
+_COMMON_KEYS = {"Keys of every model": "overall.yaml", "Keys of semantic IDs": "semantic_ids.yaml"}
+
+
+def _key_list(title: str, file: Path) -> str:
+    lines = [f"{f'  --{key.name}={key.default}':<44}  {key.comment}".rstrip() for key in keys_of(file)]
+    return "\n".join([f"{title} ({file}):", *lines, ""])
+
+
+def _versions() -> str:
+    found = []
+    for package in ("recbole", "torch"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{package} is not installed")
+    return f"recbole-sid {__version__} ({', '.join(found)})"
+
+
+def _check_key(key: str, command: Command) -> None:
+    """Raise InputError for what is neither an option of `command` nor, by its looks, a configuration key."""
+    own = [option.name for option in command.options]
+    elsewhere = any(key == option.name and not option.key for other in COMMANDS.values() for option in other.options)
+    if elsewhere and key not in all_keys():
+        raise InputError(f"{command.name} takes no --{key}.")
+    if not command.keys:
+        raise InputError(f"{command.name} has no option --{key}{nearest(key, own)}; it takes --{', --'.join(own)}.")
+    match = nearest(key, own)
+    if match and key not in all_keys() and nearest(key, [*all_keys(), *own]) == match:
+        raise InputError(f"{command.name} has no option --{key}{match}.")
 
 
 def _next_option(words: list[str]) -> tuple[str, str]:
@@ -163,8 +240,3 @@ def _next_option(words: list[str]) -> tuple[str, str]:
     if not words or words[0].startswith("--"):
         raise InputError(f"--{key} has no value: write --{key}=VALUE.")
     return key, words.pop(0)
-
-
-def _function(command: str) -> Callable[[Call], None]:
-    module, _, name = COMMANDS[command].function.partition(":")
-    return getattr(importlib.import_module(f"recbole_sid.commands.{module}"), name)

@@ -1,6 +1,7 @@
 """The only module that patches RecBole, so that 1.2.1 works on current Python, numpy and torch.
 
-Every patch names the RecBole line it mends, and does nothing where RecBole works as it is.
+Every patch names the RecBole line it mends, and does nothing where RecBole works as it is. They are applied when this
+module is imported, which every module of ours that imports RecBole does, itself or through another.
 """
 
 from __future__ import annotations
@@ -252,3 +253,7 @@ def load_recbole_checkpoint(file: str | os.PathLike[str], map_location: Any = No
     if not isinstance(content, dict) or not hasattr(content.get("config"), "final_config_dict"):
         raise InputError(f"'{file}' is not a readable checkpoint of RecBole (it holds no configuration).")
     return content
+
+
+require_recbole()  # keep these two last
+apply()

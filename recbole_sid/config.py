@@ -7,7 +7,6 @@ the user's files; `config_dict`. ``sys.argv`` is never read here: entry points d
 
 from __future__ import annotations
 
-import ast
 import copy
 import hashlib
 import inspect
@@ -26,13 +25,14 @@ from recbole.config import Config as RecBoleConfig
 from recbole.evaluator import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
+from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, first_line, nearest, require_known
-from recbole_sid.reading import check_tensor_file, parse_yaml, read_yaml
+from recbole_sid.property_files import PROPERTIES
+from recbole_sid.reading import check_tensor_file, read_yaml
 from recbole_sid.registry import get_model, get_trainer, is_ours
+from recbole_sid.values import PropertyLoader
+from recbole_sid.values import parse_value as parse_value
 
-_HERE = Path(__file__).resolve().parent
-# Beside the package in a checkout, inside it in an installed wheel.
-PROPERTIES = _HERE / "properties" if (_HERE / "properties").is_dir() else _HERE.parent / "properties"
 _RECBOLE_MODELS = Path(recbole.__file__).resolve().parent / "properties" / "model"
 _KIND_FOLDER = "quick_start_config"  # where RecBole keeps what it sets for a kind of model
 
@@ -69,20 +69,8 @@ _COUNTS_OF_SEMANTIC_IDS = (
 )
 # Files that RecBole's own models give to `torch.load` (convncf.py, nais.py, ract.py, neumf.py, s3rec.py, kd_dagfm.py).
 _PRETRAINED_KEYS = ("pre_model_path", "pretrain_path", "mf_pretrain_path", "mlp_pretrain_path", "warm_up")
-_LONGEST_LITERAL = 1_000_000
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
-
-
-class PropertyLoader(yaml.SafeLoader):
-    """YAML's safe loader that also reads 1e-3 as a number, as RecBole's loader does."""
-
-
-PropertyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+"),
-    list("-+.0123456789"),
-)
 
 
 class Config(RecBoleConfig):
@@ -407,34 +395,6 @@ def semantic_id_keys() -> list[str]:
 def fingerprint(settings: Any) -> str:
     """Return eight hex digits of the SHA-256 of `settings` as canonical JSON."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_as_plain).encode()).hexdigest()[:8]
-
-
-def parse_value(text: str) -> Any:
-    """Read a command-line value: a Python literal, true/false, a YAML list or dictionary, else the text itself."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return parse_literal(text)
-    except ValueError:
-        pass
-    try:  # lists and dictionaries also without quotes, as in property files: [collaborative, text]
-        return parse_yaml(text, "The value", PropertyLoader) if text[:1] in ("[", "{") else text
-    except InputError:
-        return text
-
-
-def parse_literal(text: str) -> Any:
-    """Return the value of a Python literal.
-
-    Raises:
-        ValueError: if it is none, too long or nests too deeply.
-    """
-    if len(text) > _LONGEST_LITERAL:
-        raise ValueError(f"longer than {_LONGEST_LITERAL} characters")
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:  # MemoryError: what the parser says of depth
-        raise ValueError(first_line(error)) from error
 
 
 @lru_cache

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import runpy
+import shlex
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,16 @@ import yaml
 from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER
 
 import recbole_sid
+from recbole_sid.bench.options import BenchOptions, bench_options
 from recbole_sid.cli import COMMANDS, main, parse
 from recbole_sid.commands.call import Call
 from recbole_sid.data import SemanticIDs
+from recbole_sid.data.convert import ConvertOptions
 from recbole_sid.errors import InputError
+from recbole_sid.property_files import PROPERTIES, all_keys
+from recbole_sid.tune.search import Options
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def options(settings: dict[str, Any]) -> list[str]:
@@ -26,7 +37,7 @@ def options(settings: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], Call("quick-start", {}, {})),
+        (["quick-start"], Call("quick-start", {}, {})),
         (["tokenize", "--dataset=tiny"], Call("tokenize", {"dataset": "tiny"}, {})),
         (["--model=SIDMLP", "--epochs=3"], Call("run", {"model": "SIDMLP"}, {"epochs": 3})),
         (["run", "--model", "TIGER", "--epochs", "3"], Call("run", {"model": "TIGER"}, {"epochs": 3})),
@@ -60,12 +71,54 @@ def test_parse_refuses(words: list[str], message: str) -> None:
         parse(words)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["run", "--help"], ["help"]])
-def test_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_overview(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert main(words) == 0
     text = capsys.readouterr().out
-    assert all(f"\n  {command} " in text for command in COMMANDS)
-    assert all(option in text for option in ("--config_files", "--json", "--output", "--KEY=VALUE"))
+    assert all(f"\n    {command} " in text or f"\n    {command}\n" in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("form", [["{}", "--help"], ["help", "{}"]], ids=["option", "word"])
+def test_help_of_a_command_is_its_own(capsys: pytest.CaptureFixture[str], command: str, form: list[str]) -> None:
+    assert main([word.format(command) for word in form]) == 0
+    text = capsys.readouterr().out
+    own = {option.name for option in COMMANDS[command].options}
+    everything = {option.name for other in COMMANDS.values() for option in other.options}
+    shown = set(re.findall(r"^  --(\w+) ", text, re.MULTILINE))
+    assert shown & everything == own
+    assert ("Configuration keys" in text) == COMMANDS[command].keys
+
+
+@pytest.mark.parametrize("model", ["SIDMLP", "GRU4Rec"])
+def test_help_lists_the_keys_of_a_model_with_their_defaults(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    assert main(["run", f"--model={model}", "--help"]) == 0
+    text = capsys.readouterr().out
+    expected = {"SIDMLP": r"--attention_heads=4 +\(int\) Heads of the readout", "GRU4Rec": r"--hidden_size=128"}
+    assert re.search(expected[model], text)
+    assert re.search(r"--beam_size=50 +\(int\) Beams", text)
+    assert re.search(r"--tokenizer=rq_kmeans +\(str\) rq_kmeans", text)
+
+
+def test_help_of_an_unknown_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--model=TIGR", "--help"]) == 2
+    assert "did you mean 'TIGER'" in capsys.readouterr().err
+    assert main(["tun", "--help"]) == 2
+    assert "did you mean 'tune'" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"recbole-sid {recbole_sid.__version__} (recbole 1.2.1, torch 2.")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion(capsys: pytest.CaptureFixture[str], shell: str) -> None:
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("quick-start", "--labels_only", "--storage_path"))
+    assert main(["completion", "basch"]) == 2
 
 
 def test_arguments_default_to_those_of_the_process(
@@ -73,7 +126,92 @@ def test_arguments_default_to_those_of_the_process(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["recbole-sid", "--help"])
     assert main() == 0
-    assert "recbole-sid [COMMAND]" in capsys.readouterr().out
+    assert "usage: recbole-sid" in capsys.readouterr().out
+
+
+def test_the_script_without_arguments_is_the_quick_start_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: Any) -> list[dict[str, Any]]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_sid.main_job.run_main_job", told)
+    monkeypatch.setattr("sys.argv", ["run_recbole_sid.py"])
+    with pytest.raises(SystemExit, match="130"):
+        runpy.run_path(str(PROPERTIES.parent / "run_recbole_sid.py"), run_name="__main__")
+    assert "6 to 7 minutes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tune", "--sampels=3"], "tune has no option --sampels (did you mean 'samples'?)"),
+        (["compare", "--modles=Pop"], "compare has no option --modles (did you mean 'models'?)"),
+        (["run", "--samples=3"], "run takes no --samples"),
+        (["bench", "--round=3"], "bench has no option --round (did you mean 'rounds'?)"),
+        (["export", "x.npz", "--seed=1"], "export has no option --seed"),
+    ],
+)
+def test_wrong_options_name_the_nearest(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse(words)
+
+
+def test_declared_defaults_are_those_of_the_library() -> None:
+    given = Options()
+    declared = {option.name: option.default for option in COMMANDS["tune"].options}
+    assert {key: declared[key] for key in Options._fields} == given._asdict()
+    found = bench_options({})
+    own = {option.name: option for option in COMMANDS["bench"].options if option.key}
+    assert set(own) == {field.name for field in fields(BenchOptions)} | {"quick"}
+    assert {key: own[key].default for key in ("items", "beam_size", "rounds", "seconds", "seed")} == {
+        key: getattr(found, key) for key in ("items", "beam_size", "rounds", "seconds", "seed")
+    }
+    own = {option.name: option for option in COMMANDS["convert"].options}
+    assert set(own) == {field.name for field in fields(ConvertOptions)} | {"source", "json"}
+
+
+@pytest.mark.parametrize("command", ["compare", "tune", "tokenize", "analyze", "extend", "bench", "quick-start"])
+def test_outputs_are_checked_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    def worked(call: Call) -> None:
+        raise AssertionError
+
+    Path("file").write_text("", encoding="utf-8")
+    monkeypatch.setitem(COMMANDS, command, dataclasses.replace(COMMANDS[command], run=worked))
+    outputs = [option.name for option in COMMANDS[command].options if option.output]
+    assert outputs
+    for name in outputs:
+        assert main([command, f"--{name}=file/in/it"]) == 2
+        assert "file/in/it" in capsys.readouterr().err
+    assert main([command, "--json=."]) == 2
+
+
+def command_lines() -> list[str]:
+    """Return every command line that the documentation shows."""
+    files = [
+        ROOT / "README.md",
+        *sorted(ROOT.glob("docs/*.md")),
+        *sorted(ROOT.glob("results/*.md")),
+        ROOT / ".ci" / "run",
+    ]
+    lines = []
+    for file in files:
+        text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+        lines += [
+            line.strip() for line in text.splitlines() if re.match(r"\s*(recbole-sid|python run_recbole_sid)", line)
+        ]
+        lines += re.findall(r"`(recbole-sid [^`]+)`", text)
+    return sorted(set(lines))
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_documented_command_lines_parse(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    if words[:1] != ["completion"] and "--help" not in words and "COMMAND" not in words:
+        call = parse(words)
+        assert not COMMANDS[call.command].keys or set(call.overrides) <= all_keys() | {"resume"}
 
 
 def test_tokenize_writes_semantic_ids_and_their_quality(
@@ -192,7 +330,7 @@ def test_interruption_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, caps
     def interrupted(call: Call) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recbole_sid.commands.run.run", interrupted)
+    monkeypatch.setitem(COMMANDS, "run", dataclasses.replace(COMMANDS["run"], run=interrupted))
     assert main(["run", "--model=TIGER"]) == 130
     assert "--resume=True" in capsys.readouterr().err
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 import recbole_sid
+from recbole_sid.compat import RECBOLE_VERSION
 from recbole_sid.config import PROPERTIES
 
 ROOT = Path(recbole_sid.__file__).resolve().parent.parent
@@ -26,7 +29,7 @@ def test_ci_calls_the_readmes_test_command() -> None:
 
 
 def test_readme_shows_the_recbole_version_that_is_required() -> None:
-    assert all(f"recbole=={recbole_sid.compat.RECBOLE_VERSION} " in command for command in commands())
+    assert all(f"recbole=={RECBOLE_VERSION} " in command for command in commands())
 
 
 def test_property_files_are_read_and_packaged() -> None:
@@ -46,3 +49,55 @@ def test_ray_is_not_imported_before_tuning() -> None:
     code = "import recbole_sid.quick_start, recbole_sid.main_job, recbole_sid.cli, sys; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("words", ["import recbole_sid", "from recbole_sid.cli import main; main(['--help'])"])
+def test_help_imports_nothing_heavy(words: str) -> None:
+    heavy = ("torch", "recbole", "numpy", "pandas", "ray")
+    code = f"import sys; {words}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# Each of our modules imported as the first one, in one process whose third-party modules are there already.
+_EACH_ALONE = """
+import importlib, sys
+import recbole.quick_start, torch
+for name in sys.argv[1:]:
+    for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == "recbole_sid"]:
+        del sys.modules[loaded]
+    module = importlib.import_module(name)
+    origins = [getattr(value, "__module__", "") for value in vars(module).values() if callable(value)]
+    uses = any((origin or "").startswith("recbole.") for origin in origins)
+    if uses and "recbole_sid.compat" not in sys.modules:
+        print("RecBole is not patched by", name)
+"""
+
+
+def test_each_module_can_be_imported_first_and_patches_recbole_if_it_uses_it() -> None:
+    files = sorted((ROOT / "recbole_sid").rglob("*.py"))
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    names = [name for name in names if not name.endswith("__main__")]
+    words = [sys.executable, "-c", _EACH_ALONE, *names]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == ""
+
+
+# Packages whose name differs from that of their module.
+_PACKAGES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "faiss": "faiss-cpu"}
+
+
+def test_what_is_imported_is_declared() -> None:
+    text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    declared = {name.lower().replace("_", "-") for name in re.findall(r"^    ([\w.-]+)(?:\[\w+\])?[>=<]", text, re.M)}
+    imported = set()
+    for file in (ROOT / "recbole_sid").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            imported |= {name.split(".")[0] for name in names}
+    outside = imported - set(sys.stdlib_module_names) - {"recbole_sid", "recbole"}  # RecBole is installed beside it
+    assert {"filelock", "threadpoolctl"} <= outside
+    assert {_PACKAGES.get(name, name).lower().replace("_", "-") for name in outside} <= declared

@@ -6,13 +6,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from recbole_sid.commands.call import Call, config_files, write_result
-from recbole_sid.config import Config, parse_value
-from recbole_sid.data.dataset import check_folder
+from recbole_sid.commands.call import CONFIG_FILES, DATASET, JSON, Call, Command, Option, config_files, write_result
 from recbole_sid.errors import InputError
+from recbole_sid.values import parse_value
 
 if TYPE_CHECKING:
     from recbole_sid.analysis.runs import FinishedRun
+    from recbole_sid.config import Config
 
 
 def analyze(call: Call) -> None:
@@ -55,6 +55,9 @@ def _hops(call: Call) -> Any:
 
 def _config(call: Call, runs: list[FinishedRun]) -> Config:
     """Return a sequential model's configuration of the data: as given, else as the runs recorded it."""
+    from recbole_sid.config import Config
+    from recbole_sid.data.dataset import check_folder
+
     if not runs:
         return Config("SASRec", call.options.get("dataset"), config_files(call), call.overrides)
     recorded = runs[0].result
@@ -68,3 +71,21 @@ def _config(call: Call, runs: list[FinishedRun]) -> Config:
     config = Config("SASRec", recorded["dataset"], config_files(call), {**settings, **call.overrides})
     check_folder(config)
     return config
+
+
+ANALYZE = Command(
+    "analyze",
+    "what test instances need, memorization or generalization, and how models do on each",
+    analyze,
+    (
+        Option("runs", 'folders of finished runs of compare, as "A B"', metavar="FOLDERS"),
+        Option("labels_only", "label the instances, without runs", default=False, alone="True"),
+        Option("hops", "longest chain of items that counts", default=4, metavar="N"),
+        Option("split", "test, or valid with --labels-only", default="test", metavar="NAME"),
+        DATASET,
+        CONFIG_FILES,
+        JSON,
+        Option("output", "folder for tables and pictures", metavar="FOLDER", output="folder"),
+    ),
+    "recbole-sid analyze --runs=saved/comparison/ml-100k/runs",
+)

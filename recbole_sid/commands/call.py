@@ -1,8 +1,9 @@
-"""A parsed command line, and what every command does with it."""
+"""How a command is declared, its parsed command line, and what every command does with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from recbole_sid import __version__
@@ -11,11 +12,65 @@ from recbole_sid.files import write_json
 
 
 class Call(NamedTuple):
-    """A parsed command line: the command, its own options, and configuration overrides."""
+    """A parsed command line: the command, those of its own options that were given, and configuration overrides."""
 
     command: str
-    options: dict[str, str]
+    options: dict[str, Any]
     overrides: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    Attributes:
+        name: with underscores; hyphens may stand for them on the command line.
+        help: one sentence.
+        type: reads the text that was given.
+        default: what it is when it is not given, for the help.
+        metavar: stands for the value in the help.
+        alone: the text that it stands for when it is given without a value; None: it needs one.
+        output: ``file`` or ``folder`` if it names what the command writes, else empty.
+        key: it is a configuration key too, and goes with these.
+    """
+
+    name: str
+    help: str
+    type: Callable[[str], Any] = str
+    default: Any = None
+    metavar: str = "VALUE"
+    alone: str | None = None
+    output: str = ""
+    key: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        name: on the command line.
+        help: one line.
+        run: does it.
+        options: those of its own.
+        example: a command line.
+        input: the option that may also be given as the word behind the command.
+        keys: it takes configuration keys, as ``--KEY=VALUE``.
+    """
+
+    name: str
+    help: str
+    run: Callable[[Call], None]
+    options: tuple[Option, ...]
+    example: str
+    input: Option | None = None
+    keys: bool = True
+
+
+MODEL = Option("model", "model class, ours or RecBole's", metavar="NAME")
+DATASET = Option("dataset", "name of the dataset", metavar="NAME")
+CONFIG_FILES = Option("config_files", 'property files, as "A.yaml B.yaml"; later ones win', metavar="FILES")
+JSON = Option("json", "write the result as one JSON object", metavar="FILE", output="file")
 
 
 def input_file(call: Call) -> str:

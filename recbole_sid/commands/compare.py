@@ -8,9 +8,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from recbole_sid.commands.call import Call, config_files, write_result
-from recbole_sid.config import parse_value
+from recbole_sid.commands.call import CONFIG_FILES, DATASET, JSON, Call, Command, Option, config_files, write_result
 from recbole_sid.errors import InputError
+from recbole_sid.values import parse_value
 
 _FIRST_SEED = 2020
 
@@ -73,3 +73,24 @@ def _seeds(text: str | None) -> Sequence[int] | None:
     if isinstance(value, (list, tuple)) and value:
         return list(value)
     raise InputError(f"--seeds={text} must be how many, such as 5, or a list, such as [2020,2021].")
+
+
+COMPARE = Command(
+    "compare",
+    "train several models with several seeds and compare them",
+    compare,
+    (
+        Option("models", "model classes in the order of their rows, as Pop,SASRec,TIGER", metavar="NAMES"),
+        DATASET,
+        Option("plan", "YAML plan in place of --models and --dataset (docs/comparing.md)", metavar="FILE"),
+        Option("seeds", "how many, from 2020 on, or a list as [2020,2021]", default=1),
+        Option("baseline", "row that the tests compare with; by default the first", metavar="NAME"),
+        Option("workers", "models trained at a time, as Ray tasks", default=1, metavar="N"),
+        Option("gpus", "GPUs of a model, as 0.5, in Ray tasks", default=0, metavar="N"),
+        Option("address", "of a running Ray cluster", metavar="HOST:PORT"),
+        CONFIG_FILES,
+        JSON,
+        Option("output", "folder for tables, pictures and runs", metavar="FOLDER", output="folder"),
+    ),
+    "recbole-sid compare --models=Pop,SASRec,TIGER --dataset=ml-100k --seeds=3",
+)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recbole_sid.commands.call import Call, write_result
+from recbole_sid.commands.call import DATASET, JSON, Call, Command, Option, write_result
+from recbole_sid.values import parse_value
 
 
 def convert(call: Call) -> None:
@@ -19,3 +20,32 @@ def convert(call: Call) -> None:
     missing = result.items_without_text or 0
     note = f"\n{missing:,} items have no row in the item file and got empty texts." if missing else ""
     print(f"\n{markdown_table(rows)}\n{note}\nWritten: {', '.join(files)}")
+
+
+def _own(name: str, text: str, metavar: str = "COLUMN") -> Option:
+    return Option(name, text, parse_value, metavar=metavar, key=True)
+
+
+CONVERT = Command(
+    "convert",
+    "raw data to RecBole's atomic files",
+    convert,
+    (
+        DATASET,
+        _own("source", "amazon2023, which stands for the columns of Amazon Reviews 2023", "NAME"),
+        _own("interactions", 'files of interactions: CSV, JSON lines or Parquet, .gz too, as "A.csv B.csv"', "FILES"),
+        _own("user", "column of the user"),
+        _own("item", "column of the item"),
+        _own("time", "column of the time"),
+        _own("rating", "column of the rating"),
+        _own("items", "file with a row for each item", "FILE"),
+        _own("item_id", "its column of the item; by default that of --item"),
+        _own("item_fields", "its columns to write, as [title,brand]", "COLUMNS"),
+        _own("separator", "of CSV files", "TEXT"),
+        _own("show_progress", "show bars; by default True", "BOOL"),
+        JSON,
+        Option("output", "folder to put the dataset's into", default="dataset", metavar="FOLDER", output="folder"),
+    ),
+    "recbole-sid convert --source=amazon2023 --interactions=DIR/Video_Games --dataset=Video_Games --output=dataset",
+    keys=False,
+)

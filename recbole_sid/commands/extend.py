@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from recbole_sid.commands.call import Call, config_files, input_file, write_result
-from recbole_sid.config import Config
+from recbole_sid.commands.call import (
+    CONFIG_FILES,
+    DATASET,
+    JSON,
+    Call,
+    Command,
+    Option,
+    config_files,
+    input_file,
+    write_result,
+)
 from recbole_sid.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
 
 def extend(call: Call) -> None:
     """Give semantic IDs to the items of a dataset that have none, and show how the levels fill up."""
+    from recbole_sid.config import Config
     from recbole_sid.data import create_dataset
     from recbole_sid.data.extend import extend_to_items
     from recbole_sid.data.ready_made import read_semantic_ids
@@ -41,9 +49,21 @@ def extend(call: Call) -> None:
 
 def _rows(before: SemanticIDs, after: SemanticIDs) -> list[dict[str, Any]]:
     """Return per level how many of its codes are in use before and after."""
+    import numpy as np
+
     used = [[len(np.unique(level)) for level in semantic_ids.codes.T] for semantic_ids in (before, after)]
     levels = zip(after.codebook_sizes, *used, strict=True)
     return [
         {"level": level, "size": size, "used_before": old, "used": new}
         for level, (size, old, new) in enumerate(levels, 1)
     ]
+
+
+EXTEND = Command(
+    "extend",
+    "semantic IDs for items that came later",
+    extend,
+    (DATASET, CONFIG_FILES, JSON, Option("output", "file to write (.npz)", metavar="FILE", output="file")),
+    "recbole-sid extend FILE.npz --dataset=ml-100k --output=FILE.npz",
+    Option("input", "semantic IDs made by tokenize", metavar="FILE"),
+)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from recbole_sid.commands.call import Call, config_files, write_result
-from recbole_sid.config import Config
+from recbole_sid.commands.call import CONFIG_FILES, DATASET, JSON, MODEL, Call, Command, config_files, write_result
 
 
 def run(call: Call) -> None:
     """Train and test one model."""
+    from recbole_sid.config import Config
     from recbole_sid.evaluation.comparison import markdown_table
     from recbole_sid.evaluation.throughput import users_per_second
     from recbole_sid.quick_start import count_parameters, run_model
@@ -24,3 +24,12 @@ def run(call: Call) -> None:
     }
     write_result(call, config, [row])
     print(f"\n{markdown_table([row])}\n\nWritten: {result.trainer.saved_model_file}")
+
+
+RUN = Command(
+    "run",
+    "train and test one model",
+    run,
+    (MODEL, DATASET, CONFIG_FILES, JSON),
+    "recbole-sid run --model=SIDMLP --dataset=ml-100k",
+)

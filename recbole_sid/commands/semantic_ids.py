@@ -5,16 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_sid.commands.call import Call, config_files, input_file, write_result
-from recbole_sid.config import Config
+from recbole_sid.commands.call import (
+    CONFIG_FILES,
+    DATASET,
+    JSON,
+    MODEL,
+    Call,
+    Command,
+    Option,
+    config_files,
+    input_file,
+    write_result,
+)
 from recbole_sid.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from recbole_sid.config import Config
+
 
 def tokenize(call: Call) -> None:
     """Make semantic IDs and show their quality."""
+    from recbole_sid.config import Config
     from recbole_sid.data import create_dataset
     from recbole_sid.data.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
     from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
@@ -44,6 +57,7 @@ def tokenize(call: Call) -> None:
 
 def report(call: Call) -> None:
     """Report on the quality of semantic IDs in a file, with a dataset also on what codes mean there."""
+    from recbole_sid.config import Config
     from recbole_sid.data import create_dataset
     from recbole_sid.data.ready_made import read_semantic_ids
     from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
@@ -98,6 +112,7 @@ def _import_weights(call: Call) -> None:
 
 
 def _import_semantic_ids(call: Call) -> None:
+    from recbole_sid.config import Config
     from recbole_sid.data import create_dataset
     from recbole_sid.data.build import semantic_ids_from_file
     from recbole_sid.evaluation.sid_report import report_text, sid_report
@@ -125,12 +140,73 @@ def export(call: Call) -> None:
     """Write semantic IDs in another format."""
     from recbole_sid.data.ready_made import read_semantic_ids, write_semantic_ids
 
-    if call.overrides:
-        raise InputError(
-            f"export takes no --{next(iter(call.overrides))}: give the file, --output, --format, --numbering."
-        )
     if "output" not in call.options:
         raise InputError("export needs --output=FILE: its ending says the format, or --format does.")
     semantic_ids = read_semantic_ids(input_file(call), numbering=call.options.get("numbering"))
     written = write_semantic_ids(semantic_ids, call.options["output"], call.options.get("format"))
     print(f"Written: {', '.join(str(file) for file in written)}")
+
+
+_INPUT = Option("input", "semantic IDs of any format", metavar="FILE")
+_FORMAT = Option("format", "json, index, sem_ids, tensor, csv or parquet; by default by the ending", metavar="NAME")
+_NUMBERING = Option("numbering", "names of numbered items, one a line", metavar="FILE")
+
+TOKENIZE = Command(
+    "tokenize",
+    "make semantic IDs",
+    tokenize,
+    (
+        MODEL,
+        DATASET,
+        Option("report", "write the quality report too, into this folder if named", alone="True", metavar="FOLDER"),
+        CONFIG_FILES,
+        JSON,
+        Option("output", "file to write (.npz)", metavar="FILE", output="file"),
+    ),
+    "recbole-sid tokenize --dataset=ml-100k",
+)
+REPORT = Command(
+    "report",
+    "the quality of semantic IDs",
+    report,
+    (
+        DATASET,
+        _FORMAT,
+        _NUMBERING,
+        CONFIG_FILES,
+        JSON,
+        Option("output", "folder for report and picture", metavar="FOLDER", output="folder"),
+    ),
+    "recbole-sid report saved/semantic_ids/FILE.npz --dataset=ml-100k",
+    _INPUT,
+)
+IMPORT = Command(
+    "import",
+    "semantic IDs of any format or, with --model, others' weights",
+    import_files,
+    (
+        MODEL,
+        DATASET,
+        _FORMAT,
+        _NUMBERING,
+        Option("encoder_file", "weights of the encoder, where they lie in a file of their own", metavar="FILE"),
+        CONFIG_FILES,
+        JSON,
+        Option("output", "file to write", metavar="FILE", output="file"),
+    ),
+    "recbole-sid import FILE --dataset=ml-100k",
+    Option("input", "semantic IDs or weights", metavar="FILE"),
+)
+EXPORT = Command(
+    "export",
+    "semantic IDs in another format",
+    export,
+    (
+        _FORMAT,
+        _NUMBERING,
+        Option("output", "file to write; its ending says the format, or --format does", metavar="FILE", output="file"),
+    ),
+    "recbole-sid export FILE.npz --output=FILE.csv",
+    _INPUT,
+    keys=False,
+)

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_sid.commands.call import Call, config_files, write_result
-from recbole_sid.config import PROPERTIES, Config, parse_value
+from recbole_sid.commands.call import (
+    CONFIG_FILES,
+    DATASET,
+    JSON,
+    MODEL,
+    Call,
+    Command,
+    Option,
+    config_files,
+    write_result,
+)
 from recbole_sid.errors import InputError
+from recbole_sid.property_files import PROPERTIES
+from recbole_sid.values import parse_value
 
 _NUMBERS = ("samples", "min_epochs", "concurrency", "retries", "cpus", "gpus")
 
 
 def tune(call: Call) -> None:
     """Search hyper-parameters and write the report."""
+    from recbole_sid.config import Config
     from recbole_sid.evaluation.comparison import markdown_table
     from recbole_sid.tune.job import search
     from recbole_sid.tune.search import Options
@@ -41,3 +53,29 @@ def _shipped_space(model: str) -> str:
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise InputError(f"There is no search space for {model}: name one by --space=FILE (shipped: {known}).")
     return str(file)
+
+
+TUNE = Command(
+    "tune",
+    "search hyper-parameters on Ray Tune",
+    tune,
+    (
+        MODEL,
+        DATASET,
+        Option("space", "search space, YAML or RecBole's hyper.test lines; by default the model's own", metavar="FILE"),
+        Option("samples", "trials at most; by default 20, and all of a grid", metavar="N"),
+        Option("scheduler", "asha, hyperband, median or none", default="asha", metavar="NAME"),
+        Option("searcher", "random, grid, optuna or hyperopt", default="random", metavar="NAME"),
+        Option("min_epochs", "epochs before a trial may be stopped; by default a twentieth", metavar="N"),
+        Option("cpus", "of a trial", default=1, metavar="N"),
+        Option("gpus", "of a trial; several may share one", default=0, metavar="N"),
+        Option("concurrency", "trials at a time; by default as many as fit", metavar="N"),
+        Option("retries", "how often a trial that crashes is started again", default=1, metavar="N"),
+        Option("resume", "go on with an interrupted search", default=False, alone="True", key=True),
+        Option("storage_path", "of searches; by default checkpoint_dir/tune", metavar="FOLDER", output="folder"),
+        Option("address", "of a running Ray cluster", metavar="HOST:PORT"),
+        CONFIG_FILES,
+        JSON,
+    ),
+    "recbole-sid tune --model=SIDMLP --dataset=ml-100k --samples=20",
+)

@@ -11,6 +11,7 @@ from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from recbole.evaluator.register import metric_information
 
+from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.evaluation.retrieved import Retrieved, hits_and_positives
 
 _LISTS = frozenset({"rec.topk", "rec.items"})

@@ -12,6 +12,7 @@ import pyarrow.parquet as parquet
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
+from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.files import replacing

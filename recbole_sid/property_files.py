@@ -1,0 +1,60 @@
+"""The property files that ship with the package: where they lie, and what their comments say of each key."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+_HERE = Path(__file__).resolve().parent
+# Beside the package in a checkout, inside it in an installed wheel.
+PROPERTIES = _HERE / "properties" if (_HERE / "properties").is_dir() else _HERE.parent / "properties"
+
+
+class Key(NamedTuple):
+    """A configuration key as a property file documents it: its name, its default as written, and the comment."""
+
+    name: str
+    default: str
+    comment: str
+
+
+def keys_of(file: Path) -> Iterator[Key]:
+    """Yield the top-level keys of a property file, in order; none if there is no such file."""
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8").splitlines():
+        found = re.match(r"(\w+):\s*(.*?)(?:\s+#\s*(.*))?$", line)
+        if found:
+            yield Key(found[1], found[2], found[3] or "")
+
+
+def model_file(model: str) -> Path | None:
+    """Return the property file of a model: ours, else RecBole's (found without importing it), else None."""
+    for folder in (PROPERTIES, *_recbole_properties()):
+        file = folder / "model" / f"{model}.yaml"
+        if file.is_file():
+            return file
+    return None
+
+
+def model_names() -> list[str]:
+    """Return the names of the models that have a property file, ours and RecBole's."""
+    return sorted(
+        {file.stem for folder in (PROPERTIES, *_recbole_properties()) for file in folder.glob("model/*.yaml")}
+    )
+
+
+@lru_cache(maxsize=1)
+def all_keys() -> frozenset[str]:
+    """Return every key that some property file of ours or RecBole's lists."""
+    files = [file for folder in (PROPERTIES, *_recbole_properties()) for file in folder.rglob("*.yaml")]
+    return frozenset(key.name for file in files for key in keys_of(file))
+
+
+def _recbole_properties() -> list[Path]:
+    found = importlib.util.find_spec("recbole")
+    return [Path(folder) / "properties" for folder in (found.submodule_search_locations or ())] if found else []
