@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from recbole_sid.errors import InputError, first_line
-from recbole_sid.reading import parse_yaml
 
 _LONGEST_LITERAL = 1_000_000
 
@@ -33,6 +32,8 @@ def parse_value(text: str) -> Any:
         return parse_literal(text)
     except ValueError:
         pass
+    from recbole_sid.reading import parse_yaml  # which imports numpy: help needs neither
+
     try:  # lists and dictionaries also without quotes, as in property files: [collaborative, text]
         return parse_yaml(text, "The value", PropertyLoader) if text[:1] in ("[", "{") else text
     except InputError:
