@@ -142,7 +142,7 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     for name, value in state.items():
         plain = value.detach().cpu().contiguous()
         digest.update(name.encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())  # by bytes: numpy does not know bfloat16
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)  # bytes: numpy knows no bfloat16
     return digest.hexdigest()
 
 

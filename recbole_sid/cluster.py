@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from recbole_sid.errors import InputError, first_line
 
 _PATIENCE = 10  # seconds for a cluster to answer
+_LONGEST = 28  # bytes of the folder for temporary files; Ray adds up to 75
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
 
 
 def prepare_environment(local: bool) -> None:
@@ -40,16 +43,14 @@ def ray_running(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if address is None:
+        with local_ray(max(1, os.cpu_count() or 1)):
+            yield
+        return
     try:
-        if address is None:
-            ray.init(include_dashboard=False, num_cpus=max(1, os.cpu_count() or 1), **quiet)
-        else:
-            _knock(address)
-            ray.init(address=address, **quiet)
+        _knock(address)
+        ray.init(address=address, **_QUIET)
     except (OSError, RuntimeError, ValueError) as error:
-        if address is None:
-            raise
         raise InputError(
             f"The Ray cluster at '{address}' cannot be reached ({first_line(error)}): check --address, or "
             "leave it out to stay on this machine."
@@ -58,6 +59,42 @@ def ray_running(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def local_ray(cpus: int) -> Iterator[None]:
+    """Have a Ray of `cpus` CPUs on this machine: on the loopback interface, its files private and gone afterwards."""
+    prepare_environment(local=True)
+    import ray
+    from ray._private import ray_constants
+
+    # RecBole imports Ray, which reads its variable only then: what it made of it is set too.
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        with tempfile.TemporaryDirectory(prefix="ray-", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
+            try:
+                ray.init(
+                    include_dashboard=False,
+                    num_cpus=cpus,
+                    _temp_dir=os.path.join(folder, "r"),  # Ray opens its folder to all, but not the private one above
+                    _node_ip_address="127.0.0.1",
+                    **_QUIET,
+                )
+                yield
+            finally:
+                ray.shutdown()
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _short_folder() -> str | None:
+    """Return where Ray's folder goes; None: the usual place. The names of its sockets must fit into 107 bytes."""
+    return "/tmp" if len(os.fsencode(tempfile.gettempdir())) > _LONGEST and os.path.isdir("/tmp") else None
+
+
+def assigned_gpus() -> str:
+    """Return the GPUs that Ray gave this worker, as ``gpu_id``: without it RecBole would overwrite Ray's choice."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 
 
 def check_resources(what: str, cpus: float, gpus: float) -> None:

@@ -315,6 +315,26 @@ def _free(path: str | os.PathLike[str]) -> str:
     return f"; {shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free in '{folder}'"
 
 
+def check_only_mine(folder: Path) -> None:
+    """Refuse a folder whose content somebody else could have put there; for what is read in a way that can run code.
+
+    Raises:
+        InputError: if it, or anything in it, is of another user, or others can write it.
+    """
+    if os.name != "posix":
+        return
+    for path in (folder, *folder.rglob("*")):
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            continue
+        by_others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != os.getgid())
+        if found.st_uid not in (os.getuid(), 0) or by_others:
+            raise InputError(
+                f"'{path}' is of another user, or others can write it, so what is read from it could run their code: "
+                f"use a folder of your own (chmod -R go-w '{folder}' if all in it is yours)."
+            )
+
+
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """Let one process at a time into the block, of all that name `path`; the lock file lies beside it, hidden.

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from recbole_sid.cluster import prepare_environment, ray_running
+from recbole_sid.cluster import local_ray, ray_running
 from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError
 from recbole_sid.quick_start import run_model
@@ -86,14 +86,11 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Ray for all searches of this file."""
     before = os.environ.get(LOG)
     os.environ[LOG] = str(tmp_path_factory.mktemp("events") / "log")
-    prepare_environment(local=True)
-    import ray
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with local_ray(2):
+        yield
     os.environ.pop(LOG) if before is None else os.environ.update({LOG: before})
 
 

@@ -12,7 +12,7 @@ from threading import Thread
 from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
-from recbole_sid.cluster import check_resources, ray_running
+from recbole_sid.cluster import assigned_gpus, check_resources, ray_running
 from recbole_sid.comparison.job import Job, run_job_quietly, stored
 from recbole_sid.errors import InputError, first_line
 
@@ -149,8 +149,13 @@ def _run_after(job: Job, *before: Any) -> dict[str, Any]:
     import ray
     import torch
 
-    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    return run_job_quietly(job)
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
+    return run_job_quietly(_on_assigned_gpus(job) if assigned.get("GPU") else job)
+
+
+def _on_assigned_gpus(job: Job) -> Job:
+    return job._replace(settings={**job.settings, "gpu_id": assigned_gpus()})
 
 
 def _outcome(job: Job, reference: Any, failed: Sequence[Job]) -> Outcome:

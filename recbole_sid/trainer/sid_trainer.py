@@ -248,7 +248,8 @@ class SIDTrainer(Trainer):
         self.train_loss_dict[epoch] = loss
         message = f"{self.stage.name} epoch {epoch + 1}: loss {loss:.4f}, {perf_counter() - started:.1f}s"
         validates = bool(valid_data) and self.eval_step > 0
-        stop, improved, score, result = False, not validates, None, {}
+        stop, improved, score = False, not validates, None
+        result: dict[str, Any] = {}
         is_last = epoch + 1 == self.stage.epochs  # a decaying learning rate makes it the best, more often than not
         if validates and (is_last or (epoch + 1) % self.eval_step == 0):
             started = perf_counter()

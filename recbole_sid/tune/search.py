@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from recbole_sid.cluster import check_resources
 from recbole_sid.config import VOLATILE_KEYS, Config, file_keys, fingerprint
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.files import write_json
+from recbole_sid.files import check_only_mine, write_json
 from recbole_sid.tune.space import Space, check_space
 from recbole_sid.tune.trial import SAMPLE, SCORE, Plan, prepare_teacher, read_data, run_trial
 
@@ -160,6 +160,7 @@ def run_search(
         tune.with_parameters(trainable, plan=plan, data=data), {"cpu": options.cpus, "gpu": options.gpus}
     )
     if started:
+        check_only_mine(folder / RAY_FOLDER)  # Ray unpickles its state
         return tune.Tuner.restore(str(folder / RAY_FOLDER), bound).fit()
     shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)  # of a search that was killed before it had a trial
     write_json(folder / "search.json", {"plan": plan._asdict(), "options": options._asdict()})

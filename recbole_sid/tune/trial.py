@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recbole_sid.cluster import assigned_gpus
 from recbole_sid.config import Config, fingerprint, semantic_id_keys
-from recbole_sid.files import locked, replacing, write_json
+from recbole_sid.files import check_only_mine, locked, replacing, write_json
 from recbole_sid.registry import MODELS
 from recbole_sid.tune.space import Space
 
@@ -80,7 +81,7 @@ def run_trial(given: dict[str, Any], plan: Plan, data: Mapping[str, Any] | None 
     if data:
         settings["data_path"] = place_data(plan.dataset, data)
     if plan.gpus:
-        settings["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")  # Ray's choice, which RecBole would overwrite
+        settings["gpu_id"] = assigned_gpus()
     try:
         train_trial(plan._replace(settings=settings), given[SAMPLE], tune.get_context().get_trial_id(), tune.report)
     finally:
@@ -186,7 +187,10 @@ def place_data(dataset: str, data: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for name, content in data.items():
         digest.update(name.encode() + content.tobytes())
-    root = Path(tempfile.gettempdir()) / f"recbole_sid-{getpass.getuser()}" / digest.hexdigest()[:16]
+    own = Path(tempfile.gettempdir()) / f"recbole_sid-{getpass.getuser()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    check_only_mine(own)  # its name can be foretold
+    root = own / digest.hexdigest()[:16]
     with locked(root / dataset):
         for name, content in data.items():
             target = root / dataset / name
