@@ -217,7 +217,7 @@ def _check_key(key: str, command: Command) -> None:
     """Raise InputError for what is neither an option of `command` nor, by its looks, a configuration key."""
     own = [option.name for option in command.options]
     elsewhere = any(key == option.name and not option.key for other in COMMANDS.values() for option in other.options)
-    if elsewhere and key not in all_keys():
+    if elsewhere and (not command.keys or key not in all_keys() or key in ("model", "dataset")):
         raise InputError(f"{command.name} takes no --{key}.")
     if not command.keys:
         raise InputError(f"{command.name} has no option --{key}{nearest(key, own)}; it takes --{', --'.join(own)}.")

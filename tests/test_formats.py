@@ -392,7 +392,7 @@ def test_import_and_export_commands(
     ("words", "message"),
     [
         (["export", "x.npz"], "needs --output"),
-        (["export", "x.npz", "--output=y.json", "--seed=1"], "export takes no --seed"),
+        (["export", "x.npz", "--output=y.json", "--seed=1"], "export has no option --seed"),
         (["export", "--output=y.json"], "export needs a file"),
         (["export", "none.npz", "--output=y.json"], "no semantic-ID file at 'none.npz'"),
         (["import", "none.json", "--dataset=none"], "There is no dataset folder"),
