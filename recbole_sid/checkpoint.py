@@ -50,9 +50,8 @@ def checksum(content: Any) -> str:
 def _add(digest: Any, value: Any) -> None:
     """Add `value` to `digest`, every part with its kind and size, so that no two values read the same."""
     if isinstance(value, torch.Tensor):
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"tensor {plain.dtype} {tuple(plain.shape)};".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(_content(value))
     elif isinstance(value, Mapping):
         digest.update(f"mapping {len(value)};".encode())
         for key, part in value.items():
@@ -104,6 +103,11 @@ def load_checkpoint(
     return content
 
 
+def _content(value: torch.Tensor) -> memoryview:
+    """Return the bytes of a tensor's numbers; as bytes, because numpy knows no bfloat16."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 def _check_sum(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Raise InputError if `content`, read from `path`, is not what was written; files before 0.2 do not say."""
     if _CHECKSUM not in content:
@@ -140,9 +144,8 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     """Return 64 hex digits over the names and values of weights, such as a checkpoint's ``state_dict``."""
     digest = hashlib.sha256()
     for name, value in state.items():
-        plain = value.detach().cpu().contiguous()
         digest.update(name.encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)  # bytes: numpy knows no bfloat16
+        digest.update(_content(value))
     return digest.hexdigest()
 
 
