@@ -210,7 +210,9 @@ def test_rankings_are_never_of_old_weights(
         fresh = tiny_model(prepare, name, compiled=compiled, beam_size=30, **changes)[0]
         fresh.load_state_dict(model.state_dict())
         items, scores = ranking(model, rows)
-        assert (items, scores.tolist()) == (ranking(fresh, rows)[0], ranking(fresh, rows)[1].tolist())
+        expected_items, expected_scores = ranking(fresh, rows)
+        assert items == expected_items
+        assert_close(scores, expected_scores)  # the last bits depend on where the weights lie in memory
         assert not torch.allclose(scores, before[1], atol=1e-3)
 
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)

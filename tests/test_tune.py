@@ -340,7 +340,9 @@ def test_storage_path_must_be_a_folder(config: Config) -> None:
 
 
 def test_data_is_placed_once_per_node(data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "node"))
+    node = tmp_path / "node"
+    node.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(node))
     data = read_data(data_path / "tiny")
     root = Path(place_data("tiny", data))
     placed = {file.name: file.read_bytes() for file in (root / "tiny").iterdir()}
