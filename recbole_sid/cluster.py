@@ -92,6 +92,17 @@ def _short_folder() -> str | None:
     return "/tmp" if len(os.fsencode(tempfile.gettempdir())) > _LONGEST and os.path.isdir("/tmp") else None
 
 
+def limit_threads(cpus: float) -> None:
+    """Let torch and the OpenMP and BLAS libraries of this process use `cpus` threads, at least one."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    n_threads = max(1, int(cpus))
+    os.environ["OMP_NUM_THREADS"] = str(n_threads)  # of libraries that are loaded later
+    torch.set_num_threads(n_threads)
+    threadpool_limits(n_threads)
+
+
 def assigned_gpus() -> str:
     """Return the GPUs that Ray gave this worker, as ``gpu_id``: without it RecBole would overwrite Ray's choice."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0")

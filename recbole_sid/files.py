@@ -16,11 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from logging import getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from recbole_sid.errors import InputError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -339,14 +343,35 @@ def check_only_mine(folder: Path) -> None:
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """Let one process at a time into the block, of all that name `path`; the lock file lies beside it, hidden.
 
-    The lock of a process that dies is free again.
-    """
-    from filelock import FileLock
+    A process that has to wait says so, once. The lock of a process that dies is free again. On a file system without
+    locks all are let in.
 
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{target.name}.lock"):
+    Raises:
+        InputError: if no lock file can be made there.
+    """
+    lock = _acquired(Path(path))
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def _acquired(target: Path) -> FileLock:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(target.parent / f".{target.name}.lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            getLogger().warning(f"Waiting for another process, which is making '{target}'.")
+            lock.acquire()
+    except NotImplementedError:  # the file system's: what is written appears whole anyway, perhaps made twice
+        pass
+    except OSError as error:
+        raise InputError(f"'{target}' cannot be written to ({error.strerror}): name another place.") from error
+    return lock
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -1,4 +1,4 @@
-"""Ray on this machine: what it listens to, what it leaves behind, and which GPU a job gets."""
+"""Ray on this machine: what it listens to, what it leaves behind, and which GPU and how many threads a job gets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import recbole.quick_start  # noqa: F401  # imports Ray before we could set a variable
+from threadpoolctl import threadpool_info
 
-from recbole_sid.cluster import local_ray
+from recbole_sid.cluster import limit_threads, local_ray
 from recbole_sid.comparison import runner
+from recbole_sid.comparison.job import Job
 from recbole_sid.errors import InputError
 from recbole_sid.files import check_only_mine
 
@@ -51,9 +53,8 @@ def test_job_of_a_comparison_trains_on_the_gpu_that_ray_assigned(
     import ray
     from recbole.config import Config
 
-    from recbole_sid.comparison.job import Job
-
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     resources = SimpleNamespace(get_assigned_resources=lambda: {"CPU": 1.0, "GPU": gpus})
     monkeypatch.setattr(ray, "get_runtime_context", lambda: resources)
     seen: dict[str, Any] = {}
@@ -66,6 +67,33 @@ def test_job_of_a_comparison_trains_on_the_gpu_that_ray_assigned(
     monkeypatch.setattr(runner, "run_job_quietly", run)
     runner._run_after(Job._make([{} for _ in Job._fields]))
     assert str(seen["gpu_id"]) == seen["visible"] == expected
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(2.0, 2), (0.5, 1)])
+def test_job_of_a_comparison_has_as_many_threads_as_cpus(
+    cpus: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of torch, and of every library for products that is loaded or will be."""
+    import ray
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    resources = SimpleNamespace(get_assigned_resources=lambda: {"CPU": cpus})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: resources)
+    seen: dict[str, Any] = {}
+
+    def run(job: Job) -> dict[str, Any]:
+        pools = [pool["num_threads"] for pool in threadpool_info()]
+        seen.update(torch=torch.get_num_threads(), later=os.environ["OMP_NUM_THREADS"], pools=set(pools))
+        return {}
+
+    monkeypatch.setattr(runner, "run_job_quietly", run)
+    limit_threads(3)
+    try:
+        runner._run_after(Job._make([{} for _ in Job._fields]))
+    finally:
+        limit_threads(1)
+    assert seen == {"torch": expected, "later": str(expected), "pools": {expected}}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

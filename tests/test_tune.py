@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from recbole_sid.cluster import local_ray, ray_running
+from recbole_sid.cluster import limit_threads, local_ray, ray_running
 from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError
 from recbole_sid.quick_start import run_model
@@ -31,7 +31,7 @@ from recbole_sid.tune.search import (
     scheduler,
 )
 from recbole_sid.tune.space import check_space, read_space
-from recbole_sid.tune.trial import FINISHED, SAMPLE, SCORE, limit_threads, place_data, read_data, run_trial
+from recbole_sid.tune.trial import FINISHED, SAMPLE, SCORE, place_data, read_data, run_trial
 
 _counting = False  # in a process of Ray's: whether events are counted
 LOG = "TUNE_TEST_LOG"  # in the environment: a file that events are counted in, across processes

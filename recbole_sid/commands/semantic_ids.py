@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ def tokenize(call: Call) -> None:
     from recbole_sid.data import create_dataset
     from recbole_sid.data.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
     from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
+    from recbole_sid.files import locked
 
     config = Config(call.options.get("model", "TIGER"), call.options.get("dataset"), config_files(call), call.overrides)
     if config["semantic_ids_path"]:
@@ -40,9 +42,11 @@ def tokenize(call: Call) -> None:
         )
     train_dataset = create_dataset(config).build()[0]
     recipe = semantic_id_recipe(config, train_dataset)
-    semantic_ids, features = build_semantic_ids(config, train_dataset, recipe)
-    path = call.options.get("output") or semantic_ids_file(config, recipe)
-    semantic_ids.save(path)
+    output = call.options.get("output")
+    path = output or semantic_ids_file(config, recipe)
+    with nullcontext() if output else locked(path):  # runs that want the same meanwhile wait for it
+        semantic_ids, features = build_semantic_ids(config, train_dataset, recipe)
+        semantic_ids.save(path)
     written = [f"{path} ({semantic_ids.fingerprint})"]
     found = sid_report(semantic_ids)
     if "report" in call.options:

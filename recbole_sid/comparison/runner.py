@@ -12,7 +12,7 @@ from threading import Thread
 from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
-from recbole_sid.cluster import assigned_gpus, check_resources, ray_running
+from recbole_sid.cluster import assigned_gpus, check_resources, limit_threads, ray_running
 from recbole_sid.comparison.job import Job, run_job_quietly, stored
 from recbole_sid.errors import InputError, first_line
 
@@ -147,10 +147,9 @@ def run_jobs_on_ray(jobs: Sequence[Job], options: RayOptions, report: Callable[[
 def _run_after(job: Job, *before: Any) -> dict[str, Any]:
     """Run `job` in a Ray worker, once the jobs whose results are `before` have ended well."""
     import ray
-    import torch
 
     assigned = ray.get_runtime_context().get_assigned_resources()
-    torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
+    limit_threads(assigned.get("CPU", 1))
     return run_job_quietly(_on_assigned_gpus(job) if assigned.get("GPU") else job)
 
 

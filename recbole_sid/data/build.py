@@ -23,6 +23,7 @@ from recbole_sid.data.semantic_ids import EXTENDED_AT, SemanticIDs, read_recipe
 from recbole_sid.features import FeaturePipeline, feature_names
 from recbole_sid.features.sources import feature_sources, file_keys, growing_keys, source_files
 from recbole_sid.features.text import item_texts
+from recbole_sid.files import locked
 from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
 from recbole_sid.tokenizer.base import reconstruction_error
 from recbole_sid.tokenizer.collisions import CollisionContext, summary
@@ -38,7 +39,8 @@ def semantic_ids_for(config: Any, train_dataset: Any, keep: bool = True) -> Sema
 
     ``semantic_ids_path`` names a file to load; without it the file of the same recipe under
     ``checkpoint_dir/semantic_ids`` is reused, also one extended since by later items, or built and, with `keep`,
-    written there; without it nothing is written, embeddings of texts neither.
+    written there; without it nothing is written, embeddings of texts neither. Of processes that want the same at one
+    time, one builds and the others wait.
     Which of these happened is logged, and what of the recipe differs from the file that is nearest; for a file that is
     named or built also what is wrong with its quality.
 
@@ -54,20 +56,43 @@ def semantic_ids_for(config: Any, train_dataset: Any, keep: bool = True) -> Sema
         return semantic_ids
     recipe = semantic_id_recipe(config, train_dataset)
     path = semantic_ids_file(config, recipe)
+    kept = _kept(path, recipe, train_dataset.item_tokens())  # without a lock, which a folder to read only may not hold
+    if kept is not None:
+        return kept
+    if not keep:
+        semantic_ids, _ = build_semantic_ids(_placeless(config), train_dataset, recipe)
+        log.info(f"Semantic IDs {semantic_ids.fingerprint} built{_nearest_recipe(path, recipe)}")
+        _warn_of_quality(semantic_ids)
+        return semantic_ids
+    with locked(path):
+        kept = _kept(path, recipe, train_dataset.item_tokens())  # written while this process waited
+        if kept is not None:
+            return kept
+        why = _nearest_recipe(path, recipe)
+        semantic_ids, _ = build_semantic_ids(config, train_dataset, recipe)
+        semantic_ids.save(path)
+    log.info(f"Semantic IDs {semantic_ids.fingerprint} built and written to {path}{why}")
+    _warn_of_quality(semantic_ids)
+    return semantic_ids
+
+
+def _kept(path: Path, recipe: Mapping[str, Any], item_tokens: np.ndarray) -> SemanticIDs | None:
+    """Return the semantic IDs of `recipe` in `path`, or those that were extended since, and log which; None without.
+
+    Raises:
+        InputError: if a file is not what its recipe says.
+    """
+    log = getLogger()
     if path.is_file() and not differences(read_recipe(path), recipe):
         semantic_ids = SemanticIDs.load(path)
-        semantic_ids.table(train_dataset.item_tokens())  # refuses a file that is not what its recipe says
+        semantic_ids.table(item_tokens)
         log.info(f"Semantic IDs {semantic_ids.fingerprint} of the same recipe reused from {path}")
-    elif (extension := _extension(path, recipe, train_dataset.item_tokens())) is not None:
-        semantic_ids, path = extension
-        log.info(f"Semantic IDs {semantic_ids.fingerprint}, since extended by later items, reused from {path}")
-    else:
-        why = _nearest_recipe(path, recipe)
-        semantic_ids, _ = build_semantic_ids(config if keep else _placeless(config), train_dataset, recipe)
-        if keep:
-            semantic_ids.save(path)
-        log.info(f"Semantic IDs {semantic_ids.fingerprint} built{f' and written to {path}' if keep else ''}{why}")
-        _warn_of_quality(semantic_ids)
+        return semantic_ids
+    extension = _extension(path, recipe, item_tokens)
+    if extension is None:
+        return None
+    semantic_ids, file = extension
+    log.info(f"Semantic IDs {semantic_ids.fingerprint}, since extended by later items, reused from {file}")
     return semantic_ids
 
 

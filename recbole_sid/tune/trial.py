@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import getpass
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_sid.cluster import assigned_gpus
-from recbole_sid.config import Config, fingerprint, semantic_id_keys
+from recbole_sid.cluster import assigned_gpus, limit_threads
+from recbole_sid.config import Config
 from recbole_sid.files import check_only_mine, locked, replacing, write_json
-from recbole_sid.registry import MODELS
 from recbole_sid.tune.space import Space
 
 SCORE = "score"  # the validation score of an epoch; what schedulers and searchers see
@@ -137,12 +135,7 @@ def prepare(plan: Plan, sample: Mapping[str, Any], name: str) -> Prepared:
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     dataset = create_dataset(config)
-    if config["model"] in MODELS:
-        recipe = fingerprint([config["seed"], *(config[key] for key in semantic_id_keys())])
-        with locked(shared / "semantic_ids" / f"{plan.dataset}-{recipe}"):
-            loaders = data_preparation(config, dataset)
-    else:
-        loaders = data_preparation(config, dataset)
+    loaders = data_preparation(config, dataset)
     prepare_teacher(config, loaders[0], loaders[1])
     if "distill_cache_dir" in config and not config["distill_cache_dir"]:
         config["distill_cache_dir"] = str(shared / "distill_cache")
@@ -164,17 +157,6 @@ def prepare_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
 def drop_caches(folder: Path) -> None:
     """Delete what a trial cached for itself alone."""
     shutil.rmtree(folder / "distill_cache", ignore_errors=True)
-
-
-def limit_threads(cpus: float) -> None:
-    """Let torch and the OpenMP and BLAS libraries of this process use `cpus` threads, at least one."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    n_threads = max(1, int(cpus))
-    os.environ["OMP_NUM_THREADS"] = str(n_threads)  # of libraries that are loaded later
-    torch.set_num_threads(n_threads)
-    threadpool_limits(n_threads)
 
 
 def read_data(folder: str | Path) -> dict[str, Any]:
