@@ -11,10 +11,12 @@ from recbole.data.interaction import Interaction
 from torch.testing import assert_close
 
 from recbole_sid import hardware
+from recbole_sid.bench.plain import plain_mlp_encoder
 from recbole_sid.data.histories import cut_histories, widen_histories
-from recbole_sid.data.vocabulary import PAD
+from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.model.sid_mlp_pp import state_error
 from recbole_sid.model.supervision import OnlineSupervision
+from recbole_sid.model.token_encoder import MLPEncoder
 from recbole_sid.registry import get_model
 from recbole_sid.trainer.distill_cache import CachedSupervision
 
@@ -24,6 +26,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("CausalSID", {}),
     ("SIDMLP", {}),
     ("SIDMLPPlusPlus", {}),
+    ("SIDMLPPlusPlus", {"encoder_positions": "end", "encoder_mixing": "weighted"}),
     ("SIDMLPPlusPlus", {"encoder": "item"}),
 ]
 
@@ -109,6 +112,38 @@ def test_other_devices_have_the_cpus_losses(
     expected = losses()
     no_cpu()
     assert_close(losses(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mixing", ["mean", "weighted"])
+@pytest.mark.parametrize("positions", ["start", "end"])
+@pytest.mark.parametrize(("n_levels", "items"), [(3, [1, 4, 2, 4]), (1, [3, 1]), (4, [2]), (2, [5, 5])])
+def test_tokens_are_encoded_alike_with_and_without_padding(
+    no_cpu: Callable[[], None], n_levels: int, items: list[int], positions: str, mixing: str
+) -> None:
+    """Over lengths, users and codes: states and gradients; both as a literal form that runs all MLPs on all tokens."""
+    torch.manual_seed(3)
+    vocabulary = TokenVocabulary([5] * n_levels, 7)
+    embedding = torch.nn.Embedding(vocabulary.size, 6)
+    encoder = MLPEncoder(
+        embedding, n_levels, vocabulary.eos, 2 + 5 * n_levels, 2, 8, 0.0, positions=positions, mixing=mixing
+    )
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    codes = torch.stack([vocabulary.code_tokens(torch.randint(5, (n, n_levels))) for n in [max(items)] * len(items)])
+    lengths = torch.tensor(items)
+    codes = codes.masked_fill((torch.arange(max(items)) >= lengths.unsqueeze(1)).unsqueeze(-1), PAD)
+    tokens = vocabulary.serialise(codes, lengths, torch.arange(1, 1 + len(items)))
+    mask = tokens != PAD
+    direction = torch.randn(*tokens.shape, 6)
+
+    def found(encode: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        states = encode(tokens, mask)
+        return [states, *torch.autograd.grad((states * direction).sum(), list(encoder.parameters()))]
+
+    packed = found(encoder)
+    assert_close(packed, found(lambda *given: plain_mlp_encoder(encoder, *given)), atol=1e-5, rtol=1e-5)
+    no_cpu()
+    assert_close(found(encoder), packed, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("cut", [True, False])

@@ -24,7 +24,8 @@ GENERATORS: list[tuple[str, dict[str, Any]]] = [
 ]
 STUDENTS: list[tuple[str, dict[str, Any]]] = [
     ("SIDMLP", {}),
-    # TODO: encoder=token packs its tokens (`Packing.of`), so the host waits for their number: it must pad off the CPU.
+    ("SIDMLPPlusPlus", {}),
+    ("SIDMLPPlusPlus", {"encoder_positions": "end", "encoder_mixing": "weighted"}),
     ("SIDMLPPlusPlus", {"encoder": "item"}),
 ]
 

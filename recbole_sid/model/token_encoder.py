@@ -6,12 +6,14 @@ weighted mean are not in the paper.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid import hardware
 from recbole_sid.model.dropout import Dropout
 from recbole_sid.model.packing import Packed, Packing
 
@@ -81,8 +83,8 @@ class MLPEncoder(nn.Module):
         self.norm.bias.copy_(states.mean(0))
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return states [B, S, d] of tokens int64 [B, S] under mask bool [B, S]; zero where padded."""
-        return self.packed(tokens, mask).padded()
+        """Return states [B, S, d] of serialised histories int64 [B, S] under mask bool [B, S]; zero where padded."""
+        return self.packed(tokens, mask).padded() if hardware.on_cpu(tokens) else self.padded(tokens, mask)
 
     def packed(self, tokens: torch.Tensor, mask: torch.Tensor) -> Packed:
         """Return the states of valid tokens only.
@@ -102,12 +104,44 @@ class MLPEncoder(nn.Module):
         position = self.counted(column[order], n_tokens[user])
 
         x = self.embedding(token[order]) + self.position(position)
-        for mean_of, layer in zip(self.means, cast("list[nn.ModuleList]", list(self.layers)), strict=True):
+        for mean_of, layer in self._layers():
             mean = mean_of(x, position, user, n_tokens)
-            parts = zip(cast("list[nn.Sequential]", list(layer)), x.split(counts), users, strict=True)
-            x = x + torch.cat([_mix(mlp, part, mean, of_user) for mlp, part, of_user in parts])
+            parts = zip(layer, x.split(counts), users, strict=True)
+            x = x + torch.cat(
+                [_mix(mlp, part, _shared_half(mlp, mean).index_select(0, of_user)) for mlp, part, of_user in parts]
+            )
         states = torch.empty_like(x).index_copy(0, order, self.norm(x))
         return Packed(states, packing)
+
+    def padded(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the states of `forward` by shapes alone: no device is asked for values, but padding is computed too.
+
+        Tokens lie by role: those of codes by their column, then the user, then the end wherever it is in its row.
+        """
+        n_rows, n_columns = tokens.shape
+        n_items, n_tokens = (n_columns - 2) // self.n_roles, mask.sum(1, keepdim=True)
+        of_code = torch.arange(1, n_columns - 1, device=tokens.device).view(n_items, self.n_roles).T.flatten()
+        column = torch.cat([of_code.expand(n_rows, -1), torch.zeros_like(n_tokens), n_tokens - 1], dim=1)
+        valid = torch.cat([of_code < n_tokens - 1, n_tokens > 0, n_tokens > 1], dim=1)
+        counts = [n_items] * (self.n_roles - 1) + [n_items + 2]
+        position = self.counted(column, n_tokens).clamp(min=0)
+
+        x = self.embedding(tokens.take_along_dim(column, dim=1)) + self.position(position)
+        for mean_of, layer in self._layers():
+            mean = mean_of.padded(x, position, valid, n_tokens)
+            parts = zip(layer, x.split(counts, dim=1), strict=True)
+            x = x + torch.cat([_mix(mlp, part, _shared_half(mlp, mean)) for mlp, part in parts], dim=1)
+        states = self.norm(x) * valid.unsqueeze(-1)
+
+        codes, user, end = states.split([n_items * self.n_roles, 1, 1], dim=1)
+        codes = codes.unflatten(1, (self.n_roles, n_items)).transpose(1, 2).flatten(1, 2)
+        is_end = torch.arange(n_columns, device=tokens.device) == n_tokens - 1
+        return torch.where(is_end.unsqueeze(-1), end, torch.cat([user, codes, torch.zeros_like(end)], dim=1))
+
+    def _layers(self) -> Iterator[tuple[Mean | WeightedMean, list[nn.Sequential]]]:
+        """Yield each layer's mean and its MLPs by role."""
+        for mean_of, layer in zip(self.means, self.layers, strict=True):
+            yield cast("Mean | WeightedMean", mean_of), cast("list[nn.Sequential]", list(cast(nn.ModuleList, layer)))
 
     def counted(self, column: torch.Tensor, n_tokens: torch.Tensor) -> torch.Tensor:
         """Return the position of valid tokens in columns int64 [...], of histories of n_tokens int64 [...]."""
@@ -125,6 +159,12 @@ class Mean(nn.Module):
     ) -> torch.Tensor:
         """Return means [B, d] of x [N, d], tokens of `user` int64 [N], of which user b has n_tokens int64 [B]."""
         return _sums(x, user, len(n_tokens)) / n_tokens.unsqueeze(1)
+
+    def padded(
+        self, x: torch.Tensor, position: torch.Tensor, valid: torch.Tensor, n_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """Return means [B, 1, d] of x [B, S, d] where bool [B, S] is `valid`, n_tokens int64 [B, 1] times."""
+        return (x * valid.unsqueeze(-1)).sum(1, keepdim=True) / n_tokens.unsqueeze(-1)
 
     def weights(self, position: torch.Tensor) -> torch.Tensor:
         """Return the weights [..., 1] of tokens at position int64 [...]."""
@@ -147,6 +187,13 @@ class WeightedMean(nn.Module):
         totals = F.embedding(n_tokens - 1, weights.cumsum(0))
         return _sums(F.embedding(position, weights) * x, user, len(n_tokens)) / totals
 
+    def padded(
+        self, x: torch.Tensor, position: torch.Tensor, valid: torch.Tensor, n_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """Return means [B, 1, d] of x [B, S, d] at position int64 [B, S] where bool [B, S] is `valid`."""
+        weights = F.embedding(position, self._table()) * valid.unsqueeze(-1)
+        return (x * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+
     def weights(self, position: torch.Tensor) -> torch.Tensor:
         """Return the weights [..., d] of tokens at position int64 [...]."""
         return F.embedding(position, self._table())
@@ -161,12 +208,16 @@ def _sums(x: torch.Tensor, user: torch.Tensor, n_users: int) -> torch.Tensor:
     return x.new_zeros(n_users, x.shape[1]).index_add(0, user, x)
 
 
-def _mix(mlp: nn.Sequential, x: torch.Tensor, mean: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
-    """Return ``mlp([x; mean[user]])`` for x [n, d], mean [B, d], user int64 [n]."""
+def _shared_half(mlp: nn.Sequential, mean: torch.Tensor) -> torch.Tensor:
+    """Return what mean [..., d] adds to the first product of ``mlp([x; mean])``, once for all tokens of a history."""
     first = cast(nn.Linear, mlp[0])
-    own, shared = first.weight.split(x.shape[1], dim=1)
-    hidden = F.linear(x, own) + F.linear(mean, shared, first.bias).index_select(0, user)
-    return mlp[1:](hidden)
+    return F.linear(mean, first.weight[:, mean.shape[-1] :], first.bias)
+
+
+def _mix(mlp: nn.Sequential, x: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """Return ``mlp([x; mean])`` for x [..., d], given the mean's half of the first product."""
+    first = cast(nn.Linear, mlp[0])
+    return mlp[1:](F.linear(x, first.weight[:, : x.shape[-1]]) + shared)
 
 
 MIXINGS: dict[str, Any] = {"mean": Mean, "weighted": WeightedMean}
