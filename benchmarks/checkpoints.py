@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from recbole_sid.evaluation.comparison import markdown_table
+from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.evaluation.throughput import users_per_second
-from recbole_sid.progress import progress
 from recbole_sid.quick_start import count_parameters, load_data_and_model
 from recbole_sid.registry import get_trainer
+from recbole_sid.util.progress import progress
 
 
 def load(file: str) -> tuple[Any, Any]:

@@ -14,10 +14,10 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recbole_sid.evaluation.comparison import markdown_table
 from recbole_sid.evaluation.levels import level_difficulty
-from recbole_sid.files import replacing, write_json, write_text
+from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.quick_start import load_data_and_model
+from recbole_sid.util.files import replacing, write_json, write_text
 
 PANELS = {
     "children": "valid codes after the true prefix (mean)",

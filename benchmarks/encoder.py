@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from training import SIZES, Histories, OurT5, TransformersT5
 
-from recbole_sid.data.vocabulary import PAD
+from recbole_sid.nn.vocabulary import PAD
 
 
 def seconds(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:

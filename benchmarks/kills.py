@@ -66,8 +66,8 @@ def write_dataset(folder: Path) -> None:
 def train(model: str, data: str, checkpoints: str, result: str) -> None:
     """Train or resume, and write metrics and weights to `result`."""
     from recbole_sid.config import Config
-    from recbole_sid.files import replacing
     from recbole_sid.quick_start import run_model
+    from recbole_sid.util.files import replacing
 
     torch.set_num_threads(1)
     settings = {**_SIZES, **_MODELS[model], "data_path": data, "checkpoint_dir": checkpoints, "resume": True}

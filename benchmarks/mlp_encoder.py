@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_sid.data.vocabulary import PAD, TokenVocabulary
-from recbole_sid.model.item_encoder import ItemEncoder
-from recbole_sid.model.t5 import T5Encoder, T5Sizes
-from recbole_sid.model.token_encoder import MLPEncoder
+from recbole_sid.nn.item_encoder import ItemEncoder
+from recbole_sid.nn.t5 import T5Encoder, T5Sizes
+from recbole_sid.nn.token_encoder import MLPEncoder
+from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 
 LEVELS, CODES, WIDTH, LONGEST = 4, 256, 128, 20
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from recbole_sid.files import write_text
+from recbole_sid.util.files import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"

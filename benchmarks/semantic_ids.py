@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from recbole_sid.files import write_text
+from recbole_sid.util.files import write_text
 
 RUNNER = Path(__file__).parent.parent / "run_recbole_sid.py"
 RESULTS = Path(__file__).parent.parent / "results" / "semantic_ids.md"

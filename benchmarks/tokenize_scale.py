@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.data.semantic_ids import SemanticIDs
 from recbole_sid.registry import COLLISIONS, resolve
+from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.tokenizer.base import reconstruction_error
 from recbole_sid.tokenizer.collisions import CollisionContext, summary
 from recbole_sid.tokenizer.rq_kmeans import ResidualKMeans

@@ -21,8 +21,8 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from recbole_sid.data.loader import LengthBucketSampler
-from recbole_sid.data.vocabulary import PAD, TokenVocabulary
-from recbole_sid.model.t5 import T5Decoder, T5Encoder, T5Sizes, initialise, to_transformers
+from recbole_sid.nn.t5 import T5Decoder, T5Encoder, T5Sizes, initialise, to_transformers
+from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 
 VOCABULARY = TokenVocabulary((256,) * 4, n_user_tokens=1)
 SIZES = T5Sizes(VOCABULARY.size)

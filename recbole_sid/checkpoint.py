@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from recbole_sid.catalogue import hash_tokens
 from recbole_sid.errors import InputError, first_line
-from recbole_sid.files import replacing
-from recbole_sid.reading import load_tensors
+from recbole_sid.util.files import replacing
+from recbole_sid.util.item_tokens import hash_tokens
+from recbole_sid.util.reading import load_tensors
 
 FORMAT = "recbole_sid-checkpoint-1"
 # What decides which interactions a model was trained on.

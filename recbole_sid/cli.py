@@ -27,9 +27,9 @@ from recbole_sid.commands.run import RUN
 from recbole_sid.commands.semantic_ids import EXPORT, IMPORT, REPORT, TOKENIZE
 from recbole_sid.commands.tune import TUNE
 from recbole_sid.errors import InputError, nearest
-from recbole_sid.files import check_folder_writable, check_writable
 from recbole_sid.property_files import PROPERTIES, all_keys, keys_of, model_file, model_names
-from recbole_sid.values import parse_value
+from recbole_sid.util.files import check_folder_writable, check_writable
+from recbole_sid.util.values import parse_value
 
 COMMANDS: dict[str, Command] = {
     command.name: command

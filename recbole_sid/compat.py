@@ -21,8 +21,8 @@ from unittest import mock
 import torch
 
 from recbole_sid.errors import InputError, first_line
-from recbole_sid.plain_values import as_plain, from_plain
-from recbole_sid.reading import check_tensor_file
+from recbole_sid.util.plain_values import as_plain, from_plain
+from recbole_sid.util.reading import check_tensor_file
 
 RECBOLE_VERSION = "1.2.1"
 INSTALL_COMMAND = f"pip install --no-deps recbole=={RECBOLE_VERSION}"

@@ -28,10 +28,10 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.property_files import PROPERTIES
-from recbole_sid.reading import check_tensor_file, read_yaml
 from recbole_sid.registry import get_model, get_trainer, is_ours
-from recbole_sid.values import PropertyLoader
-from recbole_sid.values import parse_value as parse_value
+from recbole_sid.util.reading import check_tensor_file, read_yaml
+from recbole_sid.util.values import PropertyLoader
+from recbole_sid.util.values import parse_value as parse_value
 
 _RECBOLE_MODELS = Path(recbole.__file__).resolve().parent / "properties" / "model"
 _KIND_FOLDER = "quick_start_config"  # where RecBole keeps what it sets for a kind of model

@@ -17,7 +17,7 @@ MODELS = {
     "CausalSID": "recbole_sid.model.causal:CausalSID",
     "SIDMLP": "recbole_sid.model.sid_mlp:SIDMLP",
     "SIDMLPPlusPlus": "recbole_sid.model.sid_mlp_pp:SIDMLPPlusPlus",
-    "AdaptiveEnsemble": "recbole_sid.model.ensemble:AdaptiveEnsemble",
+    "AdaptiveEnsemble": "recbole_sid.generalization.ensemble:AdaptiveEnsemble",
 }
 
 TRAINERS = {
@@ -25,7 +25,7 @@ TRAINERS = {
     "CausalSID": "recbole_sid.trainer.window_trainer:WindowTrainer",
     "SIDMLP": "recbole_sid.trainer.distillation:DistillationTrainer",
     "SIDMLPPlusPlus": "recbole_sid.trainer.distillation:DistillationTrainer",
-    "AdaptiveEnsemble": "recbole_sid.trainer.ensemble_trainer:EnsembleTrainer",
+    "AdaptiveEnsemble": "recbole_sid.generalization.ensemble_trainer:EnsembleTrainer",
 }
 
 FEATURES = {
@@ -51,12 +51,12 @@ COLLISIONS = {
 }
 
 FORMATS = {
-    "json": "recbole_sid.data.formats:PLAIN",
-    "index": "recbole_sid.data.formats:INDEX",
-    "sem_ids": "recbole_sid.data.formats:SEM_IDS",
-    "tensor": "recbole_sid.data.formats:TENSOR",
-    "csv": "recbole_sid.data.formats:CSV",
-    "parquet": "recbole_sid.data.formats:PARQUET",
+    "json": "recbole_sid.semantic_ids.formats:PLAIN",
+    "index": "recbole_sid.semantic_ids.formats:INDEX",
+    "sem_ids": "recbole_sid.semantic_ids.formats:SEM_IDS",
+    "tensor": "recbole_sid.semantic_ids.formats:TENSOR",
+    "csv": "recbole_sid.semantic_ids.formats:CSV",
+    "parquet": "recbole_sid.semantic_ids.formats:PARQUET",
 }
 
 

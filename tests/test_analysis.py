@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_sid.analysis import label_instances, label_tokens, shares
-from recbole_sid.analysis import transitions as transitions_module
-from recbole_sid.analysis.instances import instances_of, training_graph_sequences
-from recbole_sid.analysis.labels import TYPES
-from recbole_sid.analysis.transitions import last_items, ragged
 from recbole_sid.errors import InputError
+from recbole_sid.generalization import label_instances, label_tokens, shares
+from recbole_sid.generalization import transitions as transitions_module
+from recbole_sid.generalization.instances import instances_of, training_graph_sequences
+from recbole_sid.generalization.labels import TYPES
+from recbole_sid.generalization.transitions import last_items, ragged
 
 Sequence = list[int]
 

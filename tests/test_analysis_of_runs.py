@@ -16,17 +16,17 @@ import torch
 from conftest import SETTINGS, SMALL, random_sequences, write_dataset
 from test_analysis import literal_label
 
-from recbole_sid.analysis import indicator
-from recbole_sid.analysis.curves import dilution, support
-from recbole_sid.analysis.indicator import quantile_bins
-from recbole_sid.analysis.runs import find_runs
-from recbole_sid.analysis.transitions import ragged
-from recbole_sid.bins import bins_of
 from recbole_sid.cli import main
 from recbole_sid.comparison.job import make_jobs, run_job
 from recbole_sid.comparison.plan import make_plan
 from recbole_sid.evaluation.per_user import read_per_user, write_per_user
+from recbole_sid.generalization import indicator
+from recbole_sid.generalization.curves import dilution, support
+from recbole_sid.generalization.indicator import quantile_bins
+from recbole_sid.generalization.runs import find_runs
+from recbole_sid.generalization.transitions import ragged
 from recbole_sid.quick_start import load_data_and_model
+from recbole_sid.util.numbers import bins_of
 
 SASREC = {"n_layers": 1, "hidden_size": 16, "inner_size": 16, "n_heads": 2}
 

@@ -18,15 +18,15 @@ import torch
 import yaml
 from pyarrow import parquet
 
-from recbole_sid.catalogue import LONGEST_TOKEN, token_array
-from recbole_sid.data import tables
-from recbole_sid.data.convert import convert_dataset, convert_options
-from recbole_sid.data.ready_made import read_semantic_ids
-from recbole_sid.data.semantic_ids import LARGEST_SIZE, MOST_LEVELS, SemanticIDs
+from recbole_sid.data.convert import tables
+from recbole_sid.data.convert.job import convert_dataset, convert_options
 from recbole_sid.errors import InputError
 from recbole_sid.features.file import read_rows
-from recbole_sid.names import check_dataset_name
-from recbole_sid.reading import parse_json, parse_yaml, read_json, read_parquet, read_yaml
+from recbole_sid.semantic_ids.artefact import LARGEST_SIZE, MOST_LEVELS, SemanticIDs
+from recbole_sid.semantic_ids.ready_made import read_semantic_ids
+from recbole_sid.util.item_tokens import LONGEST_TOKEN, token_array
+from recbole_sid.util.names import check_dataset_name
+from recbole_sid.util.reading import parse_json, parse_yaml, read_json, read_parquet, read_yaml
 
 _CODES = np.array([[0, 1], [1, 0]])
 _CONFIG = {"ITEM_ID_FIELD": "item_id", "field_separator": "\t", "seq_separator": " ", "feature_tokens": None}
@@ -73,7 +73,7 @@ def _limited(code: str) -> str:
 def test_a_small_archive_that_unfolds_to_gigabytes_is_refused_in_bounded_memory() -> None:
     _zeros((1200 << 17,), 1200, "ids.npz", "tokenizer_centres")
     assert Path("ids.npz").stat().st_size < 3 << 20
-    last = _limited("from recbole_sid.data.semantic_ids import SemanticIDs; SemanticIDs.load('ids.npz')")
+    last = _limited("from recbole_sid.semantic_ids.artefact import SemanticIDs; SemanticIDs.load('ids.npz')")
     assert last.startswith("recbole_sid.errors.InputError: 'ids.npz' of ")
     assert "made to fill the memory" in last
     with pytest.raises(InputError, match="made to fill the memory"):
@@ -196,7 +196,7 @@ def test_one_long_text_in_every_row_of_a_parquet_file_is_refused() -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2000, dtype=np.int32)), pa.array(["x" * 10**6]))
     parquet.write_table(pa.table({"item_id": texts, "c": np.arange(2000)}), "x.parquet", store_schema=False)
     assert Path("x.parquet").stat().st_size < 3 << 20
-    last = _limited("from recbole_sid.data.ready_made import read_semantic_ids; read_semantic_ids('x.parquet')")
+    last = _limited("from recbole_sid.semantic_ids.ready_made import read_semantic_ids; read_semantic_ids('x.parquet')")
     assert "made to fill the memory" in last
 
 

@@ -19,11 +19,11 @@ from recbole_sid.checkpoint import load_checkpoint
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.data.loader import training_loader
-from recbole_sid.data.vocabulary import PAD
 from recbole_sid.data.windows import WINDOW_FIELD, Windows
 from recbole_sid.errors import InputError
 from recbole_sid.model.causal import CausalSID
-from recbole_sid.model.causal_transformer import CausalSizes, CausalTransformer
+from recbole_sid.nn.causal_transformer import CausalSizes, CausalTransformer
+from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.quick_start import load_data_and_model, make_trainer, run_model, run_recbole_sid
 from recbole_sid.trainer.distill_cache import CachedSupervision
 

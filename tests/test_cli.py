@@ -22,7 +22,7 @@ from recbole_sid.bench.options import BenchOptions, bench_options
 from recbole_sid.cli import COMMANDS, main, parse
 from recbole_sid.commands.call import Call
 from recbole_sid.data import SemanticIDs
-from recbole_sid.data.convert import ConvertOptions
+from recbole_sid.data.convert.job import ConvertOptions
 from recbole_sid.errors import InputError
 from recbole_sid.property_files import PROPERTIES, all_keys
 from recbole_sid.tune.search import Options
@@ -135,7 +135,7 @@ def test_the_script_without_arguments_is_the_quick_start_and_says_so(
     def told(*arguments: Any) -> list[dict[str, Any]]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recbole_sid.main_job.run_main_job", told)
+    monkeypatch.setattr("recbole_sid.comparison.main_job.run_main_job", told)
     monkeypatch.setattr("sys.argv", ["run_recbole_sid.py"])
     with pytest.raises(SystemExit, match="130"):
         runpy.run_path(str(PROPERTIES.parent / "run_recbole_sid.py"), run_name="__main__")

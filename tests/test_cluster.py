@@ -17,7 +17,7 @@ from recbole_sid.cluster import limit_threads, local_ray
 from recbole_sid.comparison import runner
 from recbole_sid.comparison.job import Job
 from recbole_sid.errors import InputError
-from recbole_sid.files import check_only_mine
+from recbole_sid.util.files import check_only_mine
 
 
 def _is_loopback(host: str) -> bool:

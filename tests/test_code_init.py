@@ -16,9 +16,9 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from torch import nn
 
-from recbole_sid.data.vocabulary import TokenVocabulary
 from recbole_sid.features import FeaturePipeline
 from recbole_sid.model.code_init import code_means, start_from_features
+from recbole_sid.nn.vocabulary import TokenVocabulary
 from recbole_sid.quick_start import make_trainer
 
 SIZES = (4, 3, 6)

@@ -425,7 +425,7 @@ TOUCH = "__import__('pathlib').Path('called').touch()"
         Calls("recbole.utils", "ensure_dir", "called"),
         Calls("recbole.config", "Config", "BPR", "tiny", None, {"seed": TOUCH}),
         Calls("recbole_sid.config", "Config", "BPR", "tiny", None, {"seed": TOUCH}),
-        Calls("recbole_sid.files", "write_text", "called", ""),
+        Calls("recbole_sid.util.files", "write_text", "called", ""),
     ],
     ids=lambda call: f"{call.module}.{call.name}",
 )

@@ -10,15 +10,15 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.testing import assert_close
 
-from recbole_sid import hardware
 from recbole_sid.bench.plain import plain_mlp_encoder
 from recbole_sid.data.histories import cut_histories, widen_histories
-from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.model.sid_mlp_pp import state_error
 from recbole_sid.model.supervision import OnlineSupervision
-from recbole_sid.model.token_encoder import MLPEncoder
+from recbole_sid.nn.token_encoder import MLPEncoder
+from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 from recbole_sid.registry import get_model
 from recbole_sid.trainer.distill_cache import CachedSupervision
+from recbole_sid.util import hardware
 
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("TIGER", {}),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from recbole_sid.model.dropout import Dropout
+from recbole_sid.nn.dropout import Dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -22,9 +22,9 @@ from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results
-from recbole_sid.model.ensemble import AdaptiveEnsemble, Scored, merge_lists, min_max
+from recbole_sid.generalization.ensemble import AdaptiveEnsemble, Scored, merge_lists, min_max
+from recbole_sid.generalization.ensemble_trainer import EnsembleTrainer
 from recbole_sid.quick_start import load_data_and_model, run_model, run_recbole_sid
-from recbole_sid.trainer.ensemble_trainer import EnsembleTrainer
 
 SASREC = {"n_layers": 1, "hidden_size": 16, "inner_size": 16, "n_heads": 2}
 OWN = ("codebook_sizes", "collaborative_dim")

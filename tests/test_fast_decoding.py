@@ -18,16 +18,16 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import _padded, _ragged
 from recbole_sid.decoding.full import leaf_log_probs
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
-from recbole_sid.model.compiled_scorer import CompiledScorer, compiled_heads, compiled_prefixes, is_usable
-from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
-from recbole_sid.model.mlp import SIDMLPDecoder
-from recbole_sid.model.packing import Packed, Packing
+from recbole_sid.fast.compiled_scorer import CompiledScorer, compiled_heads, compiled_prefixes, is_usable
+from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
+from recbole_sid.nn.packing import Packed, Packing
+from recbole_sid.nn.readout import SIDMLPDecoder
+from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 from recbole_sid.registry import get_model
 
 WIDTH, USERS = 6, 3
@@ -307,7 +307,7 @@ def test_beam_search_can_be_captured(
         leaves, scores = model.rank(tokens)
         monkeypatch.setattr("recbole_sid.decoding.children._ragged", _padded)
         # `mask_bias` reads the mask to leave out the bias on the CPU only.
-        monkeypatch.setattr("recbole_sid.model.t5.mask_bias", masked)
+        monkeypatch.setattr("recbole_sid.nn.t5.mask_bias", masked)
         with NoDataDependence():
             found = model.search(model.scorer(model.encode_padded(tokens, tokens != PAD)))
     assert torch.equal(found[0], leaves)
@@ -322,8 +322,8 @@ def test_without_numba_the_torch_path_ranks_alike(prepare: Callable[..., Any], m
     model, _, rows = tiny_model(prepare, "SIDMLP", compiled=True)
     items, scores = ranking(model, rows)
     monkeypatch.setattr("recbole_sid.model.sid_mlp.is_usable", lambda: False)
-    monkeypatch.setattr("recbole_sid.decoding.compiled.beam", None)
-    monkeypatch.setattr("recbole_sid.decoding.compiled.exact", None)
+    monkeypatch.setattr("recbole_sid.fast.kernels.beam", None)
+    monkeypatch.setattr("recbole_sid.fast.kernels.exact", None)
     assert ranking(model, rows)[0] == items
     assert_close(ranking(model, rows)[1], scores, atol=1e-5, rtol=1e-5)
 
@@ -348,7 +348,7 @@ def test_a_numba_that_does_not_work_is_left_out(
         raise RuntimeError("cannot cache function: no locator available")
 
     is_usable.cache_clear()
-    monkeypatch.setattr("recbole_sid.model.compiled_scorer._try_out", broken)
+    monkeypatch.setattr("recbole_sid.fast.compiled_scorer._try_out", broken)
     try:
         model, _, rows = tiny_model(prepare, "SIDMLP", compiled=True)
         assert "Decoding is not compiled, since numba does not work here (RuntimeError: cannot cache" in caplog.text

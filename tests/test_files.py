@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from recbole_sid.errors import InputError
-from recbole_sid.files import check_folder_writable, check_writable, replacing, replacing_folder, write_json, write_text
+from recbole_sid.util.files import (
+    check_folder_writable,
+    check_writable,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_replacing_writes_the_new_content() -> None:
@@ -86,7 +93,7 @@ def test_a_full_device_is_a_sentence() -> None:
 def test_standard_output_can_be_named(name: str, to_file: bool) -> None:
     """Also where it is redirected to a file: what is printed before and after stays."""
     code = (
-        "from recbole_sid.files import write_text, check_writable; "
+        "from recbole_sid.util.files import write_text, check_writable; "
         f"check_writable({name!r}); print('before'); write_text({name!r}, 'text\\n'); print('after')"
     )
     if to_file:
@@ -148,7 +155,7 @@ def test_content_is_on_the_disk_before_the_name(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_a_killed_process_left_is_swept() -> None:
     code = (
-        "import os, signal; from recbole_sid.files import replacing, replacing_folder\n"
+        "import os, signal; from recbole_sid.util.files import replacing, replacing_folder\n"
         "with replacing('a.npz'), replacing_folder('cache') as folder:\n"
         "    (folder / 'states.npy').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -200,8 +207,8 @@ def test_a_folder_appears_whole_or_not_at_all() -> None:
     [
         "from recbole_sid.checkpoint import save_checkpoint; import torch\n"
         "save_checkpoint('out', {'model': 'X', 'state': torch.zeros(10**6)})",
-        "from recbole_sid.files import write_text\nwrite_text('out', 'x' * 10**6)",
-        "import pandas; from recbole_sid.files import replacing\n"
+        "from recbole_sid.util.files import write_text\nwrite_text('out', 'x' * 10**6)",
+        "import pandas; from recbole_sid.util.files import replacing\n"
         "with replacing('out') as t: pandas.DataFrame({'a': range(10**6)}).to_parquet(t)",
     ],
     ids=["checkpoint", "text", "parquet"],

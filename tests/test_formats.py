@@ -16,10 +16,10 @@ import torch
 
 from recbole_sid.cli import main
 from recbole_sid.data import SemanticIDs
-from recbole_sid.data.formats import ends_in_rank, format_of
-from recbole_sid.data.ready_made import read_semantic_ids, write_semantic_ids
 from recbole_sid.errors import InputError
 from recbole_sid.registry import FORMATS
+from recbole_sid.semantic_ids.formats import ends_in_rank, format_of
+from recbole_sid.semantic_ids.ready_made import read_semantic_ids, write_semantic_ids
 
 # The last level is a rank: 0, 1, 2 within (0, 1), and 0 elsewhere.
 CODES = [[0, 1, 1], [3, 0, 0], [0, 1, 0], [2, 2, 0], [0, 1, 2]]

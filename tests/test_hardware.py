@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_sid.hardware import release_free_memory
+from recbole_sid.util.hardware import release_free_memory
 
 
 def resident_mb() -> float:

@@ -23,7 +23,7 @@ from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.features.file import read_rows
-from recbole_sid.model.foreign import read_weights
+from recbole_sid.interop.weights import read_weights
 from recbole_sid.quick_start import load_data_and_model, run_recbole_sid
 from recbole_sid.tune.space import read_space
 

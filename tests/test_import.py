@@ -17,8 +17,8 @@ from recbole_sid.checkpoint import load_checkpoint, save_checkpoint
 from recbole_sid.cli import main
 from recbole_sid.data import SemanticIDs
 from recbole_sid.errors import InputError
-from recbole_sid.import_job import import_checkpoint
-from recbole_sid.model.foreign import TokenLayout, read_weights
+from recbole_sid.interop.import_weights import import_checkpoint
+from recbole_sid.interop.weights import TokenLayout, read_weights
 from recbole_sid.quick_start import load_data_and_model
 from recbole_sid.registry import get_trainer
 

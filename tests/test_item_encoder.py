@@ -14,9 +14,9 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.errors import InputError
-from recbole_sid.model.item_encoder import ItemEncoder
+from recbole_sid.nn.item_encoder import ItemEncoder
+from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 
 SIZES, MAX_ITEMS, WIDTH = (5, 3, 4), 7, 8
 VOCABULARY = TokenVocabulary(SIZES, n_user_tokens=2)

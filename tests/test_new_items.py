@@ -17,12 +17,12 @@ from conftest import random_sequences, write_dataset
 from recbole_sid.cli import main
 from recbole_sid.config import Config
 from recbole_sid.data import SemanticIDs, create_dataset, data_preparation
-from recbole_sid.data.extend import extend, extend_to_items, fitted_tokenizer
-from recbole_sid.data.semantic_ids import EXTENDED_AT
 from recbole_sid.errors import InputError
 from recbole_sid.features import FeaturePipeline, item_features
 from recbole_sid.quick_start import load_data_and_model, run_recbole_sid
 from recbole_sid.registry import COLLISIONS, TOKENIZERS
+from recbole_sid.semantic_ids.artefact import EXTENDED_AT
+from recbole_sid.semantic_ids.extend import extend, extend_to_items, fitted_tokenizer
 
 N_KNOWN, N_ALL = 30, 36
 OURS = ["faiss_rq", "opq", "random", "rq_kmeans", "rq_kmeans_balanced", "rq_vae"]

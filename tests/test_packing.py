@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_sid.model.packing import Group, Packed, Packing, chunked
-from recbole_sid.model.prepared import Prepared
+from recbole_sid.fast.prepared import Prepared
+from recbole_sid.nn.packing import Group, Packed, Packing, chunked
 
 
 def mask_of(lengths: list[int], n_columns: int) -> torch.Tensor:

@@ -13,7 +13,8 @@ import pytest
 
 from recbole_sid.cli import main
 from recbole_sid.data import SemanticIDs
-from recbole_sid.data.quality import (
+from recbole_sid.errors import InputError
+from recbole_sid.semantic_ids.quality import (
     co_occurrence_agreement,
     collisions,
     gini,
@@ -23,8 +24,7 @@ from recbole_sid.data.quality import (
     prefix_entropies,
     warnings_of,
 )
-from recbole_sid.errors import InputError
-from recbole_sid.evaluation.sid_report import report_text, report_with_dataset, sid_report, write_report
+from recbole_sid.semantic_ids.report import report_text, report_with_dataset, sid_report, write_report
 
 # Twelve items: first codes 6, 3, 3 times; of four codes at level 1, one is unused. The last level is the rank.
 CODES = np.array(

@@ -17,9 +17,9 @@ from recbole.data import data_preparation as recbole_data_preparation
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
+from recbole_sid.comparison.main_job import run_main_job
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
-from recbole_sid.main_job import run_main_job
 from recbole_sid.quick_start import count_parameters, load_data_and_model, run_model, run_recbole_sid
 from recbole_sid.registry import get_model, get_trainer
 

@@ -31,10 +31,10 @@ from recbole_sid.config import Config
 from recbole_sid.data.dataset import StoredHistoryDataset
 from recbole_sid.errors import InputError
 from recbole_sid.model.tiger import TIGER
-from recbole_sid.plain_values import as_plain, from_plain
 from recbole_sid.quick_start import Run, count_parameters, load_data_and_model, run_model, run_recbole_sid
 from recbole_sid.registry import get_trainer
 from recbole_sid.trainer.sid_trainer import SIDTrainer
+from recbole_sid.util.plain_values import as_plain, from_plain
 
 TINY = {"epochs": 1, "train_batch_size": 64, "use_gpu": False, "show_progress": False, "state": "ERROR"}
 # What is larger than the tiny dataset, or takes hundreds of epochs.

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from recbole_sid.analysis.runs import find_runs
-from recbole_sid.comparison.result import read_result
 from recbole_sid.errors import InputError
-from recbole_sid.members import checkpoint_file
+from recbole_sid.evaluation.results import read_result
+from recbole_sid.generalization.members import checkpoint_file
+from recbole_sid.generalization.runs import find_runs
 
 _EVALUATION = {"settings": {}, "metrics": {"ndcg@10": 0.5}, "per_user": "per_user.parquet", "users_per_s": 1.0}
 _RESULT = {

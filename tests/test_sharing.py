@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from recbole_sid.config import Config
-from recbole_sid.data import build, create_dataset, data_preparation
+from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
-from recbole_sid.files import locked
+from recbole_sid.semantic_ids import build
+from recbole_sid.util.files import locked
 
 _PATIENCE = 30  # seconds after which a process goes on without the other
 

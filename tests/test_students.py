@@ -19,7 +19,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.model.base import length_groups
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.model.teacher import build_teacher
-from recbole_sid.model.token_encoder import MLPEncoder
+from recbole_sid.nn.token_encoder import MLPEncoder
 from recbole_sid.registry import get_model
 
 # Widths that differ from each other, so that none can stand for another.

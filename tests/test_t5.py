@@ -13,11 +13,11 @@ from torch.testing import assert_close
 from transformers import T5Config, T5ForConditionalGeneration
 
 from recbole_sid.errors import InputError
-from recbole_sid.model import t5_inference
-from recbole_sid.model.packing import Packed, Packing
-from recbole_sid.model.t5 import Attention, T5DecoderCache, T5Sizes
-from recbole_sid.model.t5_inference import T5Past
+from recbole_sid.fast import t5 as t5_inference
+from recbole_sid.fast.t5 import T5Past
 from recbole_sid.model.tiger import TIGER
+from recbole_sid.nn.packing import Packed, Packing
+from recbole_sid.nn.t5 import Attention, T5DecoderCache, T5Sizes
 
 # The inner width differs from d_model, and the encoder's depth from the decoder's.
 SIZES = {

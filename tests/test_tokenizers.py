@@ -15,16 +15,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import recbole_sid
-from recbole_sid.catalogue import hash_tokens
 from recbole_sid.cli import main
 from recbole_sid.data import SemanticIDs
-from recbole_sid.data.build import semantic_id_recipe, semantic_ids_file, semantic_ids_for
-from recbole_sid.data.quality import collisions, level_rows
-from recbole_sid.data.semantic_ids import EXTENDED_AT
 from recbole_sid.errors import InputError
 from recbole_sid.features import collaborative
 from recbole_sid.quick_start import run_recbole_sid
 from recbole_sid.registry import TOKENIZERS
+from recbole_sid.semantic_ids.artefact import EXTENDED_AT
+from recbole_sid.semantic_ids.build import semantic_id_recipe, semantic_ids_file, semantic_ids_for
+from recbole_sid.semantic_ids.quality import collisions, level_rows
 from recbole_sid.tokenizer.base import Tokenizer, reconstruction_error
 from recbole_sid.tokenizer.collisions import append_rank
 from recbole_sid.tokenizer.faiss_rq import FaissResidualQuantizer
@@ -33,6 +32,7 @@ from recbole_sid.tokenizer.random_codes import RandomCodes
 from recbole_sid.tokenizer.rq_kmeans import ResidualKMeans
 from recbole_sid.tokenizer.rq_kmeans_balanced import BalancedResidualKMeans
 from recbole_sid.tokenizer.rq_vae import RQVAE
+from recbole_sid.util.item_tokens import hash_tokens
 
 SHAPES = [(6,), (8, 3), (7, 3, 5, 2, 4)]
 TRAIN = np.arange(0, 80, 2)

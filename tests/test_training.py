@@ -27,10 +27,10 @@ from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.data.histories import cut_histories
-from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError
 from recbole_sid.model.supervision import OnlineSupervision
 from recbole_sid.model.teacher import teacher_config
+from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.quick_start import Run, ensure_teacher, load_data_and_model, make_trainer, run_model
 from recbole_sid.trainer.distill_cache import CachedSupervision
 from recbole_sid.trainer.distillation import DistillationTrainer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from recbole_sid.data.semantic_ids import SemanticIDs
 from recbole_sid.decoding.trie import Trie
+from recbole_sid.semantic_ids.artefact import SemanticIDs
 
 _CODES = 256
 # Exponent and shift of the Zipf-Mandelbrot law (rank + shift)^-exponent by which each level's codes are drawn given the

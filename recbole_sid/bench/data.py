@@ -14,9 +14,9 @@ from recbole.utils import init_seed
 
 from recbole_sid.bench.catalogue import synthetic_semantic_ids
 from recbole_sid.config import Config
-from recbole_sid.data.semantic_ids import SemanticIDs
 from recbole_sid.errors import InputError
 from recbole_sid.registry import get_model
+from recbole_sid.semantic_ids.artefact import SemanticIDs
 
 # Kind of model -> class and settings over those of its property file, which are the papers' sizes.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

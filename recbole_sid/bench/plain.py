@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from recbole_sid.model.mlp import Readout
-from recbole_sid.model.token_encoder import Mean, MLPEncoder, WeightedMean
+from recbole_sid.nn.readout import Readout
+from recbole_sid.nn.token_encoder import Mean, MLPEncoder, WeightedMean
 
 # A mask over all combinations of codes is what the paper's authors look valid children up in: one byte a combination.
 _LARGEST_MASK_BYTES = 256 << 20

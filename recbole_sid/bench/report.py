@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from recbole_sid.bench.run import Outcome
-from recbole_sid.files import replacing
+from recbole_sid.util.files import replacing
 
 _COLUMNS = {
     "name": "Row",

@@ -11,10 +11,10 @@ import torch
 from recbole_sid.bench.data import Workload
 from recbole_sid.bench.plain import PlainDecoder, plain_mlp_encoder, plain_readout
 from recbole_sid.bench.timing import Task
-from recbole_sid.data.vocabulary import PAD
-from recbole_sid.hardware import cpu_has_fast_bfloat16
-from recbole_sid.model.compiled_scorer import is_usable
-from recbole_sid.model.t5 import to_transformers
+from recbole_sid.fast.compiled_scorer import is_usable
+from recbole_sid.nn.t5 import to_transformers
+from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.util.hardware import cpu_has_fast_bfloat16
 
 # Every `Task.whole` here returns what `SIDRecommender.retrieve` does.
 Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -20,7 +20,7 @@ from recbole_sid.bench.rows import ROWS, Found, Unavailable
 from recbole_sid.bench.timing import Samples, Task, measure, peak_megabytes, thread_count
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
-from recbole_sid.progress import progress
+from recbole_sid.util.progress import progress
 
 TEACHER, RECBOLE = "tiger-constrained", "sasrec"
 _TOP = 10

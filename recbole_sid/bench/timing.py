@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from recbole_sid.progress import progress
+from recbole_sid.util.progress import progress
 
 # A slow task leaves after this many rounds once it has had its share of the time; after one if that took all of it.
 MIN_ROUNDS = 3

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_sid.commands.call import CONFIG_FILES, DATASET, JSON, Call, Command, Option, config_files, write_result
 from recbole_sid.errors import InputError
-from recbole_sid.values import parse_value
+from recbole_sid.util.values import parse_value
 
 if TYPE_CHECKING:
-    from recbole_sid.analysis.runs import FinishedRun
     from recbole_sid.config import Config
+    from recbole_sid.generalization.runs import FinishedRun
 
 
 def analyze(call: Call) -> None:
     """Label the instances of a split and, with ``--runs``, show how finished runs do on them."""
-    from recbole_sid.analysis.job import analyze as find
-    from recbole_sid.analysis.job import label_split, run_semantic_ids
-    from recbole_sid.analysis.report import markdown, write_analysis
-    from recbole_sid.analysis.runs import find_runs
+    from recbole_sid.generalization.job import analyze as find
+    from recbole_sid.generalization.job import label_split, run_semantic_ids
+    from recbole_sid.generalization.report import markdown, write_analysis
+    from recbole_sid.generalization.runs import find_runs
 
     started = perf_counter()
     split = call.options.get("split", "test")

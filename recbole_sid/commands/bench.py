@@ -6,8 +6,8 @@ from pathlib import Path
 from time import perf_counter
 
 from recbole_sid.commands.call import JSON, Call, Command, Option, result_object, write_result
-from recbole_sid.files import write_json, write_text
-from recbole_sid.values import parse_value
+from recbole_sid.util.files import write_json, write_text
+from recbole_sid.util.values import parse_value
 
 
 def bench(call: Call) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from recbole_sid import __version__
 from recbole_sid.errors import InputError
-from recbole_sid.files import write_json
+from recbole_sid.util.files import write_json
 
 
 class Call(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_sid.commands.call import CONFIG_FILES, DATASET, JSON, Call, Command, Option, config_files, write_result
 from recbole_sid.errors import InputError
-from recbole_sid.values import parse_value
+from recbole_sid.util.values import parse_value
 
 _FIRST_SEED = 2020
 

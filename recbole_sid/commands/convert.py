@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from recbole_sid.commands.call import DATASET, JSON, Call, Command, Option, write_result
-from recbole_sid.values import parse_value
+from recbole_sid.util.values import parse_value
 
 
 def convert(call: Call) -> None:
     """Write a dataset's atomic files from the files of a release."""
-    from recbole_sid.data.convert import convert_dataset, convert_options, summary_rows
-    from recbole_sid.evaluation.comparison import markdown_table
+    from recbole_sid.data.convert.job import convert_dataset, convert_options, summary_rows
+    from recbole_sid.evaluation.tables import markdown_table
 
     options = convert_options(call.overrides, call.options.get("dataset"), call.options.get("output", "dataset"))
     result = convert_dataset(options)

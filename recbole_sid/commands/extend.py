@@ -25,9 +25,9 @@ def extend(call: Call) -> None:
     """Give semantic IDs to the items of a dataset that have none, and show how the levels fill up."""
     from recbole_sid.config import Config
     from recbole_sid.data import create_dataset
-    from recbole_sid.data.extend import extend_to_items
-    from recbole_sid.data.ready_made import read_semantic_ids
-    from recbole_sid.evaluation.comparison import markdown_table
+    from recbole_sid.evaluation.tables import markdown_table
+    from recbole_sid.semantic_ids.extend import extend_to_items
+    from recbole_sid.semantic_ids.ready_made import read_semantic_ids
 
     file = input_file(call)
     if "output" not in call.options:

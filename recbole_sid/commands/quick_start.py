@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole_sid.commands.call import CONFIG_FILES, JSON, Call, Command, Option, config_files, write_result
 from recbole_sid.errors import InputError
-from recbole_sid.files import write_text
+from recbole_sid.util.files import write_text
 
 _ANNOUNCEMENT = (
     "The quick start: trains Pop, SASRec, TIGER and its students SID-MLP and SID-MLP++ on ml-100k and compares them in "
@@ -18,10 +18,10 @@ _ANNOUNCEMENT = (
 
 def quick_start(call: Call) -> None:
     """Run the main job and write its table, figure and JSON."""
+    from recbole_sid.comparison.main_job import QUICK_START as PLAN
+    from recbole_sid.comparison.main_job import run_main_job
     from recbole_sid.config import Config
-    from recbole_sid.evaluation.comparison import accuracy_speed_figure, markdown_table
-    from recbole_sid.main_job import QUICK_START as PLAN
-    from recbole_sid.main_job import run_main_job
+    from recbole_sid.evaluation.tables import accuracy_speed_figure, markdown_table
 
     files = config_files(call)
     if len(files) > 1:

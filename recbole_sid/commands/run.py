@@ -8,7 +8,7 @@ from recbole_sid.commands.call import CONFIG_FILES, DATASET, JSON, MODEL, Call, 
 def run(call: Call) -> None:
     """Train and test one model."""
     from recbole_sid.config import Config
-    from recbole_sid.evaluation.comparison import markdown_table
+    from recbole_sid.evaluation.tables import markdown_table
     from recbole_sid.evaluation.throughput import users_per_second
     from recbole_sid.quick_start import count_parameters, run_model
 

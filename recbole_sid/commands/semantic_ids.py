@@ -30,9 +30,9 @@ def tokenize(call: Call) -> None:
     """Make semantic IDs and show their quality."""
     from recbole_sid.config import Config
     from recbole_sid.data import create_dataset
-    from recbole_sid.data.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
-    from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
-    from recbole_sid.files import locked
+    from recbole_sid.semantic_ids.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
+    from recbole_sid.semantic_ids.report import report_text, sid_report, write_report
+    from recbole_sid.util.files import locked
 
     config = Config(call.options.get("model", "TIGER"), call.options.get("dataset"), config_files(call), call.overrides)
     if config["semantic_ids_path"]:
@@ -63,9 +63,9 @@ def report(call: Call) -> None:
     """Report on the quality of semantic IDs in a file, with a dataset also on what codes mean there."""
     from recbole_sid.config import Config
     from recbole_sid.data import create_dataset
-    from recbole_sid.data.ready_made import read_semantic_ids
-    from recbole_sid.evaluation.sid_report import report_text, sid_report, write_report
     from recbole_sid.features import item_features
+    from recbole_sid.semantic_ids.ready_made import read_semantic_ids
+    from recbole_sid.semantic_ids.report import report_text, sid_report, write_report
 
     file, settings = input_file(call), {"seed": None, "device": "cpu"}
     options: dict[str, Any] = {"file_format": call.options.get("format"), "numbering": call.options.get("numbering")}
@@ -86,8 +86,8 @@ def report(call: Call) -> None:
 
 
 def _report_on(semantic_ids: Any, train_dataset: Any, config: Config, features: np.ndarray) -> dict[str, Any]:
-    from recbole_sid.evaluation.sid_report import report_with_dataset
     from recbole_sid.features import feature_names
+    from recbole_sid.semantic_ids.report import report_with_dataset
 
     return report_with_dataset(semantic_ids, train_dataset, features, feature_names(config), config["seed"])
 
@@ -101,7 +101,7 @@ def import_files(call: Call) -> None:
 
 
 def _import_weights(call: Call) -> None:
-    from recbole_sid.import_job import import_checkpoint
+    from recbole_sid.interop.import_weights import import_checkpoint
 
     target = import_checkpoint(
         input_file(call),
@@ -118,8 +118,8 @@ def _import_weights(call: Call) -> None:
 def _import_semantic_ids(call: Call) -> None:
     from recbole_sid.config import Config
     from recbole_sid.data import create_dataset
-    from recbole_sid.data.build import semantic_ids_from_file
-    from recbole_sid.evaluation.sid_report import report_text, sid_report
+    from recbole_sid.semantic_ids.build import semantic_ids_from_file
+    from recbole_sid.semantic_ids.report import report_text, sid_report
 
     config = Config("TIGER", call.options.get("dataset"), config_files(call), call.overrides)
     train_dataset = create_dataset(config).build()[0]
@@ -142,7 +142,7 @@ def _import_semantic_ids(call: Call) -> None:
 
 def export(call: Call) -> None:
     """Write semantic IDs in another format."""
-    from recbole_sid.data.ready_made import read_semantic_ids, write_semantic_ids
+    from recbole_sid.semantic_ids.ready_made import read_semantic_ids, write_semantic_ids
 
     if "output" not in call.options:
         raise InputError("export needs --output=FILE: its ending says the format, or --format does.")

@@ -17,7 +17,7 @@ from recbole_sid.commands.call import (
 )
 from recbole_sid.errors import InputError
 from recbole_sid.property_files import PROPERTIES
-from recbole_sid.values import parse_value
+from recbole_sid.util.values import parse_value
 
 _NUMBERS = ("samples", "min_epochs", "concurrency", "retries", "cpus", "gpus")
 
@@ -25,7 +25,7 @@ _NUMBERS = ("samples", "min_epochs", "concurrency", "retries", "cpus", "gpus")
 def tune(call: Call) -> None:
     """Search hyper-parameters and write the report."""
     from recbole_sid.config import Config
-    from recbole_sid.evaluation.comparison import markdown_table
+    from recbole_sid.evaluation.tables import markdown_table
     from recbole_sid.tune.job import search
     from recbole_sid.tune.search import Options
     from recbole_sid.tune.space import read_space

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_sid.bins import bins_of
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
-from recbole_sid.data.build import training_popularity
+from recbole_sid.semantic_ids.build import training_popularity
+from recbole_sid.util.numbers import bins_of
 
 _BINS = 4
 

@@ -13,19 +13,19 @@ from recbole.utils import init_logger
 
 from recbole_sid import __version__
 from recbole_sid.comparison.plan import Entry, Plan
-from recbole_sid.comparison.result import read_result
 from recbole_sid.config import Config, fingerprint
-from recbole_sid.data.build import used_semantic_id_keys
 from recbole_sid.data.dataset import check_files
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results, write_per_user
+from recbole_sid.evaluation.results import read_result
 from recbole_sid.evaluation.throughput import users_per_second
 from recbole_sid.features.pipeline import check_sources
 from recbole_sid.features.sources import content_hash, feature_sources
-from recbole_sid.files import write_json
-from recbole_sid.hardware import peak_memory
 from recbole_sid.quick_start import Run, count_parameters, run_model
 from recbole_sid.registry import MODELS
+from recbole_sid.semantic_ids.build import used_semantic_id_keys
+from recbole_sid.util.files import write_json
+from recbole_sid.util.hardware import peak_memory
 
 RESULT = "result.json"
 

@@ -10,10 +10,10 @@ import yaml
 
 from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError, nearest, require_known
-from recbole_sid.members import is_id_model, is_sid_model
+from recbole_sid.generalization.members import is_id_model, is_sid_model
 from recbole_sid.model.teacher import is_teacher
-from recbole_sid.reading import read_yaml
 from recbole_sid.registry import get_model
+from recbole_sid.util.reading import read_yaml
 
 # What may differ between evaluations of one trained model.
 EVALUATION_KEYS = ("constrained", "decoding", "normaliser")

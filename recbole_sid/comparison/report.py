@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from recbole_sid.comparison.summary import TEST_METRIC, Summary
-from recbole_sid.evaluation.comparison import accuracy_speed_figure, column_title, format_value, markdown_table
-from recbole_sid.files import replacing, write_json, write_text
+from recbole_sid.evaluation.tables import accuracy_speed_figure, column_title, format_value, markdown_table
+from recbole_sid.util.files import replacing, write_json, write_text
 
 _SIGNIFICANT = 0.05
 _TEST_COLUMNS = ("model", "difference", "ci_low", "ci_high", "t_test", "t_test_holm", "wilcoxon", "wilcoxon_holm")

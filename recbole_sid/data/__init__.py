@@ -2,6 +2,6 @@
 
 from recbole_sid.data.dataset import HistoryDataset, create_dataset
 from recbole_sid.data.loader import data_preparation, training_loader
-from recbole_sid.data.semantic_ids import SemanticIDs
+from recbole_sid.semantic_ids.artefact import SemanticIDs
 
 __all__ = ["HistoryDataset", "SemanticIDs", "create_dataset", "data_preparation", "training_loader"]

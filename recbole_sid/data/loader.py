@@ -13,12 +13,12 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import ModelType
 from torch.utils.data import Sampler
 
-from recbole_sid.data.build import semantic_ids_for
+from recbole_sid.capabilities import capabilities_of
 from recbole_sid.data.histories import CutBatches
 from recbole_sid.data.windows import WINDOW_FIELD, Windows
 from recbole_sid.errors import InputError, first_line
-from recbole_sid.members import semantic_id_config
 from recbole_sid.registry import is_ours
+from recbole_sid.semantic_ids.build import semantic_ids_for
 
 # Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
 _BATCHES_PER_BUCKET = 50
@@ -92,7 +92,8 @@ def data_preparation(config: Any, dataset: Any, keep_semantic_ids: bool = True) 
                 loader.batch_sampler.batch_size = config["eval_batch_size"]
     if is_ours(config.model_class):
         train = loaders[0]
-        train._dataset.semantic_ids = semantic_ids_for(semantic_id_config(config), train._dataset, keep_semantic_ids)
+        deciding = capabilities_of(config.model_class).semantic_id_config(config)
+        train._dataset.semantic_ids = semantic_ids_for(deciding, train._dataset, keep_semantic_ids)
         arrange(train, config)
         for loader in loaders[1:]:
             cut_batches(loader)
@@ -107,12 +108,12 @@ def training_loader(config: Any, train_dataset: Any) -> Any:
 def arrange(loader: Any, config: Any) -> Any:
     """Make `loader`, a RecBole TrainDataLoader, yield what the configured model trains on; return it.
 
-    Batches are of similar history length if it shuffles, and cut to their longest history. Models with a
-    ``window_stride`` get the rows of `Windows` only, which say in WINDOW_FIELD how many targets they are for.
+    Batches are of similar history length if it shuffles, and cut to their longest history. Models
+    that train windows get the rows of `Windows` only, which say in WINDOW_FIELD how many targets they are for.
     """
     dataset = loader._dataset
     lengths, rows = dataset.inter_feat[dataset.item_list_length_field], None
-    if "window_stride" in config:
+    if capabilities_of(config.model_class).trains_windows:
         rows, n_targets = Windows.of(dataset, config["window_stride"])
         targets = torch.ones_like(lengths).index_copy_(0, rows, n_targets)
         dataset.inter_feat.update(Interaction({WINDOW_FIELD: targets}))

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from recbole_sid import hardware
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.decoding.trie import Trie
+from recbole_sid.util import hardware
 
 # How a prefix's probability is shared: among its valid children (as in the SID-MLP paper), or among all codes.
 NORMALISERS = ("children", "codes")

@@ -8,7 +8,7 @@ import torch
 
 from recbole_sid.decoding.children import children, masked_log_softmax
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.progress import progress
+from recbole_sid.util.progress import progress
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.retrieved import Retrieved
-from recbole_sid.files import replacing
-from recbole_sid.progress import progress
-from recbole_sid.reading import read_parquet
+from recbole_sid.util.files import replacing
+from recbole_sid.util.progress import progress
+from recbole_sid.util.reading import read_parquet
 
 LIST_SIZE = 50
 _COLUMNS = ("user", "target", "rank", "items", "scores")

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from recbole.data.dataset import Dataset
 
-from recbole_sid.catalogue import match_rows
 from recbole_sid.checkpoint import data_difference
 from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.util.item_tokens import match_rows
 
 
 def checkpoint_features(config: Any, dataset: Any) -> np.ndarray:

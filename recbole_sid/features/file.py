@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_sid.catalogue import match_rows, token_array
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.features.atomic import read_atomic
 from recbole_sid.features.base import FeatureSource
-from recbole_sid.reading import is_plain_tensor, load_tensors, open_arrays, read_array, read_parquet
+from recbole_sid.util.item_tokens import match_rows, token_array
+from recbole_sid.util.reading import is_plain_tensor, load_tensors, open_arrays, read_array, read_parquet
 
 
 class Rows(NamedTuple):

@@ -15,7 +15,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.scaling import normalizers, reduction, training_items
 from recbole_sid.features.sources import feature_kind, feature_names, source_files
-from recbole_sid.files import prefixed, with_prefix
+from recbole_sid.util.files import prefixed, with_prefix
 
 
 class FeaturePipeline:

@@ -17,8 +17,8 @@ import numpy as np
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.features.base import Learnt
 from recbole_sid.features.sources import content_hash, encoder_source
-from recbole_sid.files import replacing
-from recbole_sid.progress import progress
+from recbole_sid.util.files import replacing
+from recbole_sid.util.progress import progress
 
 CHUNK = 128  # texts between two steps of the bar
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_sid.catalogue import match_rows
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.features.atomic import read_atomic
 from recbole_sid.features.base import FeatureSource, Learnt
 from recbole_sid.features.scaling import training_items
 from recbole_sid.features.sentence import SentenceEncoder
 from recbole_sid.features.sources import encoder_source
+from recbole_sid.util.item_tokens import match_rows
 
 
 class TextFeatures(FeatureSource):

@@ -9,14 +9,15 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
-from recbole_sid import hardware
+from recbole_sid.capabilities import Capabilities
 from recbole_sid.data.histories import cut_histories
-from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import NORMALISERS, masked_log_softmax
 from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError, require_known
+from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
+from recbole_sid.util import hardware
 
 # A batch is ranked in groups of similar history length if that saves this share of the tokens or more.
 _WORTHWHILE_SAVING = 0.1
@@ -25,7 +26,7 @@ _MAX_GROUPS = 4
 _FULL_USERS, _FULL_SCORES = 32, 1 << 23
 
 
-class SIDRecommender(SequentialRecommender):
+class SIDRecommender(Capabilities, SequentialRecommender):
     """Base of TIGER, CausalSID, SIDMLP and SIDMLPPlusPlus.
 
     Scores of items are log-probabilities of their semantic IDs.
@@ -64,7 +65,7 @@ class SIDRecommender(SequentialRecommender):
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        """Raise InputError for values of `config` that this model cannot have; a `Config` is checked when made."""
+        """As `Capabilities.check_config`."""
         require_known("decoding", config["decoding"], DECODERS)
         require_known("normaliser", config["normaliser"], NORMALISERS)
 

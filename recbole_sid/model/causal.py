@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_sid import hardware
-from recbole_sid.data.vocabulary import PAD
 from recbole_sid.data.windows import WINDOW_FIELD
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.model.causal_transformer import CausalCache, CausalSizes, CausalTransformer
 from recbole_sid.model.generator import Generator
+from recbole_sid.nn.causal_transformer import CausalCache, CausalSizes, CausalTransformer
+from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.util import hardware
 
 _LEFT_OUT = -1  # in place of a code that the loss is not of
 
@@ -32,6 +32,8 @@ class CausalSID(Generator):
         targets_per_batch: what the loss of a batch is divided by, so that every target of an epoch weighs the same;
             None: by the batch's own number of targets. Set by the trainer.
     """
+
+    trains_windows = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_sid.data.vocabulary import TokenVocabulary
 from recbole_sid.features.scaling import Reduction
+from recbole_sid.nn.vocabulary import TokenVocabulary
 from recbole_sid.tokenizer import residual as rq
 
 CODE_INITS = ("random", "features")

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.config import fingerprint
-from recbole_sid.data.build import semantic_id_recipe
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError, require_known
@@ -19,6 +18,7 @@ from recbole_sid.features import item_features
 from recbole_sid.features.scaling import training_items
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.code_init import CODE_INITS, start_from_features
+from recbole_sid.semantic_ids.build import semantic_id_recipe
 
 
 class Generator(SIDRecommender):

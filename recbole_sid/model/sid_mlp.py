@@ -15,17 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_sid import hardware
 from recbole_sid.config import Config
-from recbole_sid.data.vocabulary import PAD
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError, nearest, require_known
-from recbole_sid.hardware import cpu_has_fast_bfloat16
-from recbole_sid.model.base import SIDRecommender, is_cpu_inference
-from recbole_sid.model.captured import CapturedSearch, captured_size
-from recbole_sid.model.compiled_scorer import (
+from recbole_sid.fast.captured import CapturedSearch, captured_size
+from recbole_sid.fast.compiled_scorer import (
     COMPILED,
     CompiledScorer,
     can_compile,
@@ -33,12 +29,16 @@ from recbole_sid.model.compiled_scorer import (
     compiled_prefixes,
     is_usable,
 )
-from recbole_sid.model.factorised import FactorisedHeads, FactorisedScorer
-from recbole_sid.model.mlp import SIDMLPDecoder
-from recbole_sid.model.packing import Packed, Padded
-from recbole_sid.model.prepared import Prepared
+from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
+from recbole_sid.fast.prepared import Prepared
+from recbole_sid.model.base import SIDRecommender, is_cpu_inference
 from recbole_sid.model.supervision import Supervision
 from recbole_sid.model.teacher import build_teacher, freeze, load_teacher, teacher_config
+from recbole_sid.nn.packing import Packed, Padded
+from recbole_sid.nn.readout import SIDMLPDecoder
+from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.util import hardware
+from recbole_sid.util.hardware import cpu_has_fast_bfloat16
 
 # Users whose beams are searched together on the CPU: more, and activations leave the cache.
 _USERS_IN_CACHE = 32

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_sid import hardware
 from recbole_sid.data.histories import cut_histories
-from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.model import item_encoder, token_encoder
-from recbole_sid.model.item_encoder import ItemEncoder
 from recbole_sid.model.sid_mlp import SIDMLP
 from recbole_sid.model.supervision import Supervision
-from recbole_sid.model.token_encoder import MLPEncoder
+from recbole_sid.nn import item_encoder, token_encoder
+from recbole_sid.nn.item_encoder import ItemEncoder
+from recbole_sid.nn.token_encoder import MLPEncoder
+from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.util import hardware
 
 _SAMPLED_ROWS = 1024
 _TOKEN_FORM = ("encoder_positions", "encoder_mixing")

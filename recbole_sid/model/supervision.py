@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from recbole_sid.data.vocabulary import PAD
+from recbole_sid.nn.vocabulary import PAD
 
 
 class Supervision(NamedTuple):

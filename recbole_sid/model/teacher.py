@@ -9,8 +9,8 @@ from torch import nn
 
 from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights
 from recbole_sid.config import Config
-from recbole_sid.data.vocabulary import TokenVocabulary
 from recbole_sid.errors import InputError
+from recbole_sid.nn.vocabulary import TokenVocabulary
 from recbole_sid.registry import get_model
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_sid.data.vocabulary import PAD, TokenVocabulary
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
 from recbole_sid.model.base import is_cpu_inference
 from recbole_sid.model.generator import Generator
-from recbole_sid.model.packing import Padded
-from recbole_sid.model.t5 import (
+from recbole_sid.nn.packing import Padded
+from recbole_sid.nn.t5 import (
     T5Decoder,
     T5DecoderCache,
     T5Encoder,
@@ -28,6 +27,7 @@ from recbole_sid.model.t5 import (
     initialise,
     to_transformers,
 )
+from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 
 
 class TIGER(Generator):

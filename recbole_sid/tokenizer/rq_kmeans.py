@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.progress import progress
 from recbole_sid.tokenizer import residual as rq
 from recbole_sid.tokenizer.base import Tokenizer
+from recbole_sid.util.progress import progress
 
 
 class ResidualKMeans(Tokenizer):

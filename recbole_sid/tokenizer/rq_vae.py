@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from recbole_sid.errors import InputError, nearest
-from recbole_sid.progress import progress
 from recbole_sid.tokenizer import residual as rq
 from recbole_sid.tokenizer.base import Tokenizer
+from recbole_sid.util.progress import progress
 
 # How codebooks are learnt -> arguments of the library.
 CODEBOOKS: dict[str, dict[str, Any]] = {

@@ -20,10 +20,10 @@ from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.data.histories import cut_histories
 from recbole_sid.errors import InputError
-from recbole_sid.files import locked, replacing_folder, write_json
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
-from recbole_sid.progress import progress
-from recbole_sid.reading import read_json
+from recbole_sid.util.files import locked, replacing_folder, write_json
+from recbole_sid.util.progress import progress
+from recbole_sid.util.reading import read_json
 
 CACHES = ("none", "memory", "disk")
 _FILES = ("states.npy", "logits.npy")

@@ -9,14 +9,14 @@ import torch
 
 from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint, load_weights
 from recbole_sid.config import Config
-from recbole_sid.data.vocabulary import PAD
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.hardware import release_free_memory
 from recbole_sid.model.sid_mlp_pp import state_error
 from recbole_sid.model.supervision import OnlineSupervision
-from recbole_sid.progress import progress
+from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.trainer.distill_cache import CACHES, CachedSupervision, JoinedSupervision
 from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
+from recbole_sid.util.hardware import release_free_memory
+from recbole_sid.util.progress import progress
 
 # Stages that epochs and learning_rate are of.
 _MAIN_STAGES = ("decoder", "direct")

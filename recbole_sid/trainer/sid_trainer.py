@@ -22,10 +22,10 @@ from recbole_sid.checkpoint import check_lineage, hash_state, lineage, load_chec
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.evaluation.collector import RetrievedItemsCollector
 from recbole_sid.evaluation.retrieved import Retrieved
-from recbole_sid.hardware import cpu_has_fast_bfloat16, release_free_memory
-from recbole_sid.progress import progress
 from recbole_sid.trainer.epoch_log import EpochLog
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
+from recbole_sid.util.hardware import cpu_has_fast_bfloat16, release_free_memory
+from recbole_sid.util.progress import progress
 
 # Those that RecBole's trainer knows; it takes Adam for any other.
 _LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")

@@ -10,8 +10,6 @@ from recbole_sid.cluster import ray_running
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
-from recbole_sid.files import write_json
-from recbole_sid.reading import read_json
 from recbole_sid.tune.report import Findings, evaluate_winner, gather, table, write_report
 from recbole_sid.tune.search import (
     Options,
@@ -22,6 +20,8 @@ from recbole_sid.tune.search import (
 )
 from recbole_sid.tune.space import Space
 from recbole_sid.tune.trial import Plan, run_trial
+from recbole_sid.util.files import write_json
+from recbole_sid.util.reading import read_json
 
 RESULT = "result.json"  # in a search's folder: it came to its end
 

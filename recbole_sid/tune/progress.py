@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune import Callback
 
-from recbole_sid.progress import progress
 from recbole_sid.tune.trial import FINISHED, SCORE, drop_caches
+from recbole_sid.util.progress import progress
 
 STOPPED = "stopped"  # in a trial's folder: the scheduler stopped it
 RESTARTED = "restarted"  # in a trial's folder: a line for each restart after a crash

@@ -11,9 +11,9 @@ import pandas as pd
 import yaml
 
 from recbole_sid.config import VOLATILE_KEYS
-from recbole_sid.files import replacing, write_text
 from recbole_sid.tune.progress import RESTARTED, STOPPED
 from recbole_sid.tune.trial import FINISHED, SAMPLE, SCORE, Plan, prepare
+from recbole_sid.util.files import replacing, write_text
 
 _SHOWN = 10  # trials in the printed table
 
@@ -148,7 +148,7 @@ def write_report(plan: Plan, findings: Findings, metric: str) -> list[Path]:
 
 def table(plan: Plan, findings: Findings, metric: str, shown: int = _SHOWN) -> str:
     """Return the best trials as a Markdown table."""
-    from recbole_sid.evaluation.comparison import markdown_table
+    from recbole_sid.evaluation.tables import markdown_table
 
     keys = [parameter.key for parameter in plan.space.parameters]
     rows = []

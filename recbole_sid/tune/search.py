@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from recbole_sid.cluster import check_resources
 from recbole_sid.config import VOLATILE_KEYS, Config, file_keys, fingerprint
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.files import check_only_mine, write_json
 from recbole_sid.tune.space import Space, check_space
 from recbole_sid.tune.trial import SAMPLE, SCORE, Plan, prepare_teacher, read_data, run_trial
+from recbole_sid.util.files import check_only_mine, write_json
 
 SCHEDULERS = ("asha", "hyperband", "median", "none")
 SEARCHERS = ("random", "grid", "optuna", "hyperopt")

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from recbole_sid.config import VOLATILE_KEYS, Config
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.model.teacher import teacher_config
-from recbole_sid.reading import parse_yaml
-from recbole_sid.values import PropertyLoader, parse_literal
+from recbole_sid.util.reading import parse_yaml
+from recbole_sid.util.values import PropertyLoader, parse_literal
 
 # Scores of trials that differ in these could not be compared; or the search itself decides on them.
 FIXED_KEYS = VOLATILE_KEYS | {"model", "dataset", "seed", "metrics", "topk", "valid_metric", "eval_args", "eval_step"}

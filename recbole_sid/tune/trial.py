@@ -16,8 +16,8 @@ import numpy as np
 
 from recbole_sid.cluster import assigned_gpus, limit_threads
 from recbole_sid.config import Config
-from recbole_sid.files import check_only_mine, locked, replacing, write_json
 from recbole_sid.tune.space import Space
+from recbole_sid.util.files import check_only_mine, locked, replacing, write_json
 
 SCORE = "score"  # the validation score of an epoch; what schedulers and searchers see
 SAMPLE = "sample"  # what a trial was given: searched key -> sampled value

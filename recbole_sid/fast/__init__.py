@@ -1,0 +1,1 @@
+"""Forms of the networks for inference: folded weights, factorised heads, compiled search, captured graphs."""

@@ -1,0 +1,131 @@
+"""SID-MLP's heads handed to the compiled search (`recbole_sid.fast.kernels`)."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from recbole_sid.decoding.beam import beam_search
+from recbole_sid.decoding.exact import exact_search
+from recbole_sid.decoding.full import best_leaves, full_search
+from recbole_sid.decoding.trie import Trie
+from recbole_sid.errors import first_line
+from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
+
+if TYPE_CHECKING:
+    from recbole_sid.fast.kernels import Heads, Prefixes
+
+
+@lru_cache(maxsize=1)
+def is_usable() -> bool:
+    """Say whether numba, the optional extra ``fast``, is there and works; the first call compiles (seconds)."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    getLogger().info("Preparing compiled decoding: seconds where it has to be compiled first.")
+    try:
+        with torch.random.fork_rng(devices=[]):  # a model's weights must not depend on whether this was called before
+            _try_out()
+    except Exception as error:  # an unwritable cache, a numpy or compiler that does not suit: each fails in its own way
+        getLogger().warning(f"Decoding is not compiled, since numba does not work here ({first_line(error)}).")
+        return False
+    return True
+
+
+def _try_out() -> None:
+    """Search a catalogue of two items, by every compiled function."""
+    trie = Trie(np.array([[0, 1], [1, 0]]), (2, 2))
+    layers = [nn.Sequential(nn.Linear(2, 2)) for _ in range(2)]
+    norms = (nn.LayerNorm(2), nn.LayerNorm(2))
+    heads = FactorisedHeads(torch.ones(4, 2), torch.ones(4), torch.ones(2, 2), ((), (0,)), norms, tuple(layers))
+    scorer = CompiledScorer(heads, torch.ones(1, 2, 2), trie, compiled_heads(heads), compiled_prefixes(trie))
+    for decoding in ("beam", "exact", "full"):
+        scorer.search(decoding, 2)
+
+
+# Decoders that have a compiled form, with its name; any other runs on a `CompiledScorer` as on any scorer.
+COMPILED: dict[Any, str] = {beam_search: "beam", exact_search: "exact", full_search: "full"}
+
+
+def can_compile(heads: FactorisedHeads) -> bool:
+    """Say whether the compiled search knows these heads: one hidden layer, fp32."""
+    return all(len(rest) == 1 for rest in heads.rest) and heads.tables.dtype == torch.float32
+
+
+def compiled_heads(heads: FactorisedHeads) -> Heads:
+    """Return the heads as arrays; a copy of the output layers, so to be rebuilt when weights change."""
+    from recbole_sid.fast.kernels import Heads
+
+    outputs = [cast(nn.Linear, rest[0]) for rest in heads.rest]
+    n_levels = len(outputs)
+    table_start = np.zeros((n_levels, n_levels), np.int64)
+    for level, starts in enumerate(heads.table_start):
+        table_start[level, : len(starts)] = starts
+    sizes = [len(layer.weight) for layer in outputs]
+    return Heads(
+        tables=_array(heads.tables),
+        table_start=table_start,
+        gain=_array(torch.stack([norm.weight for norm in heads.norms])),
+        shift=_array(torch.stack([norm.bias for norm in heads.norms])),
+        eps=np.array([norm.eps for norm in heads.norms], np.float32),
+        weight=_array(torch.cat([layer.weight for layer in outputs])),
+        bias=_array(torch.cat([layer.bias for layer in outputs])),
+        weight_start=np.cumsum([0, *sizes[:-1]]),
+    )
+
+
+def compiled_prefixes(trie: Trie) -> Prefixes:
+    """Return the trie as flat arrays."""
+    from recbole_sid.fast.kernels import Prefixes
+
+    starts = [trie.start(level) for level in range(trie.n_levels)]
+    codes = [trie.code(level) for level in range(trie.n_levels)]
+    return Prefixes(
+        start=torch.cat(starts).numpy(),
+        code=torch.cat([code.int() for code in codes]).numpy(),
+        start_at=np.cumsum([0, *(len(start) for start in starts[:-1])]),
+        code_at=np.cumsum([0, *(len(code) for code in codes[:-1])]),
+        widest=max(trie.widths),
+    )
+
+
+class CompiledScorer(FactorisedScorer):
+    """A `FactorisedScorer` that also searches by itself, in compiled loops on as many threads as torch uses."""
+
+    def __init__(
+        self, heads: FactorisedHeads, user_parts: torch.Tensor, trie: Trie, arrays: Heads, prefixes: Prefixes
+    ) -> None:
+        super().__init__(heads, user_parts)
+        self.arrays, self.prefixes = arrays, prefixes
+        first = self.logits(self.start(), None)
+        self.first_scores = first[:, trie.code(0).long()].log_softmax(-1)
+
+    def search(self, decoding: str, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return leaves and log-probabilities [B, K], as the decoder of that name does."""
+        from recbole_sid.fast import kernels as compiled
+
+        if decoding == "full":
+            return best_leaves(self.leaf_log_probs(), k)
+        search = {"beam": compiled.beam, "exact": compiled.exact}[decoding]
+        n_first = self.first_scores.shape[1]
+        ranked = self.first_scores.topk(min(k, n_first) if decoding == "beam" else n_first, dim=1).indices
+        leaves, scores = search(*self._arguments(), _array(ranked), k, torch.get_num_threads())
+        return torch.from_numpy(leaves), torch.from_numpy(scores)
+
+    def leaf_log_probs(self) -> torch.Tensor:
+        """Return the log-probabilities [B, n_leaves] of all leaves."""
+        from recbole_sid.fast import kernels as compiled
+
+        return torch.from_numpy(compiled.all_leaves(*self._arguments(), torch.get_num_threads()))
+
+    def _arguments(self) -> tuple[Heads, Prefixes, np.ndarray, np.ndarray]:
+        return self.arrays, self.prefixes, _array(self.user_parts), _array(self.first_scores)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()

@@ -1,0 +1,68 @@
+"""The memorization-aware indicator of a trained item-ID model, and whether it indicates memorization.
+
+Source: arXiv 2603.19809, section 5: the largest probability that the model gives an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recbole_sid.generalization.ensemble import confidence_of, item_logits
+from recbole_sid.generalization.members import is_id_model
+from recbole_sid.generalization.runs import FinishedRun
+from recbole_sid.util.progress import progress
+
+BINS = 5
+
+
+def id_run(runs: Sequence[FinishedRun]) -> FinishedRun | None:
+    """Return the run with the lowest seed among those of the first sequential model of RecBole whose checkpoint is
+    still there; None without one, with a warning if there are such runs.
+    """
+    trained = [run for run in runs if is_id_model(run.result["model"])]
+    found = [run for run in trained if Path(run.result["model_file"]).is_file()]
+    if trained and not found:
+        missing = trained[0]
+        getLogger().warning(
+            f"The indicator is left out: the checkpoint of {missing.name}, '{missing.result['model_file']}', is not "
+            "there. Run analyze in the folder that compare ran in."
+        )
+    first = [run for run in found if run.name == found[0].name]
+    return min(first, key=lambda run: run.result["seed"], default=None)
+
+
+@torch.no_grad()
+def confidence(run: FinishedRun, users: np.ndarray, overrides: Mapping[str, Any], show_progress: bool) -> np.ndarray:
+    """Return the confidence float64 [n] of a run's model for each of the test `users` (tokens).
+
+    Args:
+        run: of an item-ID model.
+        users: [n].
+        overrides: settings in place of those recorded, where and how to run.
+        show_progress: a bar over batches.
+    """
+    from recbole_sid.quick_start import load_data_and_model
+
+    config, model, _, _, _, test = load_data_and_model(run.result["model_file"], overrides)
+    model.eval()
+    tokens, values = [], []
+    names = np.asarray(test._dataset.field2id_token[test._dataset.uid_field], dtype=str)
+    for batch in progress(test, f"confidence of {run.name}", show_progress):
+        interaction = batch[0].to(config["device"])
+        values.append(confidence_of(item_logits(model, interaction)).double().cpu().numpy())
+        tokens.append(names[interaction[test._dataset.uid_field].cpu().numpy()])
+    return pd.Series(np.concatenate(values), index=np.concatenate(tokens)).loc[users].to_numpy()
+
+
+def quantile_bins(values: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Return the bin int64 [n] of each value, from 0: as equal in size as whole numbers allow, ties by position."""
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return rank * bins // max(1, len(values))

@@ -1,0 +1,1 @@
+"""The networks, in torch alone: encoders, readout and heads, packing, the vocabulary of tokens."""
