@@ -15,7 +15,8 @@ import pytest
 from recbole_sid.cli import main
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
-from recbole_sid.data.convert.job import PUBLISHED, clean_text, convert_dataset, convert_options, tables
+from recbole_sid.data.convert import tables
+from recbole_sid.data.convert.job import PUBLISHED, clean_text, convert_dataset, convert_options
 
 HEADER = "user_id,parent_asin,rating,timestamp,history"
 
