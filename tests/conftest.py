@@ -12,6 +12,7 @@ import torch
 
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
+from recbole_sid.quick_start import run_recbole_sid
 
 N_USERS, N_ITEMS = 40, 30
 
@@ -90,6 +91,8 @@ SMALL_STUDENT = {
     "head_hidden": 16,
 }
 SMALL_ENCODER = {"encoder_layers": 1, "encoder_ffn_size": 16, "encoder_epochs": 2, "joint_epochs": 1}
+SASREC = {"n_layers": 1, "hidden_size": 16, "inner_size": 16, "n_heads": 2}
+OWN = ("codebook_sizes", "collaborative_dim")  # of SMALL, keys that RecBole's models do not have
 SETTINGS: dict[str, dict[str, Any]] = {
     "TIGER": {**SMALL, **SMALL_TIGER},
     "CausalSID": {**SMALL, **SMALL_CAUSAL},
@@ -115,5 +118,37 @@ def prepare(settings: Callable[..., dict[str, Any]]) -> Callable[..., tuple[Conf
     def make(model: str, **changes: Any) -> tuple[Config, Any, Any, Any]:
         config = Config(model, "tiny", config_dict=settings(model, **changes))
         return config, *data_preparation(config, create_dataset(config))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A SASRec, a TIGER and a SIDMLP on the tiny dataset: the data folder and the files of their checkpoints."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return {"data_path": str(write_dataset(folder / "data", random_sequences())), **_train(folder)}
+
+
+def _train(folder: Path) -> dict[str, str]:
+    common = {"data_path": str(folder / "data"), "checkpoint_dir": str(folder / "saved")}
+    plain = {key: value for key, value in SMALL.items() if key not in OWN}
+    files = {"SASRec": run_recbole_sid("SASRec", "tiny", config_dict={**plain, **SASREC, **common})["model_file"]}
+    for model in ("TIGER", "SIDMLP"):
+        result = run_recbole_sid(model, "tiny", config_dict={**SETTINGS[model], **common})
+        files[model] = str(result["model_file"])
+    return files
+
+
+@pytest.fixture
+def ensemble(trained: dict[str, str]) -> Callable[..., Config]:
+    """Return ``ensemble(sid_model, **changes)``: the configuration of an ensemble of the trained models."""
+
+    def make(sid_model: str = "TIGER", **changes: Any) -> Config:
+        settings = {key: value for key, value in SMALL.items() if key not in (*OWN, "epochs", "train_batch_size")}
+        paths = {"id_model_path": trained["SASRec"], "sid_model_path": trained[sid_model]}
+        settings |= {"data_path": trained["data_path"], **paths, **changes}
+        return Config("AdaptiveEnsemble", "tiny", config_dict=settings)
 
     return make

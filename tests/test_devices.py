@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 from torch.testing import assert_close
 
 from recbole_sid.bench.plain import plain_mlp_encoder
+from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.histories import cut_histories, widen_histories
 from recbole_sid.model.sid_mlp_pp import state_error
 from recbole_sid.model.supervision import OnlineSupervision
@@ -188,3 +189,29 @@ def test_unknown_items_are_left_out_and_no_history_is_ranked(
     assert_close(model.full_sort_predict(unknown), model.full_sort_predict(empty), atol=1e-5, rtol=1e-5)
     assert model.full_sort_predict(empty).isfinite().any()
     assert len(model.retrieve(empty)[1])
+
+
+@pytest.mark.parametrize("sid_model", ["TIGER", "SIDMLP"])
+@pytest.mark.parametrize("candidates", ["lists", "scores"])
+@pytest.mark.parametrize("fusion", ["adaptive", "fixed"])
+def test_an_ensemble_ranks_on_other_devices_as_on_the_cpu(
+    ensemble: Callable[..., Any], sid_model: str, candidates: str, fusion: str
+) -> None:
+    config = ensemble(sid_model, candidates=candidates, fusion=fusion)
+    train, _, test = data_preparation(config, create_dataset(config))
+    model = get_model("AdaptiveEnsemble")(config, train._dataset).eval()
+    rows = next(iter(test))[0]
+
+    def ranked() -> list[torch.Tensor]:
+        table = torch.full((len(rows), model.n_items), -100.0)
+        row, item, score = model.retrieve(rows)
+        table[row, item] = score
+        return [table, model.full_sort_predict(rows), model.predict(rows)]
+
+    for values in model.grid[:: max(1, len(model.grid) // 3)]:
+        model.choose(values)
+        with pytest.MonkeyPatch.context() as patch:
+            expected = ranked()
+            patch.setattr(hardware, "on_cpu", lambda place: False)
+            found = ranked()
+        assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SETTINGS, SMALL, random_sequences, write_dataset
+from conftest import OWN, SASREC, SETTINGS, SMALL, random_sequences, write_dataset
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -25,9 +25,6 @@ from recbole_sid.evaluation.per_user import per_user_results
 from recbole_sid.generalization.ensemble import AdaptiveEnsemble, Scored, merge_lists, min_max
 from recbole_sid.generalization.ensemble_trainer import EnsembleTrainer
 from recbole_sid.quick_start import load_data_and_model, run_model, run_recbole_sid
-
-SASREC = {"n_layers": 1, "hidden_size": 16, "inner_size": 16, "n_heads": 2}
-OWN = ("codebook_sizes", "collaborative_dim")
 
 Lists = dict[int, float]
 
@@ -75,38 +72,6 @@ def test_fused_lists_equal_the_transcription(users: list[tuple[Lists, Lists]], w
 def test_scaling_ignores_what_was_not_retrieved() -> None:
     scores = torch.tensor([[2.0, -torch.inf, 4.0, 3.0], [7.0, 7.0, -torch.inf, 7.0], [-torch.inf] * 4])
     assert min_max(scores).tolist() == [[0, 0, 1, 0.5], [1, 1, 0, 1], [0, 0, 0, 0]]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A SASRec, a TIGER and a SIDMLP on the tiny dataset: the data folder and the files of their checkpoints."""
-    folder = tmp_path_factory.mktemp("ensemble")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return {"data_path": str(write_dataset(folder / "data", random_sequences())), **_train(folder)}
-
-
-def _train(folder: Path) -> dict[str, str]:
-    common = {"data_path": str(folder / "data"), "checkpoint_dir": str(folder / "saved")}
-    plain = {key: value for key, value in SMALL.items() if key not in OWN}
-    files = {"SASRec": run_recbole_sid("SASRec", "tiny", config_dict={**plain, **SASREC, **common})["model_file"]}
-    for model in ("TIGER", "SIDMLP"):
-        result = run_recbole_sid(model, "tiny", config_dict={**SETTINGS[model], **common})
-        files[model] = str(result["model_file"])
-    return files
-
-
-@pytest.fixture
-def ensemble(trained: dict[str, str]) -> Callable[..., Config]:
-    """Return ``ensemble(sid_model, **changes)``: the configuration of an ensemble of the trained models."""
-
-    def make(sid_model: str = "TIGER", **changes: Any) -> Config:
-        settings = {key: value for key, value in SMALL.items() if key not in (*OWN, "epochs", "train_batch_size")}
-        paths = {"id_model_path": trained["SASRec"], "sid_model_path": trained[sid_model]}
-        settings |= {"data_path": trained["data_path"], **paths, **changes}
-        return Config("AdaptiveEnsemble", "tiny", config_dict=settings)
-
-    return make
 
 
 def build(config: Config) -> tuple[AdaptiveEnsemble, Any, Any, Any]:

@@ -23,6 +23,7 @@ from recbole_sid.decoding.children import _padded, _ragged
 from recbole_sid.decoding.full import leaf_log_probs
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
+from recbole_sid.fast import captured
 from recbole_sid.fast.compiled_scorer import CompiledScorer, compiled_heads, compiled_prefixes, is_usable
 from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.nn.packing import Packed, Packing
@@ -404,9 +405,10 @@ def test_a_captured_graph_follows_weights_and_settings(prepare: Callable[..., An
 
     def expect_alike() -> None:
         items, scores = ranking(model, rows.to("cpu"))
-        found, found_scores = ranking(on_gpu, rows.to("cuda"))
-        assert found == items
-        assert_close(found_scores.cpu(), scores, atol=1e-4, rtol=1e-4)
+        for _ in range(3):  # operation by operation, then captured, then replayed
+            found, found_scores = ranking(on_gpu, rows.to("cuda"))
+            assert found == items
+            assert_close(found_scores.cpu(), scores, atol=1e-4, rtol=1e-4)
 
     expect_alike()
     model.beam_size = on_gpu.beam_size = 12
@@ -416,6 +418,50 @@ def test_a_captured_graph_follows_weights_and_settings(prepare: Callable[..., An
             for weight in weights:
                 weight.mul_(1.1)
     expect_alike()
+
+
+class _Ranks:
+    """In place of a student: ranks nothing, and notes how many rows it was asked for."""
+
+    def __init__(self) -> None:
+        self.eagerly: list[int] = []
+        self.captured: list[int] = []
+
+    def rank_eagerly(self, tokens: torch.Tensor) -> Any:
+        self.eagerly.append(len(tokens))
+
+
+def test_few_graphs_are_captured_and_few_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, used = _Ranks(), []
+
+    def capture(model: _Ranks, n_users: int, device: torch.device) -> Callable[[torch.Tensor], None]:
+        model.captured.append(n_users)
+        return lambda tokens: used.append((n_users, len(tokens)))
+
+    monkeypatch.setattr(captured, "CapturedSearch", capture)
+    graphs = captured.CapturedSearches()
+
+    def rank(n_users: int, settings: str = "beam 20") -> None:
+        graphs.rank(model, torch.zeros(n_users, 3), settings)
+
+    for n_users in (1000, 1000, 1000, 700, 40):  # an evaluation, whose last batches are odd
+        rank(n_users)
+    assert (model.eagerly, model.captured) == ([1000, 40], [1024])
+    assert used == [(1024, 1000), (1024, 1000), (1024, 700)]
+    rank(40)  # again, so it is worth a graph; the large one would mostly compute padding
+    rank(64)
+    rank(40, "beam 50")
+    assert model.captured == [1024, 64]
+    assert used[3:] == [(64, 40), (64, 64)]
+    assert model.eagerly[2:] == [40]
+    for beam_size in range(20):
+        for _ in range(2):
+            rank(8, f"beam {beam_size}")
+        rank(1000)  # in use all the time, so it stays
+    assert len(graphs._graphs) == captured._MOST_GRAPHS
+    assert model.captured.count(1024) == 1
+    rank(64)
+    assert model.captured.count(64) == 2
 
 
 def test_trying_out_numba_leaves_the_random_state_alone() -> None:

@@ -8,14 +8,21 @@ makes the host wait. Left out, as their shapes follow values: exact search, whic
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from recbole_sid.checkpoint import hash_weights
+from recbole_sid.data import create_dataset, data_preparation
+from recbole_sid.data.batch import Batch
+from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.model.supervision import OnlineSupervision
 from recbole_sid.registry import get_model
+from recbole_sid.trainer.distill_cache import CachedSupervision
 
 GENERATORS: list[tuple[str, dict[str, Any]]] = [
     ("TIGER", {}),
@@ -67,6 +74,87 @@ def test_losses_of_students(prepare: Callable[..., Any], name: str, changes: dic
         loss = model.calculate_loss(batch)
         loss.backward()
         assert loss.shape == ()
+
+
+@pytest.mark.parametrize("where", [None, "cache"])
+def test_cached_supervision_is_looked_up_on_the_host(prepare: Callable[..., Any], where: str | None) -> None:
+    train = prepare("SIDMLP")[1]
+    model, teacher = (get_model(name)(prepare(name)[0], train._dataset).eval() for name in ("SIDMLP", "TIGER"))
+    online = OnlineSupervision(model, model.history_encoder, teacher)
+    supervision = CachedSupervision(online, train, torch.device("cpu"), Path(where) if where else None, False)
+    expected = supervision(next(iter(train)))
+    supervision.device = torch.device("meta")
+    model.to("meta").train()
+    model.supervision = supervision
+    batch = next(iter(train)).to("meta")
+    found = supervision(batch)
+    assert (found.states.shape, found.mask.shape) == (expected.states.shape, expected.mask.shape)
+    assert [logits.shape for logits in found.logits] == [logits.shape for logits in expected.logits]
+    model.calculate_loss(batch).backward()
+
+
+def test_row_numbers_of_a_batch_stay_on_the_host(prepare: Callable[..., Any]) -> None:
+    _, train, valid, _ = prepare("SIDMLP")
+    for batch in (next(iter(train)), next(iter(valid))[0]):
+        fields = set(batch.columns)
+        moved = batch.to("meta")
+        assert isinstance(moved, Batch)
+        assert {name for name in fields if moved[name].device.type == "cpu"} == {ROW_FIELD} & fields
+        assert (set(moved.columns), len(moved)) == (fields, len(batch))
+        alone = batch.to("meta", "item_id_list")
+        assert {name for name in fields if alone[name].device.type == "meta"} == {"item_id_list"}
+    assert ROW_FIELD in fields
+    assert torch.equal(moved[ROW_FIELD], batch[ROW_FIELD])
+    again = moved.to("meta")[slice(2)]
+    assert again[ROW_FIELD].tolist() == batch[ROW_FIELD][:2].tolist()
+
+
+class NoCopies(TorchDispatchMode):
+    """Fails where values of the host are copied to the device."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [
+            value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor) and value.dim()
+        ]
+        devices = {tensor.device.type for tensor in tensors}
+        assert len(devices) < 2, function
+        assert not (devices == {"cpu"} and "copy" in str(function) and str(kwargs.get("device")) == "meta"), function
+        return function(*args, **kwargs)
+
+
+def test_copying_is_found() -> None:
+    values = torch.ones(3)
+    with NoCopies():
+        for copy in (lambda: values.to("meta"), lambda: torch.ones(3, device="meta").copy_(values)):
+            with pytest.raises(AssertionError):
+                copy()
+
+
+@pytest.mark.parametrize(("name", "changes"), GENERATORS + STUDENTS)
+@pytest.mark.parametrize("decoding", ["beam", "full"])
+def test_rankings_after_the_first_copy_nothing_to_the_device(
+    prepare: Callable[..., Any], name: str, changes: dict[str, Any], decoding: str
+) -> None:
+    model, batch = on_meta(prepare, name, decoding=decoding, **changes)
+    model.eval()
+    with torch.no_grad():
+        tokens = model.history_tokens(batch)
+        model.rank(tokens)
+        with NoCopies():
+            model.rank(tokens)
+
+
+@pytest.mark.parametrize("sid_model", ["TIGER", "SIDMLP"])
+@pytest.mark.parametrize("fusion", ["adaptive", "fixed"])
+def test_scores_of_an_ensemble(ensemble: Callable[..., Any], sid_model: str, fusion: str) -> None:
+    """By the scores of both; candidates of `retrieve` follow values, as in all models."""
+    config = ensemble(sid_model, fusion=fusion, candidates="scores")
+    train, _, _ = data_preparation(config, create_dataset(config))
+    model = get_model("AdaptiveEnsemble")(config, train._dataset).eval().to("meta")
+    batch = next(iter(train)).to("meta")
+    assert model.full_sort_predict(batch).shape == (len(batch) * model.n_items,)
+    assert model.predict(batch).shape == (len(batch),)
 
 
 @pytest.mark.parametrize(("name", "changes"), GENERATORS + STUDENTS)

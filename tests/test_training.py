@@ -269,6 +269,52 @@ def test_resume_does_not_continue_a_stage_that_stopped_early(
     assert same_weights(weights(whole.trainer.model), weights(resumed.trainer.model))
 
 
+@pytest.mark.parametrize(("recorded", "there"), [(2, 1), (1, 2), (3, 0), (0, 0)])
+def test_resume_on_a_machine_of_other_gpus(
+    configure: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    recorded: int,
+    there: int,
+) -> None:
+    trainer, train_data, valid_data, _ = make(configure("TIGER", epochs=2))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(train_data, valid_data, callback_fn=lambda epoch, score: raise_interrupt() if epoch else None)
+    content = load_checkpoint(trainer.last_file)
+    content.pop("checksum", None)
+    states = [torch.full((16,), number, dtype=torch.uint8) for number in range(recorded)]
+    save_checkpoint(trainer.last_file, {**content, "cuda_rng": states})
+    restored: dict[int, int] = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, number: restored.update({number: int(state[0])}))
+    resumed, train_data, valid_data, _ = make(configure("TIGER", epochs=2, resume=True))
+    caplog.clear()
+    resumed.fit(train_data, valid_data)
+    assert restored == {number: number for number in range(min(recorded, there))}
+    said = [record.getMessage() for record in caplog.records if "random numbers" in record.getMessage()]
+    assert len(said) == (1 if recorded else 0)  # this one resumes on the CPU
+
+
+@pytest.mark.parametrize(("dtype", "scaled"), [(torch.float16, True), (torch.bfloat16, False)])
+def test_float16_has_its_gradients_scaled(
+    configure: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    dtype: torch.dtype,
+    scaled: bool,
+) -> None:
+    """Without being asked to: its smallest gradients would be zero."""
+    monkeypatch.setattr("recbole_sid.trainer.sid_trainer.amp_dtype", lambda device: dtype)
+    monkeypatch.setattr("recbole_sid.trainer.sid_trainer.cpu_has_fast_bfloat16", lambda: True)
+    trainer, train_data, _, _ = make(configure("SIDMLP", enable_amp=True, epochs=1))
+    assert trainer.scaler.is_enabled() == scaled
+    assert ("enable_scaler is taken as True" in caplog.text) == scaled
+    trainer.fit(train_data, None)
+    assert np.isfinite(trainer.train_loss_dict[0])
+    plain, _, _, _ = make(configure("SIDMLP", epochs=1))
+    assert not plain.scaler.is_enabled()
+
+
 def test_resume_checkpoint_asks_for_a_resume(configure: Callable[..., Config]) -> None:
     trainer, _, _, _ = make(configure("TIGER"))
     with pytest.raises(InputError, match=r"resumes from '.*\.last\.pth', not from 'other\.pth'"):
@@ -589,7 +635,7 @@ def test_disk_cache_of_other_histories_is_not_reused(train: Callable[..., Run], 
     other = write_dataset(tmp_path / "other", [sequences[0], *(items[::-1] for items in sequences[1:])])
     cache = {"distill_cache": "disk", "distill_cache_dir": "cache"}
     first = train("SIDMLP", **cache)
-    (semantic_ids,) = Path("saved", "semantic_ids").iterdir()
+    (semantic_ids,) = Path("saved", "semantic_ids").glob("*.npz")
     given = {"teacher_path": first.config["teacher_path"], "semantic_ids_path": str(semantic_ids)}
     train("SIDMLP", **cache, **given)
     assert len(os.listdir("cache")) == 1

@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 
+from recbole_sid.data.batch import Batch
+
 
 def cut_histories(interaction: Interaction, field: str, length_field: str) -> Interaction:
     """Return `interaction`, on the host, with all histories cut to the longest of them.
@@ -43,7 +45,7 @@ def _lists(interaction: Interaction, field: str) -> list[str]:
 
 
 class CutBatches:
-    """A loader's `collate_fn` whose batches have their histories cut.
+    """A loader's `collate_fn` whose batches have their histories cut, and are of class `Batch`.
 
     Args:
         collate: the loader's own; returns an interaction, or a tuple that begins with one.
@@ -55,6 +57,7 @@ class CutBatches:
 
     def __call__(self, index: Any) -> Any:
         batch = self.collate(index)
-        if isinstance(batch, tuple):
-            return (cut_histories(batch[0], self.field, self.length_field), *batch[1:])
-        return cut_histories(batch, self.field, self.length_field)
+        return (self._cut(batch[0]), *batch[1:]) if isinstance(batch, tuple) else self._cut(batch)
+
+    def _cut(self, interaction: Interaction) -> Batch:
+        return Batch(cut_histories(interaction, self.field, self.length_field).interaction)

@@ -57,33 +57,24 @@ def _descend(
     Neighbouring prefixes have neighbouring children: all is done on ranges.
     """
     n_users, n_beams = scores.shape
-    # Which prefixes have which children is known to the host: it need not wait for any result.
-    start = trie.host_starts[level][first : first + n_beams + 1].long()
-    first_child, last_child = int(start[0]), int(start[-1])
-    count = start.diff()
-    parent = torch.repeat_interleave(torch.arange(n_beams), count)
+    below = trie.families(level, 2 if normaliser == "children" else 1).of(first, first + n_beams)
+    first_child, last_child = below.children
     codes = trie.code(level)[first_child:last_child].long()
-    reached = scores[:, parent.to(scores.device)]
-    branching = (count >= (2 if normaliser == "children" else 1)).nonzero().squeeze(1)
-    if len(branching):
-        beams = (torch.arange(n_users).unsqueeze(1) * n_beams + branching).flatten().to(scores.device)
-        logits = scorer.logits(state, beams).float().view(n_users, len(branching), -1)
-        place = torch.full((n_beams,), -1)
-        place[branching] = torch.arange(len(branching))
-        pairs = (place[parent] >= 0).nonzero().squeeze(1)
-        row, pairs = place[parent[pairs]].to(scores.device), pairs.to(scores.device)
-        chosen = logits.flatten(1)[:, row * logits.shape[-1] + codes[pairs]]
-        total = _totals(logits, chosen, row, normaliser)
-        reached.index_add_(1, pairs, chosen - total[:, row])
+    reached = scores[:, below.parent]
+    if len(below.branching):
+        users = torch.arange(n_users, device=scores.device).unsqueeze(1)
+        logits = scorer.logits(state, (users * n_beams + below.branching).flatten()).float()
+        logits = logits.view(n_users, len(below.branching), -1)
+        chosen = logits.flatten(1)[:, below.row * logits.shape[-1] + codes[below.pair]]
+        total = _totals(logits, chosen, below.row, normaliser)
+        reached.index_add_(1, below.pair, chosen - total[:, below.row])
     if level + 1 == trie.n_levels:
         result[:, first_child:last_child] = reached
         return
     size = max(1, _MAX_BEAMS // n_users)
     for begin in range(0, last_child - first_child, size):
         part = slice(begin, begin + size)
-        extended = scorer.extend(
-            state, parent[part].to(scores.device).expand(n_users, -1), codes[part].expand(n_users, -1)
-        )
+        extended = scorer.extend(state, below.parent[part].expand(n_users, -1), codes[part].expand(n_users, -1))
         _descend(scorer, trie, normaliser, level + 1, first_child + begin, extended, reached[:, part], result)
 
 

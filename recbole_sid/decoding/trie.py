@@ -6,9 +6,11 @@ Memory is linear in the items for any number of levels and any codebook sizes; s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 _WORD_BITS = 62  # of the int64 that several levels' codes are packed into for sorting
@@ -60,6 +62,7 @@ class Trie(nn.Module):
             self.register_buffer(name, values, persistent=False)
         # Where children begin, for the host to read on whatever device the trie is: on the CPU the same memory.
         self.host_starts = [self.start(level).cpu() for level in range(len(sizes) + 1)]
+        self._families: dict[tuple[int, int], Families] = {}
         # The most children that any prefix has, per level.
         self.widths = tuple(int(start.diff().max()) for start in self.host_starts[:-1])
 
@@ -146,6 +149,18 @@ class Trie(nn.Module):
         shift = self.start(level).index_select(0, nodes.clamp(min=0)).long() - (count.cumsum(0) - count)
         return position, shift.index_select(0, position).add_(torch.arange(len(position), device=nodes.device))
 
+    def families(self, level: int, least: int) -> Families:
+        """Return the families of all prefixes of depth `level`; one of `least` children or more counts as branching.
+
+        Made once.
+        """
+        found = self._families.get((level, least))
+        if found is None or found.parent.device != self.item.device:
+            with torch.inference_mode(False):  # it outlives the caller's mode
+                found = Families.below(self.host_starts[level].long(), least, self.item.device)
+            self._families[level, least] = found
+        return found
+
     def child_mask(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """Return which codes of `level` continue the prefixes `nodes`: [...] -> bool [..., codebook size].
 
@@ -199,6 +214,81 @@ class Trie(nn.Module):
         flat = leaves.flatten()
         position, place = self.pairs(self.n_levels, flat, self.n_children(self.n_levels, flat))
         return position, self.item[place].long()
+
+
+class Family(NamedTuple):
+    """Neighbouring prefixes and their children, numbered from the first of each.
+
+    Attributes:
+        children: the numbers of the first child and of the one after the last among all of their depth.
+        parent: int64 [n_children], the prefix above each child.
+        branching: int64 [M], the prefixes of several children.
+        pair: int64 [P], the children of those.
+        row: int64 [P], the place in `branching` of each one's prefix.
+    """
+
+    children: tuple[int, int]
+    parent: torch.Tensor
+    branching: torch.Tensor
+    pair: torch.Tensor
+    row: torch.Tensor
+
+
+class Families(NamedTuple):
+    """All prefixes of a depth as one `Family`, of which any range of prefixes is slices: nothing waits for a device.
+
+    Attributes:
+        parent, branching, pair, row: as in `Family`, on the device.
+        start, branching_before, pairs_before: on the host, int64 [n_nodes + 1]: how many children, branching prefixes
+            and entries of `pair` come before those of a prefix.
+    """
+
+    parent: torch.Tensor
+    branching: torch.Tensor
+    pair: torch.Tensor
+    row: torch.Tensor
+    start: torch.Tensor
+    branching_before: torch.Tensor
+    pairs_before: torch.Tensor
+
+    @classmethod
+    def below(cls, start: torch.Tensor, least: int, device: torch.device) -> Families:
+        """Return the families of prefixes whose children begin at `start` int64 [n_nodes + 1], on the host.
+
+        Args:
+            start: of each prefix's children, and their number.
+            least: children of a prefix that counts as branching.
+            device: of the result.
+        """
+        count = start.diff()
+        branches = count >= least
+        parent = torch.repeat_interleave(count)
+        pair = branches[parent].nonzero().squeeze(1)
+        row = (branches.cumsum(0) - 1)[parent[pair]]
+        return cls(
+            parent.to(device),
+            branches.nonzero().squeeze(1).to(device),
+            pair.to(device),
+            row.to(device),
+            start,
+            F.pad(branches.cumsum(0), (1, 0)),
+            F.pad((count * branches).cumsum(0), (1, 0)),
+        )
+
+    def of(self, first: int, last: int) -> Family:
+        """Return the family of the prefixes first .. last - 1."""
+
+        def between(before: torch.Tensor) -> slice:
+            return slice(int(before[first]), int(before[last]))
+
+        children, branching, pairs = map(between, (self.start, self.branching_before, self.pairs_before))
+        return Family(
+            (children.start, children.stop),
+            self.parent[children] - first,
+            self.branching[branching] - first,
+            self.pair[pairs] - children.start,
+            self.row[pairs] - branching.start,
+        )
 
 
 def _sorted_words(codes: torch.Tensor, sizes: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:

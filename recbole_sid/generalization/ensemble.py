@@ -7,6 +7,7 @@ models are good at, shows as confidence. (The paper's equation 2 prints -q, agai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -109,10 +110,10 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
         """Use these parameters, in the order of `names`, from now on."""
         self.parameters_in_use.copy_(torch.tensor(values, dtype=torch.float64))
 
-    def weight(self, confidence: torch.Tensor, values: tuple[float, ...]) -> torch.Tensor:
-        """Return the weight [B, 1] of the ID model for users of this `confidence` [B]."""
+    def weight(self, confidence: torch.Tensor, values: Sequence[float] | torch.Tensor) -> torch.Tensor:
+        """Return the weight [B, 1] of the ID model for users of this `confidence` [B], with parameters [2] or [1]."""
         if self.fusion == "fixed":
-            return confidence.new_full((len(confidence), 1), values[0])
+            return (torch.zeros_like(confidence) + values[0]).unsqueeze(1)
         q, tau = values
         return torch.sigmoid(q * (confidence - tau)).unsqueeze(1)
 
@@ -171,7 +172,7 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
         raise InputError("AdaptiveEnsemble is tuned on validation by its own trainer, not trained: use `fit` of that.")
 
     def _fused(self, scored: Scored) -> torch.Tensor:
-        return scored.fused(self.weight(scored.confidence, tuple(self.parameters_in_use.tolist())))
+        return scored.fused(self.weight(scored.confidence, self.parameters_in_use))  # not read by the host
 
 
 def item_logits(model: Any, interaction: Any) -> torch.Tensor:

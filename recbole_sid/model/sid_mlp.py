@@ -20,7 +20,7 @@ from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError, nearest, require_known
-from recbole_sid.fast.captured import CapturedSearch, captured_size
+from recbole_sid.fast.captured import CapturedSearches
 from recbole_sid.fast.compiled_scorer import (
     COMPILED,
     CompiledScorer,
@@ -143,7 +143,7 @@ class SIDMLP(SIDRecommender):
             is_usable()  # compiles now, before anything is timed
         self.heads_form = Prepared(_factorise)
         self.compiled_form = Prepared(_compile)
-        self.graphs: Prepared[dict[Any, CapturedSearch]] = Prepared(_no_graphs)
+        self.graphs: Prepared[CapturedSearches] = Prepared(_no_graphs)
         self.stages = self.stages_of(config)
         self.start_stage(self.stages[-1])
 
@@ -248,12 +248,8 @@ class SIDMLP(SIDRecommender):
         static = getattr(self.history_encoder, "static_shapes", False) and DECODERS[self.decoding] is beam_search
         if not (tokens.is_cuda and self.compiled and static):
             return self.rank_eagerly(tokens)
-        graphs, size = self.graphs.get(self), captured_size(len(tokens))
         dtype = getattr(self.history_encoder, "inference_dtype", torch.float32)
-        key = (size, self.beam_size, self.normaliser, dtype)  # what a graph holds besides the weights
-        if key not in graphs:
-            graphs[key] = CapturedSearch(self, size, tokens.device)
-        return graphs[key](tokens)
+        return self.graphs.get(self).rank(self, tokens, (self.beam_size, self.normaliser, dtype))
 
     def rank_eagerly(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `rank` does, operation by operation."""
@@ -284,8 +280,8 @@ def _factorise(model: SIDMLP) -> FactorisedHeads:
     return FactorisedHeads.of(model.decoder, model.token_embedding.weight, model.vocabulary.level_offsets)
 
 
-def _no_graphs(model: SIDMLP) -> dict[Any, CapturedSearch]:
-    return {}
+def _no_graphs(model: SIDMLP) -> CapturedSearches:
+    return CapturedSearches()
 
 
 def _compile(model: SIDMLP) -> tuple[Any, Any]:

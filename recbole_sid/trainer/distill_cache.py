@@ -22,6 +22,7 @@ from recbole_sid.data.histories import cut_histories
 from recbole_sid.errors import InputError
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.util.files import locked, replacing_folder, write_json
+from recbole_sid.util.hardware import moved
 from recbole_sid.util.progress import progress
 from recbole_sid.util.reading import read_json
 
@@ -71,13 +72,11 @@ class CachedSupervision:
         self.states, self.logits = (_open(target / file) for file in _FILES)
 
     def __call__(self, interaction: Any) -> Supervision:
-        row = self.place[interaction[ROW_FIELD].cpu()]
+        row = self.place[interaction[ROW_FIELD].cpu()]  # on the host already in a loader's batch
         index, valid = self._packed(row, self._width(interaction))
-        states = self.states[index].masked_fill_(~valid.unsqueeze(-1), 0).to(self.device).float()
-        logits = self.logits[row].to(self.device).float() if self.sizes else None
-        return Supervision(
-            states, valid.to(self.device), [] if logits is None else list(logits.split(self.sizes, dim=1))
-        )
+        states = moved(self.states[index].masked_fill_(~valid.unsqueeze(-1), 0), self.device).float()
+        logits = list(moved(self.logits[row], self.device).float().split(self.sizes, dim=1)) if self.sizes else []
+        return Supervision(states, moved(valid, self.device), logits)
 
     def _write(self, online: OnlineSupervision, loader: Any, target: Path, show_progress: bool) -> None:
         """Fill files in a folder beside `target` and rename it."""

@@ -31,6 +31,11 @@ from recbole_sid.util.progress import progress
 _LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 
 
+def amp_dtype(device: torch.device) -> torch.dtype:
+    """Return the type that ``enable_amp`` computes in on `device`."""
+    return torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
+
+
 class Stage(NamedTuple):
     """One training run over the data.
 
@@ -68,7 +73,7 @@ class SIDTrainer(Trainer):
         self.saved_model_file = os.path.join(self.checkpoint_dir, f"{config.run_name()}.pth")
         self.eval_collector = RetrievedItemsCollector(config)
         self.item_tensor = ()  # RecBole would copy all items' features to the device, for models that rank by `predict`
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler or self._needs_scaler())
         self.amp_pays = self.device.type != "cpu" or not self.enable_amp or cpu_has_fast_bfloat16()
         if not self.amp_pays:
             self.logger.warning("enable_amp is left out: this processor has no fast bf16, and would be slower with it.")
@@ -308,8 +313,14 @@ class SIDTrainer(Trainer):
     def _autocast(self) -> AbstractContextManager[Any]:
         if not self.enable_amp or not self.amp_pays:
             return nullcontext()
-        has_bfloat16 = self.device.type == "cpu" or torch.cuda.is_bf16_supported()
-        return torch.autocast(self.device.type, torch.bfloat16 if has_bfloat16 else torch.float16)
+        return torch.autocast(self.device.type, amp_dtype(self.device))
+
+    def _needs_scaler(self) -> bool:
+        """Say whether small gradients would vanish without one: float16 has none below 6e-8."""
+        needed = self.enable_amp and not self.enable_scaler and amp_dtype(self.device) == torch.float16
+        if needed:
+            self.logger.warning("enable_amp computes in float16 on this device, so enable_scaler is taken as True.")
+        return needed
 
     @torch.no_grad()
     def evaluate(
@@ -467,9 +478,19 @@ class SIDTrainer(Trainer):
         random.setstate((version, tuple(words), gauss))
         np.random.set_state(tuple(state["numpy_rng"]))  # noqa: NPY002
         torch.set_rng_state(state["torch_rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self._restore_cuda_rng(state["cuda_rng"])
         train_data.generator.set_state(state["loader_rng"])
+
+    def _restore_cuda_rng(self, states: list[torch.Tensor]) -> None:
+        """Set the random states of the GPUs that there are, of those that the interrupted training had."""
+        for number, state in enumerate(states[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, number)
+        on_gpu = self.device.type == "cuda"
+        if on_gpu != bool(states) or (on_gpu and (self.device.index or 0) >= len(states)):
+            self.logger.warning(
+                f"The training began on {len(states) or 'no'} GPUs and goes on on another device: its random numbers, "
+                "such as those of dropout, are not those of an uninterrupted one."
+            )
 
     def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
         """Make `fit` continue from `resume_file`, a ``*.last.pth`` of this configuration, as RecBole's method does.

@@ -22,6 +22,13 @@ def on_cpu(place: torch.Tensor | torch.device) -> bool:
     return (place.device if isinstance(place, torch.Tensor) else place).type == "cpu"
 
 
+def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return `values` on `device`; from the host to a GPU without waiting for what the GPU has still to do."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 @lru_cache(maxsize=1)
 def cpu_has_fast_bfloat16() -> bool:
     """Say whether this CPU multiplies bf16 matrices about as fast as fp32's or faster, by trying (milliseconds)."""
