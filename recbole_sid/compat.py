@@ -48,6 +48,7 @@ def apply() -> None:
     _patch_other_parameters()
     _patch_collector()
     _patch_dok_update()
+    _patch_saved_loaders()
     _silence_future_warnings()
 
 
@@ -85,6 +86,16 @@ def _patch_dok_update() -> None:
 
     if not hasattr(dok_matrix, "_update"):
         dok_matrix._update = lambda self, entries: self._dict.update(entries)
+
+
+def _patch_saved_loaders() -> None:
+    """recbole/data/utils.py, `load_split_dataloaders`: unpickles, and so runs, whatever lies at
+    ``dataloaders_save_path`` or, under a certain name, in ``checkpoint_dir``, also where these stand in somebody's
+    checkpoint. Loaders are made anew instead.
+    """
+    from recbole.data import utils
+
+    utils.load_split_dataloaders = lambda config: None
 
 
 def _patch_checkpoint_loading() -> None:

@@ -29,7 +29,7 @@ from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.property_files import PROPERTIES
 from recbole_sid.registry import get_model, get_trainer, is_ours
-from recbole_sid.util.reading import check_tensor_file, read_yaml
+from recbole_sid.util.reading import check_array_file, check_tensor_file, read_yaml
 from recbole_sid.util.values import PropertyLoader
 from recbole_sid.util.values import parse_value as parse_value
 
@@ -281,6 +281,9 @@ class Config(RecBoleConfig):
         for key in _PRETRAINED_KEYS:
             if isinstance(self[key], str) and Path(self[key]).is_file():
                 check_tensor_file(self[key])
+        embeddings = Path(self["data_path"]) / "item_emb.npy"  # ldiffrec.py, `__init__`: reads it with pickle
+        if self.model == "LDiffRec" and embeddings.is_file():
+            check_array_file(embeddings)
         intervals = {key: self[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}
         by_value = self["val_interval"] or {}
         if not isinstance(by_value, dict):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from logging import getLogger
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -14,12 +16,14 @@ from recbole.utils import init_logger, init_seed
 
 from recbole_sid.checkpoint import check_lineage, is_checkpoint, lineage, load_checkpoint, load_weights
 from recbole_sid.compat import load_recbole_checkpoint
-from recbole_sid.config import Config, plain_settings
+from recbole_sid.config import Config, file_keys, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.data.dataset import check_folder
 from recbole_sid.errors import InputError
+from recbole_sid.generalization.members import SID_MODEL
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
+from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
 
 
 class Run(NamedTuple):
@@ -160,7 +164,8 @@ def load_data_and_model(
     Args:
         model_file: the checkpoint.
         overrides: settings in place of those recorded, such as the data_path of data that has moved. Semantic IDs
-            that have to be built are kept if a checkpoint_dir is among them; nothing else is written.
+            that have to be built are kept if a checkpoint_dir is among them; nothing else is written. A text_model
+            that they have to be built with is loaded only if it is among them.
         model_class: the user's own class that was trained; models of ours and RecBole's are found by their name.
 
     Returns:
@@ -183,9 +188,18 @@ def _load_ours(
     for key in ("teacher_path", "id_model_path", "sid_model_path"):
         if key in settings:
             settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
+    if settings.get(f"{SID_MODEL}_config"):  # an ensemble's semantic IDs are those of its member
+        files = {key: overrides[key] for key in file_keys() if key in overrides}
+        settings[f"{SID_MODEL}_config"] = {**settings[f"{SID_MODEL}_config"], **files}
     _check_class(checkpoint["model"], model_class, model_file)
     config = Config(model_class or checkpoint["model"], settings["dataset"], config_dict=settings)
-    dataset, loaders = _load_data(config, overrides)
+    recorded = Recorded(
+        overrides.keys(),
+        checkpoint["lineage"].get("semantic IDs"),
+        [Path(model_file).parent / "semantic_ids"],
+        keep="checkpoint_dir" in overrides,
+    )
+    dataset, loaders = _load_data(config, recorded)
     current = lineage(config, loaders[0]._dataset)
     check_lineage(model_file, checkpoint["lineage"], current)
     model = build_model(config, loaders[0]._dataset)
@@ -206,7 +220,7 @@ def _load_recbole(
     _check_class(recorded["model"], model_class, model_file)
     settings = {**plain_settings(recorded), **overrides}
     config = Config(model_class or recorded["model"], recorded["dataset"], config_dict=settings)
-    dataset, loaders = _load_data(config, overrides)
+    dataset, loaders = _load_data(config, Recorded(overrides.keys()))
     model = build_model(config, loaders[0]._dataset)
     load_weights(model, checkpoint["state_dict"], model_file)
     model.load_other_parameter(checkpoint.get("other_parameter"))
@@ -225,12 +239,12 @@ def _check_class(recorded: str, model_class: type | None, model_file: str | os.P
         raise InputError(f"'{model_file}' holds a {recorded}, a class of your own: give it as model_class.") from error
 
 
-def _load_data(config: Any, overrides: Mapping[str, Any]) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Return dataset and loaders; nothing is written but to a checkpoint_dir that the caller names."""
+def _load_data(config: Any, recorded: Recorded) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Return dataset and loaders; nothing is written but semantic IDs that are to be kept."""
     check_folder(config)
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
-    return dataset, data_preparation(config, dataset, keep_semantic_ids="checkpoint_dir" in overrides)
+    return dataset, data_preparation(config, dataset, partial(recorded_semantic_ids, recorded=recorded))
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -28,7 +28,9 @@ def analyze(call: Call) -> None:
     if runs and split != "test":
         raise InputError(f"--split={split} has no runs: their results are of the test split; add --labels-only.")
     config = _config(call, runs)
-    labelled = label_split(config, split, _hops(call), run_semantic_ids(config, runs))
+    labelled = label_split(
+        config, split, _hops(call), run_semantic_ids(config, runs, call.overrides), call.overrides.keys()
+    )
     findings = find(labelled, runs, config["show_progress"])
     details = {"dataset": config["dataset"], "split": split, "instances": len(labelled.labels), "hops": labelled.hops}
     if runs:

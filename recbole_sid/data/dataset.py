@@ -236,22 +236,19 @@ def create_dataset(config: Any) -> Dataset:
     Raises:
         InputError: if the dataset's file is missing or holds no interaction after filtering.
     """
-    from recbole.data import create_dataset as recbole_create_dataset
-    from recbole.data import dataset as recbole_datasets
     from recbole.utils import ModelType
 
     check_files(config)
     if not config["benchmark_filename"]:
         check_headers(config)
-    special = hasattr(recbole_datasets, config["model"] + "Dataset") or config["benchmark_filename"]
     histories = StoredHistoryDataset if _reads_stored_histories(config) else HistoryDataset
     ours: dict[Any, type[Dataset]] = {ModelType.SEQUENTIAL: histories}
     if config["eval_args"]["order"] == "TO":
         ours |= {ModelType.GENERAL: TimeOrderedDataset, ModelType.TRADITIONAL: TimeOrderedDataset}
-    recboles = special or not isinstance(config, Config)
-    make = recbole_create_dataset if recboles else ours.get(config["MODEL_TYPE"], recbole_create_dataset)
+    recboles = _recboles_class(config)
+    own = recboles in _PLAIN_DATASETS and not config["benchmark_filename"] and isinstance(config, Config)
     try:
-        return make(config)
+        return (ours.get(config["MODEL_TYPE"], recboles) if own else recboles)(config)
     except InputError:
         raise
     except ModuleNotFoundError as error:
@@ -261,6 +258,24 @@ def create_dataset(config: Any) -> Dataset:
             f"RecBole cannot read dataset '{config['dataset']}' in '{config['data_path']}' ({first_line(error)}): "
             "check the header (name:type) and values of its files, and the field names in the configuration."
         ) from error
+
+
+# RecBole's datasets that ours can take the place of; others are of single models or kinds.
+_PLAIN_DATASETS = (Dataset, SequentialDataset)
+
+
+def _recboles_class(config: Any) -> type[Dataset]:
+    """Return the class that RecBole's `create_dataset` (recbole/data/utils.py) chooses.
+
+    It is not called, because it unpickles, and so runs, what lies at ``dataset_save_path`` or, under a certain name, in
+    ``checkpoint_dir``, also where these stand in somebody's checkpoint.
+    """
+    from recbole.data import dataset as recbole_datasets
+    from recbole.utils import ModelType
+
+    kinds = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
+    of_kind = kinds.get(config["MODEL_TYPE"], "Dataset")
+    return getattr(recbole_datasets, config["model"] + "Dataset", getattr(recbole_datasets, of_kind))
 
 
 def _reads_stored_histories(config: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from recbole_sid.data.histories import CutBatches
 from recbole_sid.data.windows import WINDOW_FIELD, Windows
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.registry import is_ours
+from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.build import semantic_ids_for
 
 # Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
@@ -61,7 +62,9 @@ class LengthBucketSampler(Sampler[int]):
         yield from self.rows[short].tolist()
 
 
-def data_preparation(config: Any, dataset: Any, keep_semantic_ids: bool = True) -> tuple[Any, Any, Any]:
+def data_preparation(
+    config: Any, dataset: Any, find_semantic_ids: Callable[[Any, Any], SemanticIDs] = semantic_ids_for
+) -> tuple[Any, Any, Any]:
     """Split `dataset` and return the (train, valid, test) loaders, as RecBole's `data_preparation`.
 
     For our models, training batches are bucketed by history length, and the semantic IDs, loaded or built from the
@@ -70,7 +73,7 @@ def data_preparation(config: Any, dataset: Any, keep_semantic_ids: bool = True) 
     Args:
         config: of the run.
         dataset: of `create_dataset`.
-        keep_semantic_ids: write semantic IDs that had to be built to ``checkpoint_dir``.
+        find_semantic_ids: returns the semantic IDs of a configuration and a training part.
 
     Raises:
         InputError: if a split is empty or ready-made, or the semantic IDs do not fit the dataset.
@@ -93,7 +96,7 @@ def data_preparation(config: Any, dataset: Any, keep_semantic_ids: bool = True) 
     if is_ours(config.model_class):
         train = loaders[0]
         deciding = capabilities_of(config.model_class).semantic_id_config(config)
-        train._dataset.semantic_ids = semantic_ids_for(deciding, train._dataset, keep_semantic_ids)
+        train._dataset.semantic_ids = find_semantic_ids(deciding, train._dataset)
         arrange(train, config)
         for loader in loaders[1:]:
             cut_batches(loader)

@@ -43,10 +43,13 @@ class FeatureSource(Learnt, ABC):
     Attributes:
         files: the configuration keys that name files or folders it reads; ``()`` for none.
         growing: those of `files` that later get rows for new items.
+        models: those of `files` that name a model to load, which the settings in somebody's file alone never make one
+            do: its code would run, or it would be downloaded.
     """
 
     files: ClassVar[tuple[str, ...]]
     growing: ClassVar[tuple[str, ...]] = ()
+    models: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

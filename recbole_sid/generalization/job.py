@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from recbole_sid.generalization.members import is_sid_model, placement
 from recbole_sid.generalization.runs import METRICS, FinishedRun, metrics_by_model, predicted_items
 from recbole_sid.generalization.tokens import label_tokens
 from recbole_sid.generalization.transitions import Ragged, Transitions
-from recbole_sid.semantic_ids.build import semantic_ids_for
+from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
 from recbole_sid.util.progress import progress
 
 
@@ -77,7 +77,11 @@ class Findings(NamedTuple):
 
 
 def label_split(
-    config: Config, split: str = "test", hops: int = 4, semantic_id_config: Config | None = None
+    config: Config,
+    split: str = "test",
+    hops: int = 4,
+    semantic_id_config: Config | None = None,
+    named: Collection[str] = (),
 ) -> Labelled:
     """Label the instances of a dataset's split; nothing is written.
 
@@ -86,6 +90,7 @@ def label_split(
         split: valid or test.
         hops: the largest distance H that counts.
         semantic_id_config: says which semantic IDs the token labels are of; None: no token labels.
+        named: the keys of it that the caller gave; the others stand in the result of a run.
 
     Raises:
         InputError: if the data, the split, the hops or the semantic IDs are wrong.
@@ -105,21 +110,21 @@ def label_split(
     labels = labeller.label(instances.recent, instances.targets)
     codes = None
     if semantic_id_config is not None:
-        codes = semantic_ids_for(semantic_id_config, train, keep=False).table(train.item_tokens())
+        codes = recorded_semantic_ids(semantic_id_config, train, Recorded(named)).table(train.item_tokens())
         labels["tokens"] = label_tokens(codes, sequences, instances.recent, instances.targets, hops)
     return Labelled(train, hops, sequences, instances, labeller, labels, codes)
 
 
-def run_semantic_ids(config: Config, runs: Sequence[FinishedRun]) -> Config | None:
-    """Return the configuration that says which semantic IDs to look at: `config` if it names a file, else the first
-    run of a SID model; None without either.
+def run_semantic_ids(config: Config, runs: Sequence[FinishedRun], named: Collection[str] = ()) -> Config | None:
+    """Return the configuration that says which semantic IDs to look at: `config` if it names a file, else that of the
+    first run of a SID model, but for the keys `named`, which are as in `config`; None without either.
     """
     if config["semantic_ids_path"]:
         return config
     for run in runs:
         settings = run.result["settings"]
         if is_sid_model(run.result["model"]):
-            keys = ("seed", "checkpoint_dir", *semantic_id_keys())
+            keys = {"seed", "checkpoint_dir", *semantic_id_keys()} - set(named)
             return Config(
                 config["model"],
                 config["dataset"],

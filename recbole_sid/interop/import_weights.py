@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.interop import weights as foreign
 from recbole_sid.registry import get_model
 from recbole_sid.semantic_ids.build import semantic_ids_for
+from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
 
 STUDENTS = ("SIDMLP", "SIDMLPPlusPlus")
 
@@ -55,12 +57,14 @@ def import_checkpoint(
     given, weights = dict(settings or {}), foreign.read_weights(path)
     if model == "TIGER":
         config, load = _tiger_config(foreign.t5_weights(weights), dataset, config_files, given), _load_tiger
+        find: Any = semantic_ids_for
     elif model in STUDENTS:
         weights = {**(foreign.read_weights(encoder_file) if encoder_file else {}), **weights}
         config, load = _student_config(model, weights, config_files, given), _load_student
+        find = partial(recorded_semantic_ids, recorded=_of_teacher(given))
     else:
         raise InputError(f"Checkpoints of {model} cannot be imported, only those of TIGER, {' and '.join(STUDENTS)}.")
-    train_data = data_preparation(config, create_dataset(config))[0]
+    train_data = data_preparation(config, create_dataset(config), find)[0]
     own = get_model(model)(config, train_data._dataset)
     load(own, weights, path)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
@@ -119,6 +123,13 @@ def _student_config(
     config = _config_with(model, shared["dataset"], config_files, {**common, **given}, sizes)
     check_folder(config)
     return config
+
+
+def _of_teacher(given: Mapping[str, Any]) -> Recorded:
+    """Return what the teacher's checkpoint says of its semantic IDs, which are the student's."""
+    path = given["teacher_path"]
+    fingerprint = load_checkpoint(path)["lineage"].get("semantic IDs")
+    return Recorded(given.keys(), fingerprint, [Path(path).parent / "semantic_ids"], keep=True)
 
 
 def _config_with(

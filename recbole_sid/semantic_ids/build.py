@@ -76,6 +76,16 @@ def semantic_ids_for(config: Any, train_dataset: Any, keep: bool = True) -> Sema
     return semantic_ids
 
 
+def kept_semantic_ids(config: Any, train_dataset: Any) -> SemanticIDs | None:
+    """Return the semantic IDs of the configuration's recipe that are in ``checkpoint_dir/semantic_ids``; None without.
+
+    Raises:
+        InputError: if a file is not what its recipe says, or one that features are made of is missing.
+    """
+    recipe = semantic_id_recipe(config, train_dataset)
+    return _kept(semantic_ids_file(config, recipe), recipe, train_dataset.item_tokens())
+
+
 def _kept(path: Path, recipe: Mapping[str, Any], item_tokens: np.ndarray) -> SemanticIDs | None:
     """Return the semantic IDs of `recipe` in `path`, or those that were extended since, and log which; None without.
 

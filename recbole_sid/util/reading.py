@@ -208,6 +208,19 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
     return np.load(path, allow_pickle=False)
 
 
+def check_array_file(path: str | os.PathLike[str]) -> None:
+    """Refuse an ``.npy`` file that holds Python objects, which numpy would unpickle if asked to, or is damaged.
+
+    Raises:
+        InputError: if it is such a file.
+    """
+    try:
+        with open(path, "rb") as stream:
+            _header(stream, os.path.getsize(path))
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"'{path}' is no .npy array of numbers ({first_line(error)}).") from error
+
+
 _HEADER_READERS: dict[tuple[int, int], Callable[[Any], tuple[Any, bool, np.dtype]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
