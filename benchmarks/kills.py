@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py --model=SIDMLPPlusPlus --rounds=10
 
-In each round the training is killed (SIGKILL) once to three times, each time after a random share of a whole run's
-time; then it runs to its end. What a kill met is read from the states that it left: the model (students train their
+In each round the training is killed (SIGKILL) once to three times, each time up to half a second after a random one of
+the checkpoints that it writes, or before the first; then it runs to its end. What a kill met is read from the states that it left: the model (students train their
 teacher in the same run, so that it is killed too), the stage and how many of its epochs were done.
 Files beyond those of the run that nobody killed are leftovers.
 """
@@ -11,6 +11,7 @@ Files beyond those of the run that nobody killed are leftovers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import subprocess
 import sys
@@ -96,6 +97,26 @@ def outcome(folder: Path) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     return metrics, state
 
 
+def kill_after(process: subprocess.Popen[bytes], folder: Path, n_writes: int, wait_s: float) -> int:
+    """Kill `process` `wait_s` seconds after it has written `n_writes` checkpoints in `folder`, if it still runs then.
+
+    Returns:
+        how many it wrote.
+    """
+    seen: set[tuple[str, int]] = set()
+    present = {(file.name, file.stat().st_mtime_ns) for file in (folder / "saved").glob("*.pth")}
+    while process.poll() is None:
+        for file in (folder / "saved").glob("*.pth"):
+            with contextlib.suppress(FileNotFoundError):
+                seen.add((file.name, file.stat().st_mtime_ns))
+        if len(seen - present) >= n_writes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(wait_s)
+            process.kill()
+        time.sleep(0.01)
+    return len(seen - present)
+
+
 def where(folder: Path) -> str:
     """Return what a training that was killed in `folder` was at, by the state that it left."""
     states = sorted((folder / "saved").glob("*.last.pth"), key=lambda file: file.stat().st_mtime)
@@ -126,13 +147,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_dataset(folder / "data")
-        times = []
-        for place in (folder / "whole", folder / "again"):  # the first also waits for caches of the machine
-            begun = time.perf_counter()
-            if start(options.model, folder / "data", place).wait():
-                sys.exit("The training that nobody kills failed.")
-            times.append(time.perf_counter() - begun)
-        whole_s = min(times)
+        begun = time.perf_counter()
+        process = start(options.model, folder / "data", folder / "whole")
+        n_writes = kill_after(process, folder / "whole", sys.maxsize, 0)
+        if process.wait():
+            sys.exit("The training that nobody kills failed.")
+        whole_s = time.perf_counter() - begun
         metrics, state = outcome(folder / "whole")
         kept = files(folder / "whole")
         kills: Counter[str] = Counter()
@@ -142,11 +162,8 @@ def main() -> None:
             place = folder / str(number)
             for _ in range(chance.randint(1, 3)):
                 process = start(options.model, folder / "data", place)
-                try:
-                    process.wait(chance.uniform(0.2, 0.9) * whole_s)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                kill_after(process, place, chance.randrange(n_writes * 2 // 3), chance.uniform(0.0, 0.5))
+                if process.wait() < 0:
                     kills[where(place)] += 1
             if start(options.model, folder / "data", place).wait():
                 print(f"round {number}: the resume failed")

@@ -20,7 +20,6 @@ from recbole_sid.config import Config, file_keys, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.data.dataset import check_folder
 from recbole_sid.errors import InputError
-from recbole_sid.generalization.members import SID_MODEL
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
@@ -188,9 +187,9 @@ def _load_ours(
     for key in ("teacher_path", "id_model_path", "sid_model_path"):
         if key in settings:
             settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
-    if settings.get(f"{SID_MODEL}_config"):  # an ensemble's semantic IDs are those of its member
+    if settings.get("sid_model_config"):  # an ensemble's semantic IDs are those of its member
         files = {key: overrides[key] for key in file_keys() if key in overrides}
-        settings[f"{SID_MODEL}_config"] = {**settings[f"{SID_MODEL}_config"], **files}
+        settings["sid_model_config"] = {**settings["sid_model_config"], **files}
     _check_class(checkpoint["model"], model_class, model_file)
     config = Config(model_class or checkpoint["model"], settings["dataset"], config_dict=settings)
     recorded = Recorded(
