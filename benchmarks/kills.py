@@ -3,9 +3,9 @@
     python benchmarks/kills.py --model=SIDMLPPlusPlus --rounds=10
 
 In each round the training is killed (SIGKILL) once to three times, each time up to half a second after a random one of
-the checkpoints that it writes, or before the first; then it runs to its end. What a kill met is read from the states that it left: the model (students train their
-teacher in the same run, so that it is killed too), the stage and how many of its epochs were done.
-Files beyond those of the run that nobody killed are leftovers.
+the checkpoints that it writes, or before the first; then it runs to its end. What a kill met is read from the states
+that it left: the model (students train their teacher in the same run, so that it is killed too), the stage and how many
+of its epochs were done. Files beyond those of the run that nobody killed are leftovers.
 """
 
 from __future__ import annotations
