@@ -1,8 +1,9 @@
 """Configuration: RecBole's, with our property files below the user's and unknown keys refused.
 
 Order, later wins: RecBole's property files; ours for all (``properties/overall.yaml``); what RecBole sets for a kind of
-model (labels for context-aware ones, ``.kg`` and ``.link`` for knowledge-aware ones); ours (``dataset/``, ``model/``);
-the user's files; `config_dict`. ``sys.argv`` is never read here: entry points decide what is an override.
+model (labels for context-aware ones, ``.kg`` and ``.link`` for knowledge-aware ones); ours (``dataset/``, ``model/``,
+``size/`` if one is chosen); the user's files; `config_dict`. ``sys.argv`` is never read here: entry points decide what
+is an override.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, first_line, nearest, require_known
-from recbole_sid.property_files import PROPERTIES
+from recbole_sid.property_files import PAPER, PROPERTIES, size_files, sizes
 from recbole_sid.registry import get_model, get_trainer, is_ours
 from recbole_sid.util.reading import check_array_file, check_tensor_file, read_yaml
 from recbole_sid.util.values import PropertyLoader
@@ -156,7 +157,10 @@ class Config(RecBoleConfig):
             self._update_internal_config_dict(PROPERTIES / f"dataset/{dataset}.yaml")
             # The dataset knows the fields of its own .inter; the kind of model, which further files it needs.
             self.internal_config_dict["load_col"] = {**load_col, **self.internal_config_dict["load_col"]}
-        for file in _files_from_base_to(model, model_class):
+        size = self.external_config_dict.get("size", PAPER)
+        require_known("size", size, sizes())
+        sized = size_files(size, _names_from_base_to(model, model_class))
+        for file in (*_files_from_base_to(model, model_class), *sized):
             self._update_internal_config_dict(file)
 
     def _update_internal_config_dict(self, file: str | Path) -> Any:
@@ -331,7 +335,7 @@ class Config(RecBoleConfig):
     def shared_with_teacher(self) -> dict[str, Any]:
         """Return the settings that a student's run and its teacher's have in common (data, SIDs, evaluation)."""
         keys = {key for section in _SHARED_SECTIONS for key in self.parameters[section]}
-        keys |= set(semantic_id_keys()) | {"use_gpu", "worker", "beam_size", "n_user_tokens"}
+        keys |= set(semantic_id_keys()) | {"use_gpu", "worker", "beam_size", "n_user_tokens", "size"}
         keys -= DERIVED_KEYS
         shared = {key: value for key, value in self.final_config_dict.items() if key in keys}
         return {**shared, "data_path": _data_root(self.final_config_dict)}
@@ -343,6 +347,11 @@ class Config(RecBoleConfig):
     def fingerprint(self) -> str:
         """Return eight hex digits that name what this run computes, wherever and whenever it runs."""
         settings = {key: value for key, value in self.plain().items() if key not in VOLATILE_KEYS}
+        # `size` counts by the settings that it chose, so that two runs of equal settings are one, however they came by
+        # them; but it also chose those of a teacher that this run trains itself, which are not among its own.
+        trains_teacher = "teacher_model" in settings and not settings["teacher_path"]
+        if settings.get("size") == PAPER or not trains_teacher:
+            settings.pop("size", None)
         for key in file_keys():
             if settings.get(key):  # the name of a file, not where it lies (ours hold a fingerprint)
                 settings[key] = Path(settings[key]).name
@@ -357,9 +366,13 @@ def _files_from_base_to(model: str, model_class: type) -> list[Path]:
     """
     recboles = {file.stem.lower(): file for file in _RECBOLE_MODELS.glob("*.yaml")}
     recboles.pop(model.lower() if (_RECBOLE_MODELS / f"{model}.yaml").is_file() else "", None)
-    names = [*(base.__name__ for base in reversed(model_class.__mro__[1:])), model]
+    names = _names_from_base_to(model, model_class)
     candidates = [(recboles.get(name.lower()), PROPERTIES / f"model/{name}.yaml") for name in names]
     return [file for pair in candidates for file in pair if file is not None and file.is_file()]
+
+
+def _names_from_base_to(model: str, model_class: type) -> list[str]:
+    return [*(base.__name__ for base in reversed(model_class.__mro__[1:])), model]
 
 
 def _measured(metric: str, topk: Sequence[int]) -> list[str]:

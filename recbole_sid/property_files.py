@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,8 @@ from typing import NamedTuple
 _HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in an installed wheel.
 PROPERTIES = _HERE / "properties" if (_HERE / "properties").is_dir() else _HERE.parent / "properties"
+
+PAPER = "paper"  # the size that the models' own property files have
 
 
 class Key(NamedTuple):
@@ -30,6 +32,23 @@ def keys_of(file: Path) -> Iterator[Key]:
         found = re.match(r"(\w+):\s*(.*?)(?:\s+#\s*(.*))?$", line)
         if found:
             yield Key(found[1], found[2], found[3] or "")
+
+
+def sizes() -> list[str]:
+    """Return the values of the key ``size``: the models' own property files, and those that are put over them."""
+    return [PAPER, *sorted(folder.name for folder in (PROPERTIES / "size").iterdir() if folder.is_dir())]
+
+
+def size_files(size: str, names: Iterable[str]) -> list[Path]:
+    """Return the property files that a size has for every model, and for the models `names`, in this order."""
+    files = [PROPERTIES / "size" / size / f"{name}.yaml" for name in ("overall", *names)]
+    return [file for file in files if file.is_file()]
+
+
+def space_file(model: str, size: str) -> Path | None:
+    """Return the search space that ships for a model of this size: one of the size, else the model's, else None."""
+    files = [PROPERTIES / "tune" / size / f"{model}.yaml", PROPERTIES / "tune" / f"{model}.yaml"]
+    return next((file for file in files if file.is_file()), None)
 
 
 def model_file(model: str) -> Path | None:

@@ -18,7 +18,7 @@ _FIRST_SEED = 2020
 def compare(call: Call) -> None:
     """Train several models with several seeds and compare them: means, tests over users, breakdowns."""
     from recbole_sid.comparison.job import make_jobs
-    from recbole_sid.comparison.plan import Plan, check_baseline, make_plan, read_plan, with_tuned_file
+    from recbole_sid.comparison.plan import Plan, check_baseline, make_plan, read_plan, with_tuned_files
     from recbole_sid.comparison.report import markdown, write_comparison
     from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
     from recbole_sid.comparison.summary import summarise
@@ -36,7 +36,7 @@ def compare(call: Call) -> None:
         if not dataset or not models:
             raise InputError("compare needs --models=A,B and --dataset=NAME, or --plan=FILE.")
         names = [name.strip() for name in models.strip("[]").split(",") if name.strip()]
-        entries = {name: with_tuned_file(dataset, name) for name in names}
+        entries = with_tuned_files(dataset, dict.fromkeys(names), config_files(call), None, call.overrides)
         plan = make_plan(dataset, entries, seeds or [_FIRST_SEED], config_files(call), None, call.overrides)
     check_baseline(plan, call.options.get("baseline"))
     folder = Path(call.options.get("output", Path("saved") / "comparison" / plan.dataset))

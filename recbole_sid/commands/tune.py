@@ -16,7 +16,7 @@ from recbole_sid.commands.call import (
     write_result,
 )
 from recbole_sid.errors import InputError
-from recbole_sid.property_files import PROPERTIES
+from recbole_sid.property_files import PROPERTIES, space_file
 from recbole_sid.util.values import parse_value
 
 _NUMBERS = ("samples", "min_epochs", "concurrency", "retries", "cpus", "gpus")
@@ -35,7 +35,7 @@ def tune(call: Call) -> None:
     settings = dict(call.overrides)
     resume = settings.pop("resume", False)
     config = Config(call.options.get("model"), call.options.get("dataset"), config_files(call), settings)
-    space = read_space(call.options.get("space") or _shipped_space(config["model"]))
+    space = read_space(call.options.get("space") or _shipped_space(config["model"], config["size"]))
     outcome = search(config, space, Options(**chosen), call.options.get("storage_path"), bool(resume))
     result = outcome.result
     row = {"model": config["model"], **result["test_result"]}
@@ -46,11 +46,11 @@ def tune(call: Call) -> None:
     print(f"{markdown_table([row])}\n\nWritten to {outcome.plan.folder}: {names}")
 
 
-def _shipped_space(model: str) -> str:
-    """Return the space that comes with the package for `model`."""
-    file = PROPERTIES / "tune" / f"{model}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+def _shipped_space(model: str, size: str) -> str:
+    """Return the space that comes with the package for a `model` of this size."""
+    file = space_file(model, size)
+    if file is None:
+        known = ", ".join(sorted(path.stem for path in (PROPERTIES / "tune").glob("*.yaml")))
         raise InputError(f"There is no search space for {model}: name one by --space=FILE (shipped: {known}).")
     return str(file)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,10 @@ from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError, nearest, require_known
 from recbole_sid.generalization.members import is_id_model, is_sid_model
 from recbole_sid.model.teacher import is_teacher
+from recbole_sid.property_files import PAPER
 from recbole_sid.registry import get_model
 from recbole_sid.util.reading import read_yaml
+from recbole_sid.util.values import PropertyLoader
 
 # What may differ between evaluations of one trained model.
 EVALUATION_KEYS = ("constrained", "decoding", "normaliser")
@@ -80,7 +82,7 @@ def read_plan(
     """Read a plan: YAML with ``dataset``, ``settings`` (for all), ``seeds``, ``models`` (name -> settings), ``tuned``.
 
     With ``tuned: True`` every entry starts from the property file tuned on the dataset that ships with the package, if
-    there is one of its name or of its model's.
+    there is one of its name or of its model's, unless it is of another ``size`` than the paper's.
 
     An entry's ``model`` says which model it is of, if its name does not; ``teacher`` which entry it learns from, if not
     the last one that can teach; ``evaluate`` how it is evaluated; ``files`` its property files, below all others.
@@ -113,7 +115,7 @@ def read_plan(
                 f"The plan '{file}' says tuned, but nothing is tuned on {content['dataset']} (only on "
                 f"{', '.join(sorted(path.name for path in _TUNED.iterdir()))}): leave out tuned."
             )
-        models = {name: with_tuned_file(content["dataset"], name, own) for name, own in models.items()}
+        models = with_tuned_files(content["dataset"], models, files, content.get("settings"), overrides)
     return make_plan(content["dataset"], models, seeds, files, content.get("settings"), overrides)
 
 
@@ -145,6 +147,37 @@ def make_plan(
         entries.append(Entry(name, model, own_files, settings_of_entry, teacher, evaluations, members))
     entries = _with_overrides(entries, dataset, overrides or {})
     return Plan(dataset, tuple(entries), tuple(seeds))
+
+
+def with_tuned_files(
+    dataset: str,
+    models: Mapping[str, Mapping[str, Any] | None],
+    files: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, Mapping[str, Any] | None]:
+    """Return `models` above the property files tuned on `dataset`, which are of the paper's sizes or their own.
+
+    Models of another ``size`` have settings of that size; `report` is told that their tuned files are left out.
+
+    Args: as `make_plan`.
+    """
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for name, own in models.items():
+        tuned = with_tuned_file(dataset, name, own)
+        size = _size((*((own or {}).get("files") or ()), *files), settings, own, overrides)
+        found[name] = tuned if size == PAPER else own
+        if size != PAPER and tuned != dict(own or {}):
+            report(f"{name}: size={size} in place of the settings tuned on {dataset}.")
+    return found
+
+
+def _size(files: Sequence[str], *settings: Mapping[str, Any] | None) -> Any:
+    """Return the size that the last of `settings` names that names one, else the last of the property `files`."""
+    read = [read_yaml(file, PropertyLoader) for file in files if Path(file).is_file()]
+    named = [found["size"] for found in (*read, *settings) if isinstance(found, Mapping) and "size" in found]
+    return named[-1] if named else PAPER
 
 
 def with_tuned_file(dataset: str, name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:

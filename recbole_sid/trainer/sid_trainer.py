@@ -23,6 +23,7 @@ from recbole_sid.errors import InputError, require_known
 from recbole_sid.evaluation.collector import RetrievedItemsCollector
 from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.trainer.epoch_log import EpochLog
+from recbole_sid.trainer.forecast import Forecast, advice_for
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
 from recbole_sid.util.hardware import cpu_has_fast_bfloat16, release_free_memory
 from recbole_sid.util.progress import progress
@@ -66,7 +67,10 @@ class SIDTrainer(Trainer):
 
     Attributes:
         train_s: seconds of training and validation so far, over all resumes.
+        clock: seconds, for the forecast of what is left.
     """
+
+    clock: Callable[[], float] = staticmethod(perf_counter)
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
@@ -143,6 +147,7 @@ class SIDTrainer(Trainer):
             if resumed:
                 load_weights(self.model, resumed["state_dict"], self.last_file)
             self.start_stage(stages[number], train_data)
+            self.forecast.silent = not verbose
             if resumed:
                 self._restore(resumed, train_data)
                 resumed = None
@@ -193,6 +198,9 @@ class SIDTrainer(Trainer):
         """Make a fresh optimizer and schedule for the parameters that require gradients."""
         self.stage = stage
         self.epoch_log.start(stage.name)
+        self.forecast = Forecast(
+            stage.name, stage.epochs, len(train_data), self.eval_step, advice_for(self.config), self.clock
+        )
         self.model.zero_grad(set_to_none=True)  # clipping would count what is left of the stage before
         self.optimizer = self._build_optimizer(params=self._parameters(), learning_rate=stage.learning_rate)
         n_rows = len(train_data._dataset)
@@ -261,7 +269,9 @@ class SIDTrainer(Trainer):
             score, result = self.validate(valid_data)
             release_free_memory()
             shown = "  ".join(f"{name} {value:.4f}" for name, value in result.items())
-            message += f"; validation {shown}, {perf_counter() - started:.1f}s"
+            seconds = perf_counter() - started
+            self.forecast.validated(seconds)
+            message += f"; validation {shown}, {seconds:.1f}s"
             self.best_valid_score, self.cur_step, stop, improved = early_stopping(
                 score, self.best_valid_score, self.cur_step, self.stopping_step, self.valid_metric_bigger
             )
@@ -286,6 +296,7 @@ class SIDTrainer(Trainer):
         loss_func = loss_func or self.model
         total = torch.zeros((), device=self.device)
         label = f"{self.stage.name} {epoch_idx + 1}/{self.stage.epochs}"
+        self.forecast.start_epoch(epoch_idx)
         for number, batch in enumerate(progress(train_data, label, show_progress)):
             if number % self.accumulation_steps == 0:
                 self.optimizer.zero_grad(set_to_none=True)
@@ -295,6 +306,7 @@ class SIDTrainer(Trainer):
             total += loss.detach()
             if (number + 1) % self.accumulation_steps == 0 or number + 1 == len(train_data):
                 self._step()
+            self.forecast.batch_done()
         if not torch.isfinite(total):
             raise InputError(
                 f"The loss of {self.stage.name} is no longer finite: lower learning_rate or set clip_grad_norm."

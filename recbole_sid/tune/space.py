@@ -26,7 +26,7 @@ from recbole_sid.util.reading import parse_yaml
 from recbole_sid.util.values import PropertyLoader, parse_literal
 
 # Scores of trials that differ in these could not be compared; or the search itself decides on them.
-FIXED_KEYS = VOLATILE_KEYS | {"model", "dataset", "seed", "metrics", "topk", "valid_metric", "eval_args", "eval_step"}
+FIXED_KEYS = VOLATILE_KEYS | frozenset("size model dataset seed metrics topk valid_metric eval_args eval_step".split())
 _N_ARGUMENTS = {"uniform": 2, "loguniform": 2, "quniform": 3, "int": 2}
 KINDS = ("choice", *_N_ARGUMENTS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -19,3 +20,8 @@ def progress(
     return tqdm(
         items, desc=label, ncols=100, unit=unit, leave=False, disable=not show, mininterval=seconds, bar_format=line
     )
+
+
+def beside_bars() -> AbstractContextManager[None]:
+    """Return a block in which lines may be written while bars are shown: these are drawn again below them."""
+    return tqdm.external_write_mode()
