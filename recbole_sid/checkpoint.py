@@ -13,6 +13,7 @@ import torch
 
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.util.files import replacing
+from recbole_sid.util.hashing import DIGITS, is_same_hash
 from recbole_sid.util.item_tokens import hash_tokens
 from recbole_sid.util.reading import load_tensors
 
@@ -136,8 +137,8 @@ def lineage(config: Any, dataset: Any) -> dict[str, str]:
 
 
 def hash_weights(module: torch.nn.Module) -> str:
-    """Return eight hex digits over the names and values of a module's weights."""
-    return hash_state(module.state_dict())[:8]
+    """Return 16 hex digits over the names and values of a module's weights."""
+    return hash_state(module.state_dict())[:DIGITS]
 
 
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:
@@ -158,15 +159,20 @@ def check_lineage(path: str | os.PathLike[str], recorded: dict[str, str], curren
     Raises:
         InputError: names what differs, both ways.
     """
-    extended = recorded.get("semantic IDs") in current.get(_EXTENDS, "").split()
+    earlier = current.get(_EXTENDS, "").split()
+    extended = any(is_same_hash(recorded.get("semantic IDs"), one) for one in earlier)
     may_differ = {_EXTENDS, "item tokens", "semantic IDs"} if extended else {_EXTENDS}
     for what, value in current.items():
-        if what not in may_differ and recorded.get(what) != value:
+        if what not in may_differ and not _is_same(what, recorded.get(what), value):
             raise InputError(
                 f"'{path}' was trained with {what} {recorded.get(what)} but this run has {what} {value}: use the same "
                 "dataset, semantic IDs (they depend on the seed; semantic_ids_path fixes them) and teacher, or another "
                 "checkpoint."
             )
+
+
+def _is_same(what: str, recorded: str | None, current: str) -> bool:
+    return recorded == current if what == "dataset" else is_same_hash(recorded, current)  # else all are hashes
 
 
 def data_difference(

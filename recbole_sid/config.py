@@ -9,7 +9,6 @@ is an override.
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import json
 import os
@@ -26,10 +25,14 @@ from recbole.config import Config as RecBoleConfig
 from recbole.evaluator import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_sid import compat  # noqa: F401 - patches RecBole
+from recbole_sid import (
+    __version__,
+    compat,  # noqa: F401 - patches RecBole
+)
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.property_files import PAPER, PROPERTIES, size_files, sizes
 from recbole_sid.registry import get_model, get_trainer, is_ours
+from recbole_sid.util.hashing import as_json_type, fingerprint
 from recbole_sid.util.reading import check_array_file, check_tensor_file, read_yaml
 from recbole_sid.util.values import PropertyLoader
 from recbole_sid.util.values import parse_value as parse_value
@@ -106,6 +109,8 @@ class Config(RecBoleConfig):
         for ours in (self.model_class, *trainers):
             if hasattr(ours, "check_config"):
                 ours.check_config(self)
+        self.made_by: dict[str, str] = {}  # key -> name of the run that makes the file which the key names
+        self.settle_name()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out a user's own class: RecBole pickles the Config into its checkpoints, which load without code."""
@@ -344,18 +349,37 @@ class Config(RecBoleConfig):
         """Return ``model-dataset-fingerprint``, which names this run's files."""
         return f"{self['model']}-{self['dataset']}-{self.fingerprint()}"
 
+    def settle_name(self) -> None:
+        """Let the settings as they are now name the run: what it writes into its Config later, as the settings of the
+        teacher that it loaded, does not. Done when a Config is made and when its run begins.
+        """
+        self._asked = self.plain()
+        self._fingerprint: str | None = None
+
     def fingerprint(self) -> str:
-        """Return eight hex digits that name what this run computes, wherever and whenever it runs."""
-        settings = {key: value for key, value in self.plain().items() if key not in VOLATILE_KEYS}
+        """Return 16 hex digits that name what this run computes, wherever and whenever it runs: its settings as they
+        were when its name was settled, the content of all files that it reads, and the package's version.
+
+        Files are read when it is first asked for; it then stays as it is.
+        """
+        if self._fingerprint is None:
+            from recbole_sid.identity import data_hash, with_contents  # which read this module
+
+            settings = with_contents(self.deciding_settings(), (*file_keys(), *_PRETRAINED_KEYS), self.made_by)
+            self._fingerprint = fingerprint({"settings": settings, "data": data_hash(self), "version": __version__})
+        return self._fingerprint
+
+    def deciding_settings(self) -> dict[str, Any]:
+        """Return the settings that decide what this run computes, as they were when its name was settled."""
+        # RecBole's own models draw negatives in the loader's processes, each its own.
+        volatile = VOLATILE_KEYS if is_ours(self.model_class) else VOLATILE_KEYS - {"worker"}
+        settings = {key: value for key, value in self._asked.items() if key not in volatile}
         # `size` counts by the settings that it chose, so that two runs of equal settings are one, however they came by
         # them; but it also chose those of a teacher that this run trains itself, which are not among its own.
         trains_teacher = "teacher_model" in settings and not settings["teacher_path"]
         if settings.get("size") == PAPER or not trains_teacher:
             settings.pop("size", None)
-        for key in file_keys():
-            if settings.get(key):  # the name of a file, not where it lies (ours hold a fingerprint)
-                settings[key] = Path(settings[key]).name
-        return fingerprint(settings)
+        return settings
 
 
 def _files_from_base_to(model: str, model_class: type) -> list[Path]:
@@ -388,7 +412,7 @@ def plain_settings(final_config: Mapping[str, Any]) -> dict[str, Any]:
     settings["data_path"] = _data_root(final_config)
     if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
         settings["train_neg_sample_args"] = None
-    return json.loads(json.dumps(settings, default=_as_plain, sort_keys=True))
+    return json.loads(json.dumps(settings, default=as_json_type, sort_keys=True))
 
 
 def _data_root(final_config: Mapping[str, Any]) -> str:
@@ -406,11 +430,6 @@ def file_keys() -> list[str]:
 def semantic_id_keys() -> list[str]:
     """Return the configuration keys that decide the semantic IDs (those of ``properties/semantic_ids.yaml``)."""
     return list(yaml.safe_load((PROPERTIES / "semantic_ids.yaml").read_text(encoding="utf-8")))
-
-
-def fingerprint(settings: Any) -> str:
-    """Return eight hex digits of the SHA-256 of `settings` as canonical JSON."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_as_plain).encode()).hexdigest()[:8]
 
 
 @lru_cache
@@ -436,12 +455,6 @@ def _require_wandb() -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _as_plain(value: Any) -> Any:
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    return getattr(value, "name", None) or str(value)
 
 
 def _keys_read_by(model_class: type) -> set[str]:

@@ -77,6 +77,7 @@ def run_recbole_sid(
 
 def run_model(config: Config, saved: bool = True) -> Run:
     """Prepare the data, train and test the configured model; students get their teacher first."""
+    config.settle_name()
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     log = getLogger()

@@ -17,7 +17,6 @@ from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER
 from scipy import stats
 
 from recbole_sid.cli import main
-from recbole_sid.comparison import job as job_module
 from recbole_sid.comparison import plan as plan_module
 from recbole_sid.comparison.breakdown import breakdown, test_instances
 from recbole_sid.comparison.job import Job, make_jobs, run_job
@@ -149,7 +148,7 @@ def test_comparison_runs_each_job_once_and_reports_all(
     executed.clear()
     run_jobs(jobs, execute, report=lambda line: None)
     assert executed == []
-    monkeypatch.setattr(job_module, "_hash", lambda path: "other")  # the data's files changed
+    next(Path(jobs[0].config()["data_path"]).glob("*.inter")).open("a").write("\n")  # the data's files changed
     assert make_jobs(plan, tmp_path / "runs")[0].data != jobs[0].data
     run_jobs(make_jobs(plan._replace(seeds=(1,)), tmp_path / "runs")[:1], execute, report=lambda line: None)
     assert executed == ["Pop, seed 1"]
@@ -226,7 +225,7 @@ def test_jobs_on_ray_wait_for_their_teachers(plan_file: Path, tmp_path: Path) ->
 
 def test_command_writes_all_files(plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
-    plan["models"] = {"Pop": {}, "Pop-again": {"model": "Pop"}}
+    plan["models"] = {"Pop": {}, "Pop-again": {"model": "Pop", "learning_rate": 0.5}}  # Pop learns by counting
     plan_file.write_text(yaml.safe_dump(plan), encoding="utf-8")
     assert main(["compare", f"--plan={plan_file}", "--seeds=[3]", "--output=out", "--json=result.json"]) == 0
     for ending in ("md", "tex", "csv", "json", "png"):
@@ -288,7 +287,7 @@ def test_wrong_options_are_refused_before_anything_runs(plan_file: Path, capsys:
 
 def test_failed_baseline_does_not_lose_the_comparison(plan_file: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load(plan_file.read_text())["settings"] | {"metrics": ["Recall"], "valid_metric": "recall@10"}
-    models = {"Pop": {}, "again": {"model": "Pop"}, "lost": {"model": "Pop", "epochs": 9}}
+    models = {"Pop": {}, "again": {"model": "Pop", "learning_rate": 0.5}, "lost": {"model": "Pop", "epochs": 9}}
     plan = make_plan("tiny", models, [1], settings=settings)
 
     def execute(job: Job) -> dict[str, Any]:

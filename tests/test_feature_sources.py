@@ -18,7 +18,6 @@ from conftest import SMALL, random_sequences, write_dataset
 
 import recbole_sid.config as config_module
 import recbole_sid.semantic_ids.extend as extend_module
-from recbole_sid.comparison.job import data_hash
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
@@ -27,12 +26,14 @@ from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.collaborative import CollaborativeFeatures, ppmi_svd
 from recbole_sid.features.file import FileFeatures
 from recbole_sid.features.scaling import Reduction, training_items
-from recbole_sid.features.sources import content_hash, feature_sources
+from recbole_sid.features.sources import feature_sources
 from recbole_sid.features.text import TextFeatures, item_texts
+from recbole_sid.identity import data_hash
 from recbole_sid.quick_start import run_model
 from recbole_sid.registry import FEATURES
 from recbole_sid.semantic_ids.build import semantic_id_recipe, semantic_ids_for
 from recbole_sid.semantic_ids.extend import extend_to_items
+from recbole_sid.util.hashing import content_hash
 
 N = 30
 NUMBERS = np.random.default_rng(0).permutation(40)  # ten rows of items that the dataset does not have

@@ -22,6 +22,7 @@ _RESULT = {
     "settings": {},
     "data": "0123",
     "model_file": "saved/a.pth",
+    "version": "0.1.0",
     "evaluations": {"": _EVALUATION},
 }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ from recbole.utils import init_logger
 
 from recbole_sid import __version__
 from recbole_sid.comparison.plan import Entry, Plan
-from recbole_sid.config import Config, fingerprint
+from recbole_sid.config import VOLATILE_KEYS, Config, file_keys
 from recbole_sid.data.dataset import check_files
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results, write_per_user
 from recbole_sid.evaluation.results import read_result
 from recbole_sid.evaluation.throughput import users_per_second
 from recbole_sid.features.pipeline import check_sources
-from recbole_sid.features.sources import content_hash, feature_sources
+from recbole_sid.identity import data_hash
 from recbole_sid.quick_start import Run, count_parameters, run_model
 from recbole_sid.registry import MODELS
 from recbole_sid.semantic_ids.build import used_semantic_id_keys
@@ -40,6 +40,7 @@ class Job(NamedTuple):
         settings: the entry's, with seed and teacher.
         folder: where its results are kept.
         data: hash of the data's files.
+        made_by: key -> name of the run, of an entry before it, that makes the file which the key names.
     """
 
     entry: Entry
@@ -48,6 +49,7 @@ class Job(NamedTuple):
     settings: dict[str, Any]
     folder: str
     data: str
+    made_by: dict[str, str] = {}  # never written to
 
     @property
     def name(self) -> str:
@@ -56,7 +58,9 @@ class Job(NamedTuple):
 
     def config(self) -> Config:
         """Return its configuration."""
-        return Config(self.entry.model, self.dataset, self.entry.files, self.settings)
+        config = Config(self.entry.model, self.dataset, self.entry.files, self.settings)
+        config.made_by = self.made_by
+        return config
 
 
 def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
@@ -72,7 +76,7 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
 
     Raises:
         InputError: for wrong settings, a student of other semantic IDs than its teacher's, or missing files of the
-            dataset.
+            dataset; and for two entries that are the same run.
     """
     jobs = []
     for seed in plan.seeds:
@@ -86,7 +90,9 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             if entry.teacher is not None:
                 settings["teacher_path"] = checkpoints[entry.teacher]
             settings |= {key: places[member] for key, member in entry.members.items()}
+            makers = {**entry.members, **({"teacher_path": entry.teacher} if entry.teacher is not None else {})}
             config = Config(entry.model, plan.dataset, entry.files, settings)
+            config.made_by = {key: configs[maker].run_name() for key, maker in makers.items()}
             check_files(config)
             _check_ranks_all(entry, config)
             _check_sources(entry, config)
@@ -94,12 +100,18 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
                 Config(entry.model, plan.dataset, entry.files, {**settings, **changes})
             if entry.teacher is not None:
                 _check_same_semantic_ids(entry.name, config, entry.teacher, configs[entry.teacher])
-            configs[entry.name] = config
             name = config.run_name()
+            for other, place in places.items():
+                if Path(place).name == name:
+                    raise InputError(
+                        f"{other} and {entry.name} are the same run: nothing that decides the result differs between "
+                        "them. Leave out one, or name several ways to evaluate one run under its `evaluate`."
+                    )
+            configs[entry.name] = config
             checkpoints[entry.name] = str(Path(config["checkpoint_dir"]) / f"{name}.pth")
-            data = data_hash(config)
             places[entry.name] = str(Path(folder) / name)
-            jobs.append(Job(entry, seed, plan.dataset, settings, places[entry.name], data))
+            data = data_hash(config)
+            jobs.append(Job(entry, seed, plan.dataset, settings, places[entry.name], data, config.made_by))
     return jobs
 
 
@@ -134,30 +146,43 @@ def _check_same_semantic_ids(name: str, config: Config, teacher: str, teacher_co
             )
 
 
-def data_hash(config: Config) -> str:
-    """Return eight hex digits of the content of all files that a run with `config` reads its data from."""
-    folder = Path(config["data_path"])
-    files = sorted(folder.glob(f"{config['dataset']}.*")) if folder.is_dir() else []
-    atomic = {file.name: _hash(str(file)) for file in files if file.suffix in (".inter", ".item", ".user")}
-    sources = dict(feature_sources(config)) if "features" in config else {}
-    ready_made = config["semantic_ids_path"]
-    if ready_made and Path(ready_made).is_file():
-        sources["semantic_ids_path"] = _hash(ready_made)
-    return fingerprint({"atomic": atomic, "sources": sources})
-
-
 def stored(job: Job) -> dict[str, Any] | None:
     """Return the result of `job` if it was run before on the same data, with all its evaluations; else None."""
     file = Path(job.folder) / RESULT
     if not file.is_file():
         return None
     result = read_result(file)
-    complete = result["data"] == job.data and set(job.entry.evaluations) <= set(result["evaluations"])
+    of_same = result["data"] == job.data and result["version"] == __version__
+    complete = of_same and set(job.entry.evaluations) <= set(result["evaluations"])
     kept = {evaluation: Path(job.folder, per_user_file(evaluation)).is_file() for evaluation in job.entry.evaluations}
     same = complete and all(
         result["evaluations"][suffix]["settings"] == changes for suffix, changes in job.entry.evaluations.items()
     )
     return {**result, "name": job.entry.name} if same and all(kept.values()) else None
+
+
+def run_of_other_version(job: Job) -> str | None:
+    """Say where a finished run of the same settings lies that another version of the package trained; None: nowhere.
+
+    Files are not compared: what else may have changed, a run of another version is not reused.
+    """
+    wanted = _compared_settings(job.config().plain())
+    pattern = f"{glob.escape(f'{job.entry.model}-{job.dataset}-')}*/{RESULT}"
+    for file in sorted(Path(job.folder).parent.glob(pattern)):
+        try:
+            result = read_result(file)
+        except InputError:  # damaged, and nothing that this job needs
+            continue
+        theirs = _compared_settings(result["settings"])
+        both = wanted.keys() & theirs.keys()  # a version may have brought or dropped keys
+        if result["version"] != __version__ and all(wanted[key] == theirs[key] for key in both):
+            return f"the run in {file.parent} is of version {result['version']}: running again with {__version__}"
+    return None
+
+
+def _compared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    apart = {*VOLATILE_KEYS, *file_keys()}  # files lie elsewhere for each version's runs
+    return {key: value for key, value in settings.items() if key not in apart}
 
 
 def per_user_file(evaluation: str) -> str:
@@ -173,8 +198,8 @@ def run_job(job: Job) -> dict[str, Any]:
         parameters, train_s, best_valid, peak_memory_mb, device, version, and evaluations: suffix -> settings, metrics,
         users_per_s, per_user (file name).
     """
-    run = train(job)
     folder = Path(job.folder)
+    run = train(job)
     found = {}
     for evaluation, changes in job.entry.evaluations.items():
         found[evaluation] = {**evaluate(run, changes), "per_user": per_user_file(evaluation)}
@@ -194,8 +219,15 @@ def run_job_quietly(job: Job) -> dict[str, Any]:
 
 
 def train(job: Job) -> Run:
-    """Train the model of `job`, or reuse the training that is there."""
-    return run_model(job.config())
+    """Train the model of `job`, or reuse the training that is there.
+
+    Raises:
+        InputError: if the files that it reads are no longer those that its folder is named by.
+    """
+    config = job.config()
+    if config.run_name() != Path(job.folder).name:
+        raise InputError("A file that it reads has changed since the comparison began: start the comparison again.")
+    return run_model(config)
 
 
 def describe(job: Job, run: Run) -> dict[str, Any]:
@@ -254,8 +286,3 @@ def _changed(model: Any, changes: dict[str, Any]) -> Iterator[None]:
     finally:
         for key, value in before.items():
             setattr(model, key, value)
-
-
-@lru_cache(maxsize=256)
-def _hash(path: str) -> str:
-    return content_hash(path)

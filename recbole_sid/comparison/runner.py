@@ -13,7 +13,7 @@ from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 from recbole_sid.cluster import assigned_gpus, check_resources, limit_threads, ray_running
-from recbole_sid.comparison.job import Job, run_job_quietly, stored
+from recbole_sid.comparison.job import Job, run_job_quietly, run_of_other_version, stored
 from recbole_sid.errors import InputError, first_line
 
 
@@ -63,7 +63,8 @@ def run_jobs(
             report(f"{label}: reused from {job.folder}")
             outcomes.append(Outcome(job, result, None))
             continue
-        report(label)
+        other = run_of_other_version(job)
+        report(f"{label}: {other}" if other else label)
         started = perf_counter()
         try:
             _bring_back_teacher(job, jobs, execute, report)
@@ -130,6 +131,8 @@ def run_jobs_on_ray(jobs: Sequence[Job], options: RayOptions, report: Callable[[
             if job.name in found and job.name not in again:
                 report(f"{job.name}: reused from {job.folder}")
                 continue
+            if (other_version := run_of_other_version(job)) is not None:
+                report(f"{job.name}: {other_version}")
             before = [running[other.name] for other in _needed(job, jobs) if other.name in running]
             running[job.name] = task.remote(job, *before)
         by_reference = {running[job.name]: job for job in jobs if job.name in running}

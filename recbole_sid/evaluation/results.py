@@ -16,6 +16,7 @@ _OF_RUN: dict[str, type] = {
     "settings": dict,
     "data": str,
     "model_file": str,
+    "version": str,
     "evaluations": dict,
 }
 _OF_EVALUATION: dict[str, type] = {"settings": dict, "metrics": dict, "per_user": str}

@@ -16,8 +16,9 @@ import numpy as np
 
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.features.base import Learnt
-from recbole_sid.features.sources import content_hash, encoder_source
+from recbole_sid.features.sources import encoder_source
 from recbole_sid.util.files import replacing
+from recbole_sid.util.hashing import content_hash
 from recbole_sid.util.progress import progress
 from recbole_sid.util.reading import read_json
 

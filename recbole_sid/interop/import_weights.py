@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from recbole_sid.interop import weights as foreign
 from recbole_sid.registry import get_model
 from recbole_sid.semantic_ids.build import semantic_ids_for
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
+from recbole_sid.util.hashing import content_hash
 
 STUDENTS = ("SIDMLP", "SIDMLPPlusPlus")
 
@@ -67,7 +67,7 @@ def import_checkpoint(
     train_data = data_preparation(config, create_dataset(config), find)[0]
     own = get_model(model)(config, train_data._dataset)
     load(own, weights, path)
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+    digest = content_hash(path)
     target = Path(output or Path(config["checkpoint_dir"]) / f"{model}-{config['dataset']}-imported-{digest}.pth")
     save_checkpoint(target, _content(config, own, train_data._dataset, {"file": Path(path).name, "hash": digest}))
     return target

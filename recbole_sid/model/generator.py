@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_sid.config import fingerprint
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError, require_known
@@ -19,6 +18,7 @@ from recbole_sid.features.scaling import training_items
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.code_init import CODE_INITS, start_from_features
 from recbole_sid.semantic_ids.build import semantic_id_recipe
+from recbole_sid.util.hashing import fingerprint
 
 
 class Generator(SIDRecommender):

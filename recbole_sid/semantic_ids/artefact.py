@@ -15,6 +15,7 @@ import numpy as np
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.util.files import prefixed, replacing, with_prefix
+from recbole_sid.util.hashing import DIGITS, EARLIER_DIGITS
 from recbole_sid.util.item_tokens import LONGEST_TOKEN, hash_tokens, match_rows, token_array
 from recbole_sid.util.reading import Arrays, open_arrays, parse_json
 
@@ -94,7 +95,7 @@ class SemanticIDs:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits over codes, codebook sizes, item tokens and popularity: what checkpoints record."""
+        """16 hex digits over codes, codebook sizes, item tokens and popularity: what checkpoints record."""
         return self._fingerprint_of_first(len(self.codes))
 
     @property
@@ -104,12 +105,19 @@ class SemanticIDs:
         return tuple(self._fingerprint_of_first(n_items) for n_items in earlier)
 
     def _fingerprint_of_first(self, n_items: int) -> str:
-        digest = hashlib.sha256(self.codes[:n_items].tobytes())
-        digest.update(json.dumps(self.codebook_sizes).encode())
-        digest.update(hash_tokens(self.item_tokens[:n_items]).encode())
-        if self.popularity is not None:
-            digest.update(self.popularity[:n_items].tobytes())
-        return digest.hexdigest()[:8]
+        """Hash the first rows. Version 0.1 recorded eight digits, over eight digits of the tokens' hash: they come
+        first, so that its checkpoints are known again; the others are over the whole of it.
+        """
+        tokens = hash_tokens(self.item_tokens[:n_items])
+        found = ""
+        for part, n_digits in ((tokens[:EARLIER_DIGITS], EARLIER_DIGITS), (tokens, DIGITS - EARLIER_DIGITS)):
+            digest = hashlib.sha256(self.codes[:n_items].tobytes())
+            digest.update(json.dumps(self.codebook_sizes).encode())
+            digest.update(part.encode())
+            if self.popularity is not None:
+                digest.update(self.popularity[:n_items].tobytes())
+            found += digest.hexdigest()[:n_digits]
+        return found
 
     @cached_property
     def trie(self) -> Trie:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import recbole_sid
-from recbole_sid.config import fingerprint, semantic_id_keys
+from recbole_sid.config import semantic_id_keys
 from recbole_sid.features import FeaturePipeline, feature_names
 from recbole_sid.features.sources import feature_sources, file_keys, growing_keys, source_files
 from recbole_sid.features.text import item_texts
@@ -26,6 +26,7 @@ from recbole_sid.semantic_ids.ready_made import Coverage, read_semantic_ids
 from recbole_sid.tokenizer.base import reconstruction_error
 from recbole_sid.tokenizer.collisions import CollisionContext, summary
 from recbole_sid.util.files import locked
+from recbole_sid.util.hashing import DIGITS, fingerprint, is_same_hash
 from recbole_sid.util.item_tokens import hash_tokens
 
 # Known only once the semantic IDs are built, and decided by the rest of the recipe.
@@ -173,7 +174,7 @@ def _warn_of_unused_settings(
 def _warn_of_other_training(train_dataset: Any, semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
     """Say that a tokenizer may have learnt from interactions that are held out here."""
     theirs, ours = semantic_ids.recipe.get("training_part"), training_part(train_dataset)
-    if theirs in (None, ours):
+    if theirs is None or is_same_hash(theirs, ours):
         return
     if EXTENDED_AT in semantic_ids.recipe:
         getLogger().info(f"'{path}' was made from training part {theirs} before it was extended; here it is {ours}.")
@@ -203,7 +204,7 @@ def build_semantic_ids(
     codes, sizes = collision(raw, tokenizer.codebook_sizes, context)
     recipe = {
         **(recipe or semantic_id_recipe(config, train_dataset)),
-        "features_hash": hashlib.sha256(features.tobytes()).hexdigest()[:8],
+        "features_hash": hashlib.sha256(features.tobytes()).hexdigest()[:DIGITS],
         "reconstruction_error": reconstruction_error(tokenizer, features, codes),
         "before_collision_rule": summary(raw),
     }
@@ -226,9 +227,9 @@ def training_popularity(train_dataset: Any) -> np.ndarray:
 
 
 def training_part(train_dataset: Any) -> str:
-    """Return eight hex digits over the sequences of the training part."""
+    """Return 16 hex digits over the sequences of the training part."""
     items, offsets = train_dataset.training_sequences()
-    return hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:8]
+    return hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:DIGITS]
 
 
 def used_semantic_id_keys(config: Any) -> list[str]:
@@ -268,7 +269,7 @@ def differences(stored: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[st
 
 def _changed(stored: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     keys = [*recipe, *(key for key in stored if key not in recipe and key not in _RESULTS)]
-    return [key for key in keys if stored.get(key) != recipe.get(key)]
+    return [key for key in keys if not is_same_hash(stored.get(key), recipe.get(key))]
 
 
 def _extension(path: Path, recipe: Mapping[str, Any], item_tokens: np.ndarray) -> tuple[SemanticIDs, Path] | None:

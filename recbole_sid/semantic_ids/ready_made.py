@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from recbole_sid.registry import COLLISIONS, FORMATS, resolve
 from recbole_sid.semantic_ids.artefact import LARGEST_SIZE, SemanticIDs
 from recbole_sid.semantic_ids.formats import ABSENT, CodeTable, Format, ends_in_rank, format_of, numbering_file
 from recbole_sid.tokenizer.collisions import CollisionContext, summary
+from recbole_sid.util.hashing import content_hash
 from recbole_sid.util.item_tokens import match_rows, token_array
 
 _EXAMPLES = 3
@@ -84,7 +84,7 @@ def read_semantic_ids(
     codes, sizes, padded = _filled_up(table.codes, codebook_sizes, path)
     recipe: dict[str, Any] = {
         "source": Path(path).name,
-        "source_hash": hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8],
+        "source_hash": content_hash(path),
         "format": name,
         "collision": "ragged" if padded else "rank" if table.rank_from or ends_in_rank(codes) else "keep",
     }

@@ -17,6 +17,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.features.sources import check_recorded_files, model_keys
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.build import kept_semantic_ids, semantic_ids_for
+from recbole_sid.util.hashing import is_same_hash
 
 
 class Recorded(NamedTuple):
@@ -63,8 +64,8 @@ def _of_fingerprint(config: Any, train_dataset: Any, recorded: Recorded) -> Sema
         return None
     extended = None
     for file, semantic_ids in _on_disk(config, recorded.folders):
-        exact = semantic_ids.fingerprint == recorded.fingerprint
-        if not exact and recorded.fingerprint not in semantic_ids.extends:
+        exact = is_same_hash(recorded.fingerprint, semantic_ids.fingerprint)
+        if not exact and not any(is_same_hash(recorded.fingerprint, earlier) for earlier in semantic_ids.extends):
             continue
         try:
             semantic_ids.table(train_dataset.item_tokens())

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_sid.cluster import check_resources
-from recbole_sid.config import VOLATILE_KEYS, Config, file_keys, fingerprint
+from recbole_sid.config import Config, file_keys
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.tune.space import Space, check_space
 from recbole_sid.tune.trial import SAMPLE, SCORE, Plan, prepare_teacher, read_data, run_trial
 from recbole_sid.util.files import check_only_mine, write_json
+from recbole_sid.util.hashing import fingerprint
 
 SCHEDULERS = ("asha", "hyperband", "median", "none")
 SEARCHERS = ("random", "grid", "optuna", "hyperopt")
@@ -101,8 +102,7 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
         settings["distill_cache"] = "disk"
     given = {key: config[key] for parameter in space.parameters for key in parameter.when if key in config}
     how = [options.samples, options.scheduler, options.searcher, options.min_epochs]
-    what = {key: value for key, value in settings.items() if key not in VOLATILE_KEYS}
-    name = f"{config['model']}-{config['dataset']}-{fingerprint([what, list(space), how, config['seed']])}"
+    name = f"{config['model']}-{config['dataset']}-{fingerprint([config.fingerprint(), list(space), how])}"
     return Plan(
         config["model"], config["dataset"], settings, space, given, str((root / name).resolve()),
         options.cpus, options.gpus,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sid.errors import InputError
+from recbole_sid.util.hashing import DIGITS
 
 LONGEST_TOKEN = 4096  # bytes of an item token
 _LARGEST_ARRAY = 1 << 33  # bytes of a catalogue's tokens, each as wide as the longest
@@ -65,5 +66,5 @@ def match_rows(known: Sequence[str] | np.ndarray, wanted: Sequence[str] | np.nda
 
 
 def hash_tokens(item_tokens: Sequence[str] | np.ndarray) -> str:
-    """Return eight hex digits over item tokens and their order."""
-    return hashlib.sha256("\n".join(np.asarray(item_tokens, dtype=str).tolist()).encode()).hexdigest()[:8]
+    """Return 16 hex digits over item tokens and their order."""
+    return hashlib.sha256("\n".join(np.asarray(item_tokens, dtype=str).tolist()).encode()).hexdigest()[:DIGITS]
