@@ -287,9 +287,8 @@ class Config(RecBoleConfig):
             isinstance(clip, dict) and "max_norm" in clip and clip.keys() <= {"max_norm", "norm_type"}
         ):
             raise InputError(f"clip_grad_norm={clip!r} must be a dictionary such as {{max_norm: 1.0}}, or empty.")
-        for key in _PRETRAINED_KEYS:
-            if isinstance(self[key], str) and Path(self[key]).is_file():
-                check_tensor_file(self[key])
+        for file in self.pretrained_files().values():
+            check_tensor_file(file)
         embeddings = Path(self["data_path"]) / "item_emb.npy"  # ldiffrec.py, `__init__`: reads it with pickle
         if self.model == "LDiffRec" and embeddings.is_file():
             check_array_file(embeddings)
@@ -302,6 +301,11 @@ class Config(RecBoleConfig):
         for key, value in intervals.items():
             if value is not None and not all(_is_interval(part) for part in str(value).split(";")):
                 raise InputError(f"{key}={value!r} must be an interval such as [5,inf) or (0,1];[3,4].")
+
+    def pretrained_files(self) -> dict[str, str]:
+        """Return the files that a model of RecBole starts from, by key."""
+        named = {key: self[key] for key in _PRETRAINED_KEYS if isinstance(self[key], str)}
+        return {key: file for key, file in named.items() if Path(file).is_file()}
 
     def _check_search(self) -> None:
         """Refuse what a model that retrieves items by a beam search cannot do."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
 from pathlib import Path
+from pickle import UnpicklingError
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import Config, file_keys, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.data.dataset import check_folder
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, first_line
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
@@ -112,10 +113,18 @@ def build_model(config: Config, dataset: Any) -> Any:
     """Build the configured model, untrained, on its device.
 
     Raises:
-        InputError: if it needs a package that is not installed, as KGAT needs dgl.
+        InputError: if it needs a package that is not installed, as KGAT needs dgl, or cannot start from the pretrained
+            file that it names.
     """
-    with _packages_of(config):
-        return config.model_class(config, dataset).to(config["device"])
+    try:
+        with _packages_of(config):
+            return config.model_class(config, dataset).to(config["device"])
+    except (UnpicklingError, LookupError, RuntimeError, TypeError, EOFError) as error:
+        files = config.pretrained_files()
+        if not files or isinstance(error, InputError):
+            raise
+        shown = ", ".join(f"{key}='{file}'" for key, file in files.items())
+        raise InputError(f"{config['model']} cannot start from {shown} ({first_line(error)}).") from error
 
 
 @contextmanager

@@ -18,6 +18,8 @@ import torch
 import yaml
 from pyarrow import parquet
 
+from recbole_sid.config import Config
+from recbole_sid.data import create_dataset, headers
 from recbole_sid.data.convert import tables
 from recbole_sid.data.convert.job import convert_dataset, convert_options
 from recbole_sid.errors import InputError
@@ -339,3 +341,86 @@ def test_names_of_datasets_stay_in_their_folder(name: Any) -> None:
 def test_usual_names_of_datasets_are_allowed() -> None:
     for name in ("ml-100k", "Amazon_Beauty.5core", "日本語 2"):
         check_dataset_name(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("inter", "u0\t{}\t1600000099"),
+        ("inter", "{}\ti0\t1600000099"),
+        ("item", "{}\tred\tkind0"),
+        ("item", "i99\tred {} blue\tkind0"),
+        ("kg", "m1\t{}\tm2"),
+        ("link", "{}\tm1"),
+    ],
+)
+def test_a_long_id_is_refused_before_recbole_multiplies_it(data_path: Path, source: str, line: str) -> None:
+    heads = {"kg": "head_id:token\trelation_id:token\ttail_id:token\n", "link": "item_id:token\tentity_id:token\n"}
+    for name, head in heads.items():
+        (data_path / "tiny" / f"tiny.{name}").write_text(head, encoding="utf-8")
+    with (data_path / "tiny" / f"tiny.{source}").open("a", encoding="utf-8") as stream:
+        stream.write(line.format("x" * 100_000) + "\n")
+    settings = {"data_path": str(data_path), "use_gpu": False, "state": "ERROR"}
+    model = "CKE" if source in heads else "BPR"
+    if model == "BPR":
+        settings["load_col"] = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}
+    with pytest.raises(InputError, match="has a value of 100,000 characters in its field"):
+        create_dataset(Config(model, "tiny", config_dict=settings))
+
+
+def test_an_id_of_megabytes_is_refused_in_bounded_memory(data_path: Path) -> None:
+    with (data_path / "tiny" / "tiny.inter").open("a", encoding="utf-8") as stream:
+        stream.write(f"u0\t{'x' * 50_000_000}\t1600000099\n")
+    settings = {"data_path": str(data_path), "use_gpu": False, "state": "ERROR"}
+    last = _limited(
+        "from recbole_sid.config import Config\nfrom recbole_sid.data import create_dataset\n"
+        f"create_dataset(Config('BPR', 'tiny', config_dict={settings!r}))"
+    )
+    assert last.startswith("recbole_sid.errors.InputError: ")
+    assert "field larger than field limit (131072)): shorten it" in last
+
+
+def test_many_ids_as_wide_as_a_long_one_are_refused(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "LARGEST_ARRAY", 1 << 20)
+    with (data_path / "tiny" / "tiny.inter").open("a", encoding="utf-8") as stream:
+        stream.writelines(f"u0\tj{number}\t{1_600_000_100 + number}\n" for number in range(100))
+    config = Config("BPR", "tiny", config_dict={"data_path": str(data_path), "use_gpu": False})
+    create_dataset(config)
+    with (data_path / "tiny" / "tiny.inter").open("a", encoding="utf-8") as stream:
+        stream.write(f"u0\t{'j' * 4000}\t1600000999\n")
+    with pytest.raises(InputError, match=r"has 131 texts of up to 4,000 characters in its field 'item_id'"):
+        create_dataset(config)
+
+
+def test_long_texts_that_are_not_loaded_do_not_matter(data_path: Path) -> None:
+    with (data_path / "tiny" / "tiny.item").open("a", encoding="utf-8") as stream:
+        stream.write(f"i99\t{'x' * 100_000}\tkind0\n")
+    settings = {"data_path": str(data_path), "use_gpu": False, "load_col": {"inter": "*", "item": ["item_id", "kind"]}}
+    assert create_dataset(Config("BPR", "tiny", config_dict=settings)).item_feat is not None
+    many_words = " ".join(f"w{number}" for number in range(5000))
+    with (data_path / "tiny" / "tiny.item").open("a", encoding="utf-8") as stream:
+        stream.write(f"i98\t{many_words}\tkind0\n")
+    settings["load_col"] = {"inter": "*", "item": ["item_id", "title"]}
+    with pytest.raises(InputError, match="a value of 100,000 characters in its field 'title'"):
+        create_dataset(Config("BPR", "tiny", config_dict=settings))
+
+
+@pytest.mark.parametrize(
+    ("source", "head", "message"),
+    [
+        ("kg", "\ufeffhead_id:token\trelation_id:token\ttail_id:token", "byte order mark"),
+        ("kg", "head_id:token,relation_id:token,tail_id:token", "one column only by field_separator"),
+        ("kg", "head:token\trelation_id:token\ttail_id:token", "has no field 'head_id': set HEAD_ENTITY_ID_FIELD"),
+        ("kg", "head_id:tokens\trelation_id:token\ttail_id:token", "must be name:type"),
+        ("link", "item_id:token\tentity:token", "has no field 'entity_id': set ENTITY_ID_FIELD"),
+        ("link", "item_id\tentity_id:token", "must be name:type"),
+    ],
+)
+def test_first_lines_of_knowledge_files_are_checked(data_path: Path, source: str, head: str, message: str) -> None:
+    heads = {"kg": "head_id:token\trelation_id:token\ttail_id:token", "link": "item_id:token\tentity_id:token"}
+    rows = {"kg": "m1\tr\tm2", "link": "i0\tm1"}
+    for name, usual in heads.items():
+        text = f"{head if name == source else usual}\n{rows[name]}\n"
+        (data_path / "tiny" / f"tiny.{name}").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        create_dataset(Config("CKE", "tiny", config_dict={"data_path": str(data_path), "use_gpu": False}))

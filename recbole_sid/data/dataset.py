@@ -6,6 +6,7 @@ by a float32 timestamp. `HistoryDataset` keeps each sequence once and orders by 
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -253,7 +254,7 @@ def create_dataset(config: Any) -> Dataset:
         raise
     except ModuleNotFoundError as error:
         raise InputError(f"{config['model']} needs the package {error.name}: pip install {error.name}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(
             f"RecBole cannot read dataset '{config['dataset']}' in '{config['data_path']}' ({first_line(error)}): "
             "check the header (name:type) and values of its files, and the field names in the configuration."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any
 
 import pandas as pd
@@ -24,7 +25,7 @@ def read_atomic(path: str, config: Any) -> pd.DataFrame:
         return pd.read_csv(
             path, delimiter=separator, dtype=str, keep_default_na=False, encoding=encoding, engine="python"
         )
-    except (ValueError, LookupError, pd.errors.ParserError) as error:
+    except (ValueError, LookupError, pd.errors.ParserError, csv.Error) as error:
         raise InputError(
             f"'{path}' cannot be read with field_separator={separator!r} and encoding={encoding} "
             f"({first_line(error)}): set these two keys to what the file uses."

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from recbole_sid.config import VOLATILE_KEYS, Config
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.model.teacher import teacher_config
-from recbole_sid.util.reading import parse_yaml
+from recbole_sid.util.reading import LARGEST_YAML, parse_yaml, read_text
 from recbole_sid.util.values import PropertyLoader, parse_literal
 
 # Scores of trials that differ in these could not be compared; or the search itself decides on them.
@@ -156,7 +156,7 @@ def read_space(file: str | Path) -> Space:
     """
     if not Path(file).is_file():
         raise InputError(f"The search space '{file}' does not exist.")
-    text = Path(file).read_text(encoding="utf-8")
+    text = read_text(file, "search space", LARGEST_YAML)
     space = _from_yaml(text, str(file)) if Path(file).suffix in (".yaml", ".yml") else _from_lines(text, str(file))
     if not space.parameters:
         raise InputError(

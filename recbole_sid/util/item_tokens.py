@@ -12,8 +12,8 @@ from recbole_sid.errors import InputError
 from recbole_sid.util.hashing import DIGITS
 
 LONGEST_TOKEN = 4096  # bytes of an item token
-_LARGEST_ARRAY = 1 << 33  # bytes of a catalogue's tokens, each as wide as the longest
-_CHARACTER = np.dtype("U1").itemsize
+LARGEST_ARRAY = 1 << 33  # bytes of a catalogue's tokens, each as wide as the longest
+CHARACTER = np.dtype("U1").itemsize
 
 
 def token_array(tokens: Sequence[Any] | np.ndarray, source: str) -> np.ndarray:
@@ -47,7 +47,7 @@ def token_array(tokens: Sequence[Any] | np.ndarray, source: str) -> np.ndarray:
             f"{source} has an item id of over {LONGEST_TOKEN:,} bytes ({longest[:30]!r}...): shorten it, or use the "
             "right column."
         )
-    if len(texts) * len(longest) * _CHARACTER > _LARGEST_ARRAY:
+    if len(texts) * len(longest) * CHARACTER > LARGEST_ARRAY:
         raise InputError(
             f"{source} has {len(texts):,} item ids of up to {len(longest):,} characters, each of which takes the "
             "longest one's memory: shorten the longest."

@@ -39,7 +39,7 @@ def read_json(path: str | os.PathLike[str], pairs_hook: Callable[[list[tuple[str
     Raises:
         InputError: if it is missing, too large or no JSON, nests too deeply, or has half a character (a surrogate).
     """
-    return parse_json(_read_text(path, "JSON", LARGEST_JSON), f"'{path}'", pairs_hook)
+    return parse_json(read_text(path, "JSON", LARGEST_JSON), f"'{path}'", pairs_hook)
 
 
 def parse_json(text: str, source: str, pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -73,7 +73,7 @@ def read_yaml(path: str | os.PathLike[str], loader: Any = yaml.SafeLoader) -> An
     Raises:
         InputError: if it is missing, too large or no YAML, nests too deeply, or unfolds by its aliases.
     """
-    return parse_yaml(_read_text(path, "YAML", LARGEST_YAML), f"'{path}'", loader)
+    return parse_yaml(read_text(path, "YAML", LARGEST_YAML), f"'{path}'", loader)
 
 
 def parse_yaml(text: str, source: str, loader: Any = yaml.SafeLoader) -> Any:
@@ -102,7 +102,17 @@ def _n_values(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
-def _read_text(path: str | os.PathLike[str], kind: str, largest: int) -> str:
+def read_text(path: str | os.PathLike[str], kind: str, largest: int) -> str:
+    """Return the text of a file in UTF-8.
+
+    Args:
+        path: the file.
+        kind: what messages call such a file.
+        largest: bytes that it may have.
+
+    Raises:
+        InputError: if it is missing, too large, or no text.
+    """
     try:
         with open(path, "rb") as stream:
             content = stream.read(largest + 1)
