@@ -6,12 +6,14 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recbole_sid.cli import main
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
@@ -96,6 +98,25 @@ def test_semantic_ids_are_built_once_by_processes_that_start_together(
     ]
     assert len({event for event in found if event.startswith("has ")}) == 1
     assert sum(event.startswith("has ") for event in found) == 2
+
+
+def test_tokenize_takes_the_same_lock(
+    settings: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Unless it writes elsewhere."""
+    taken: list[Path] = []
+
+    def noted(path: Path) -> AbstractContextManager[None]:
+        taken.append(path)
+        return locked(path)
+
+    monkeypatch.setattr("recbole_sid.util.files.locked", noted)
+    words = ["--dataset=tiny", *(f"--{key}={value}" for key, value in settings("TIGER").items())]
+    assert main(["tokenize", *words, "--output=ids.npz"]) == 0
+    assert taken == []
+    assert main(["tokenize", *words]) == 0
+    (file,) = Path("saved", "semantic_ids").glob("*.npz")
+    assert taken == [file]
 
 
 def test_nothing_is_locked_where_nothing_is_kept_or_all_is_there(prepare: Callable[..., Any], tmp_path: Path) -> None:

@@ -81,11 +81,12 @@ class EnsembleTrainer(SIDTrainer):
         for interaction, _, rows, targets in progress(valid_data, "tuning the ensemble", self.show_progress):
             scored = self.model.score_candidates(interaction.to(self.device))
             wanted = Scored(*(part[rows] for part in scored))
-            ranks.append([self._ranks(wanted, targets.to(self.device), setting) for setting in self.model.grid])
+            found = [self._ranks(wanted, targets.to(self.device), setting) for setting in self.model.grid]
+            ranks.append(torch.stack(found).cpu().numpy())  # once a batch, whatever the grid
         by_setting = np.concatenate(ranks, axis=1)
         return np.array([rank_metrics(row, [int(k)])[f"{metric}@{k}"].mean() for row in by_setting])
 
-    def _ranks(self, scored: Scored, targets: torch.Tensor, setting: tuple[float, ...]) -> np.ndarray:
+    def _ranks(self, scored: Scored, targets: torch.Tensor, setting: tuple[float, ...]) -> torch.Tensor:
         """Return the rank int64 [B] of each row's target under a setting, from 1; 0 if it is no candidate."""
         fused = scored.fused(self.model.weight(scored.confidence, setting))
         is_target = scored.items == targets.unsqueeze(1)
@@ -93,7 +94,7 @@ class EnsembleTrainer(SIDTrainer):
         own = fused.gather(1, place)
         earlier = torch.arange(fused.shape[1], device=fused.device) < place
         rank = 1 + ((fused > own) | ((fused == own) & earlier)).sum(dim=1)
-        return torch.where(is_target.any(dim=1), rank, 0).cpu().numpy()
+        return torch.where(is_target.any(dim=1), rank, 0)
 
     def _content(self, epoch: int) -> dict[str, Any]:
         return {**super()._content(epoch), "chosen": self.model.chosen}

@@ -94,16 +94,18 @@ class DistillationTrainer(SIDTrainer):
         """Return the mean squared error of the student encoder's states to the teacher's, over tokens of `data`."""
         self.model.eval()
         online = OnlineSupervision(self.model, self.model.teacher.history_encoder, None)
-        total, count = 0.0, 0
+        parts = []  # read at the end, so that no batch waits for the device
         for batch in progress(data, "Evaluate", self.show_progress):
             interaction = batch[0].to(self.device)
             given = online(interaction)
             tokens = self.model.history_tokens(interaction)
             states = self.model.history_encoder(tokens, tokens != PAD)
-            n_tokens = int(given.mask.sum())
-            total += float(state_error(states, given.states, given.mask)) * n_tokens
-            count += n_tokens
-        return total / max(1, count)
+            error = state_error(states, given.states, given.mask)
+            parts.append(torch.stack([error, given.mask.sum().to(error.dtype)]))
+        if not parts:
+            return 0.0
+        error, n_tokens = torch.stack(parts).cpu().double().unbind(1)
+        return float((error * n_tokens).sum() / n_tokens.sum())
 
     def _supervision(self, online: OnlineSupervision, train_data: Any) -> Any:
         where = self.config["distill_cache"] or "none"
