@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from recbole_sid.bench.catalogue import synthetic_semantic_ids
+from recbole_sid.bench.synthetic_catalogue import synthetic_semantic_ids
 from recbole_sid.bench.timing import peak_megabytes
 from recbole_sid.decoding.trie import Trie
 

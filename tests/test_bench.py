@@ -15,10 +15,10 @@ from conftest import SMALL_TIGER
 from torch.testing import assert_close
 
 from recbole_sid.bench import plain, run, timing
-from recbole_sid.bench.catalogue import branching, synthetic_semantic_ids
 from recbole_sid.bench.data import SyntheticDataset, Workload, kind_of
 from recbole_sid.bench.options import bench_options
 from recbole_sid.bench.rows import ROWS, transformers_generate
+from recbole_sid.bench.synthetic_catalogue import branching, synthetic_semantic_ids
 from recbole_sid.bench.timing import Clock, Samples, Task, measure, peak_megabytes, thread_count
 from recbole_sid.cli import main
 from recbole_sid.config import Config

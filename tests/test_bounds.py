@@ -20,8 +20,8 @@ from pyarrow import parquet
 
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, headers
-from recbole_sid.data.convert import tables
-from recbole_sid.data.convert.job import convert_dataset, convert_options
+from recbole_sid.data.convert import chunks
+from recbole_sid.data.convert.conversion import convert_dataset, convert_options
 from recbole_sid.errors import InputError
 from recbole_sid.features.file import read_rows
 from recbole_sid.semantic_ids.artefact import LARGEST_SIZE, MOST_LEVELS, SemanticIDs
@@ -297,7 +297,7 @@ def _convert(file: str, **changes: Any) -> Any:
     ids=["line", "quotation", "json"],
 )
 def test_compressed_text_of_one_endless_row_is_refused(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_LARGEST_CHUNK", 1 << 20)
+    monkeypatch.setattr(chunks, "_LARGEST_CHUNK", 1 << 20)
     Path(name).write_bytes(gzip.compress(b"u,i,t\n1,2," + text.encode()))
     with pytest.raises(InputError, match="has more than 1,048,576 bytes in a few rows"):
         _convert(name)
@@ -305,7 +305,7 @@ def test_compressed_text_of_one_endless_row_is_refused(name: str, text: str, mon
 
 
 def test_the_bound_is_of_a_chunk_and_not_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_LARGEST_CHUNK", 1 << 20)
+    monkeypatch.setattr(chunks, "_LARGEST_CHUNK", 1 << 20)
     rows = "".join(f"u{row},i{row % 7},{row}\n" for row in range(150_000))
     Path("a.csv").write_text("u,i,t\n" + rows, encoding="utf-8")
     assert Path("a.csv").stat().st_size > 2 << 20

@@ -22,7 +22,7 @@ from recbole_sid.bench.options import BenchOptions, bench_options
 from recbole_sid.cli import COMMANDS, main, parse
 from recbole_sid.commands.call import Call
 from recbole_sid.data import SemanticIDs
-from recbole_sid.data.convert.job import ConvertOptions
+from recbole_sid.data.convert.conversion import ConvertOptions
 from recbole_sid.errors import InputError
 from recbole_sid.property_files import PROPERTIES, all_keys
 from recbole_sid.tune.search import Options

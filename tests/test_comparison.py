@@ -19,9 +19,9 @@ from scipy import stats
 from recbole_sid.cli import main
 from recbole_sid.comparison import plan as plan_module
 from recbole_sid.comparison.breakdown import breakdown, test_instances
+from recbole_sid.comparison.comparison_files import latex, write_comparison
 from recbole_sid.comparison.job import Job, make_jobs, run_job
 from recbole_sid.comparison.plan import check_baseline, make_plan, read_plan, with_tuned_file
-from recbole_sid.comparison.report import latex, write_comparison
 from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
 from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
 from recbole_sid.comparison.summary import Summary, summarise

@@ -15,8 +15,8 @@ import pytest
 from recbole_sid.cli import main
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
-from recbole_sid.data.convert import tables
-from recbole_sid.data.convert.job import PUBLISHED, clean_text, convert_dataset, convert_options
+from recbole_sid.data.convert import chunks
+from recbole_sid.data.convert.conversion import PUBLISHED, clean_text, convert_dataset, convert_options
 
 HEADER = "user_id,parent_asin,rating,timestamp,history"
 
@@ -73,7 +73,7 @@ def amazon(folder: Path, **changes: Any) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "CHUNK", 3)
+    monkeypatch.setattr(chunks, "CHUNK", 3)
 
 
 def test_amazons_release_becomes_atomic_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

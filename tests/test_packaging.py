@@ -102,3 +102,19 @@ def test_what_is_imported_is_declared() -> None:
     outside = imported - set(sys.stdlib_module_names) - {"recbole_sid", "recbole"}  # RecBole is installed beside it
     assert {"filelock", "threadpoolctl"} <= outside
     assert {_PACKAGES.get(name, name).lower().replace("_", "-") for name in outside} <= declared
+
+
+def test_a_name_stands_for_one_thing() -> None:
+    classes: dict[str, list[str]] = {}
+    modules: dict[str, list[str]] = {}
+    for file in (ROOT / "recbole_sid").rglob("*.py"):
+        modules.setdefault(file.stem, []).append(file.parent.name)
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes.setdefault(node.name, []).append(str(file))
+    assert {name: files for name, files in classes.items() if len(files) > 1} == {}
+    # A command is called as what it commands; a room's base class lives in its base.py; fast has second forms of nn.
+    known = {frozenset({"features", "model", "tokenizer"}), frozenset({"fast", "nn"}), frozenset({"util", "tune"})}
+    known |= {frozenset({"recbole_sid", "features"})}
+    named_twice = {name: rooms for name, rooms in modules.items() if len(rooms) > 1 and "commands" not in rooms}
+    assert [name for name, rooms in named_twice.items() if frozenset(rooms) not in known] == []

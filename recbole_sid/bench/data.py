@@ -12,7 +12,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
-from recbole_sid.bench.catalogue import synthetic_semantic_ids
+from recbole_sid.bench.synthetic_catalogue import synthetic_semantic_ids
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.registry import get_model

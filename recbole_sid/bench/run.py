@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import torch
 
-from recbole_sid.bench.catalogue import branching
 from recbole_sid.bench.data import Workload
 from recbole_sid.bench.options import BenchOptions
 from recbole_sid.bench.rows import ROWS, Found, Unavailable
+from recbole_sid.bench.synthetic_catalogue import branching
 from recbole_sid.bench.timing import Samples, Task, measure, peak_megabytes, thread_count
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
@@ -41,7 +41,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Measured:
     """Results of a benchmark.
 
     Attributes:
@@ -56,7 +56,7 @@ class Outcome:
 
 
 @torch.no_grad()
-def run_bench(options: BenchOptions) -> Outcome:
+def run_bench(options: BenchOptions) -> Measured:
     """Measure.
 
     Raises:
@@ -71,7 +71,7 @@ def run_bench(options: BenchOptions) -> Outcome:
             for histories in options.histories:
                 for batch in options.batches:
                     rows += _measure(Setting(batch, threads, histories), tasks, workload, options, skipped)
-    return Outcome(rows, skipped, _facts(options, workload))
+    return Measured(rows, skipped, _facts(options, workload))
 
 
 def _workload(options: BenchOptions) -> Workload:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def analyze(call: Call) -> None:
     """Label the instances of a split and, with ``--runs``, show how finished runs do on them."""
-    from recbole_sid.generalization.job import analyze as find
-    from recbole_sid.generalization.job import label_split, run_semantic_ids
-    from recbole_sid.generalization.report import markdown, write_analysis
+    from recbole_sid.generalization.analysis import analyze as find
+    from recbole_sid.generalization.analysis import label_split, run_semantic_ids
+    from recbole_sid.generalization.analysis_files import markdown, write_analysis
     from recbole_sid.generalization.runs import find_runs
 
     started = perf_counter()
@@ -31,17 +31,17 @@ def analyze(call: Call) -> None:
     labelled = label_split(
         config, split, _hops(call), run_semantic_ids(config, runs, call.overrides), call.overrides.keys()
     )
-    findings = find(labelled, runs, config["show_progress"])
+    analysis = find(labelled, runs, config["show_progress"])
     details = {"dataset": config["dataset"], "split": split, "instances": len(labelled.labels), "hops": labelled.hops}
     if runs:
         details["runs"] = [str(run.per_user) for run in runs]
     folder = call.options.get("output", str(Path("saved") / "analysis" / config["dataset"]) if runs else None)
-    written = write_analysis(findings, labelled, folder, details) if folder else []
-    tables = {key: rows for key, rows in findings._asdict().items() if rows and key != "shares"}
-    write_result(call, config, findings.shares, {**details, **tables})
+    written = write_analysis(analysis, labelled, folder, details) if folder else []
+    tables = {key: rows for key, rows in analysis._asdict().items() if rows and key != "shares"}
+    write_result(call, config, analysis.shares, {**details, **tables})
     files = [str(path) for path in written] + ([call.options["json"]] if "json" in call.options else [])
     ending = f" Written: {', '.join(files)}" if files else ""
-    print(f"\n{markdown(findings)}\n{details['instances']:,} instances in {perf_counter() - started:.0f} s.{ending}")
+    print(f"\n{markdown(analysis)}\n{details['instances']:,} instances in {perf_counter() - started:.0f} s.{ending}")
 
 
 def _is_labels_only(call: Call) -> bool:

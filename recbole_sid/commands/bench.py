@@ -12,22 +12,22 @@ from recbole_sid.util.values import parse_value
 
 def bench(call: Call) -> None:
     """Time every row of the benchmark and write table, figure and JSON."""
+    from recbole_sid.bench.document import document, figure, summary
     from recbole_sid.bench.options import bench_options
-    from recbole_sid.bench.report import figure, report, summary
     from recbole_sid.bench.run import run_bench
 
     started = perf_counter()
     options = bench_options(call.overrides)
-    outcome = run_bench(options)
+    measured = run_bench(options)
     folder = Path(call.options.get("output", Path("saved") / "bench"))
     words = [f"--{key}={value}".replace("'", "").replace(", ", ",") for key, value in call.overrides.items()]
     settings = {"seed": options.seed, "device": options.device}
-    details = {**outcome.facts, "skipped": outcome.skipped}
-    write_text(folder / "bench.md", report(outcome, " ".join(["recbole-sid bench", *words])))
-    write_json(folder / "bench.json", result_object(call, settings, outcome.rows, details))
-    figure(outcome, folder / "bench.png")
-    write_result(call, settings, outcome.rows, details)
-    print(f"\n{summary(outcome)}\n\nDone in {perf_counter() - started:.0f} s. Written: {folder}/bench.md, .json, .png")
+    details = {**measured.facts, "skipped": measured.skipped}
+    write_text(folder / "bench.md", document(measured, " ".join(["recbole-sid bench", *words])))
+    write_json(folder / "bench.json", result_object(call, settings, measured.rows, details))
+    figure(measured, folder / "bench.png")
+    write_result(call, settings, measured.rows, details)
+    print(f"\n{summary(measured)}\n\nDone in {perf_counter() - started:.0f} s. Written: {folder}/bench.md, .json, .png")
 
 
 def _own(name: str, text: str, default: object, metavar: str = "VALUE", alone: str | None = None) -> Option:

@@ -17,9 +17,9 @@ _FIRST_SEED = 2020
 
 def compare(call: Call) -> None:
     """Train several models with several seeds and compare them: means, tests over users, breakdowns."""
+    from recbole_sid.comparison.comparison_files import markdown, write_comparison
     from recbole_sid.comparison.job import make_jobs
     from recbole_sid.comparison.plan import Plan, check_baseline, make_plan, read_plan, with_tuned_files
-    from recbole_sid.comparison.report import markdown, write_comparison
     from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
     from recbole_sid.comparison.summary import summarise
 

@@ -8,7 +8,7 @@ from recbole_sid.util.values import parse_value
 
 def convert(call: Call) -> None:
     """Write a dataset's atomic files from the files of a release."""
-    from recbole_sid.data.convert.job import convert_dataset, convert_options, summary_rows
+    from recbole_sid.data.convert.conversion import convert_dataset, convert_options, summary_rows
     from recbole_sid.evaluation.tables import markdown_table
 
     options = convert_options(call.overrides, call.options.get("dataset"), call.options.get("output", "dataset"))

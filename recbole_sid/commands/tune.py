@@ -26,9 +26,9 @@ def tune(call: Call) -> None:
     """Search hyper-parameters and write the report."""
     from recbole_sid.config import Config
     from recbole_sid.evaluation.tables import markdown_table
-    from recbole_sid.tune.job import search
     from recbole_sid.tune.search import Options
     from recbole_sid.tune.space import read_space
+    from recbole_sid.tune.tuning import search
 
     chosen: dict[str, Any] = {key: parse_value(call.options[key]) for key in _NUMBERS if key in call.options}
     chosen |= {key: call.options[key] for key in ("scheduler", "searcher", "address") if key in call.options}

@@ -17,7 +17,7 @@ from recbole_sid.comparison.job import Job, run_job_quietly, run_of_other_versio
 from recbole_sid.errors import InputError, first_line
 
 
-class Outcome(NamedTuple):
+class JobOutcome(NamedTuple):
     """What became of a job.
 
     Attributes:
@@ -46,7 +46,7 @@ class RayOptions(NamedTuple):
 
 def run_jobs(
     jobs: Sequence[Job], execute: Callable[[Job], dict[str, Any]] | None = None, report: Callable[[str], None] = print
-) -> list[Outcome]:
+) -> list[JobOutcome]:
     """Run `jobs` in order, those aside whose results are stored.
 
     Args:
@@ -55,13 +55,13 @@ def run_jobs(
         report: told what begins and what ended, a line each.
     """
     execute = execute or in_own_process
-    outcomes: list[Outcome] = []
+    outcomes: list[JobOutcome] = []
     for number, job in enumerate(jobs, start=1):
         label = f"[{number}/{len(jobs)}] {job.name}"
         result = stored(job)
         if result is not None:
             report(f"{label}: reused from {job.folder}")
-            outcomes.append(Outcome(job, result, None))
+            outcomes.append(JobOutcome(job, result, None))
             continue
         other = run_of_other_version(job)
         report(f"{label}: {other}" if other else label)
@@ -70,13 +70,13 @@ def run_jobs(
             _bring_back_teacher(job, jobs, execute, report)
             result = execute(job)
         except InputError as error:
-            outcomes.append(Outcome(job, None, str(error)))
+            outcomes.append(JobOutcome(job, None, str(error)))
             report(f"{label} failed: {error}")
         except Exception as error:  # one model's failure must not lose the others
-            outcomes.append(Outcome(job, None, first_line(error)))
+            outcomes.append(JobOutcome(job, None, first_line(error)))
             report(f"{label} failed: {first_line(error)}")
         else:
-            outcomes.append(Outcome(job, result, None))
+            outcomes.append(JobOutcome(job, result, None))
             report(f"{label}: {perf_counter() - started:.0f} s, {_shown(result)}")
     return outcomes
 
@@ -108,7 +108,9 @@ def _run_with_parent(job: Job, parent: int) -> dict[str, Any]:
     return run_job_quietly(job)
 
 
-def run_jobs_on_ray(jobs: Sequence[Job], options: RayOptions, report: Callable[[str], None] = print) -> list[Outcome]:
+def run_jobs_on_ray(
+    jobs: Sequence[Job], options: RayOptions, report: Callable[[str], None] = print
+) -> list[JobOutcome]:
     """Run `jobs` as Ray tasks, as many at a time as there are CPUs and GPUs for, those aside whose results are stored.
 
     On several machines, ``checkpoint_dir``, the results' folder and the data must lie where all of them see them.
@@ -120,7 +122,7 @@ def run_jobs_on_ray(jobs: Sequence[Job], options: RayOptions, report: Callable[[
     """
     import ray
 
-    found = {job.name: Outcome(job, result, None) for job in jobs if (result := stored(job)) is not None}
+    found = {job.name: JobOutcome(job, result, None) for job in jobs if (result := stored(job)) is not None}
     unfinished = [job for job in jobs if job.name not in found]
     again = {teacher.name for job in unfinished for teacher in _lost_teacher(job, jobs)}
     with ray_running(options.address):
@@ -160,21 +162,21 @@ def _on_assigned_gpus(job: Job) -> Job:
     return job._replace(settings={**job.settings, "gpu_id": assigned_gpus()})
 
 
-def _outcome(job: Job, reference: Any, failed: Sequence[Job]) -> Outcome:
+def _outcome(job: Job, reference: Any, failed: Sequence[Job]) -> JobOutcome:
     import ray
 
     try:
-        return Outcome(job, ray.get(reference), None)
+        return JobOutcome(job, ray.get(reference), None)
     except ray.exceptions.RayTaskError as error:
         if failed:
-            return Outcome(job, None, f"It needs {failed[0].name}, which failed.")
+            return JobOutcome(job, None, f"It needs {failed[0].name}, which failed.")
         cause = error.cause or error
-        return Outcome(job, None, str(cause) if isinstance(cause, InputError) else first_line(cause))
+        return JobOutcome(job, None, str(cause) if isinstance(cause, InputError) else first_line(cause))
     except ray.exceptions.RayError as error:
-        return Outcome(job, None, f"Its process was lost ({first_line(error)}).")
+        return JobOutcome(job, None, f"Its process was lost ({first_line(error)}).")
 
 
-def _failed(outcome: Outcome | None) -> bool:
+def _failed(outcome: JobOutcome | None) -> bool:
     return outcome is not None and outcome.failure is not None
 
 

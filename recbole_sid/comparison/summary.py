@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_sid.comparison.breakdown import breakdown, test_instances
-from recbole_sid.comparison.runner import Outcome
+from recbole_sid.comparison.runner import JobOutcome
 from recbole_sid.comparison.statistics import paired_tests
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
@@ -38,7 +38,7 @@ class Summary(NamedTuple):
     failures: list[str]
 
 
-def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summary:
+def summarise(outcomes: Sequence[JobOutcome], baseline: str | None = None) -> Summary:
     """Return the summary of finished jobs.
 
     Args:
@@ -54,7 +54,7 @@ def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summa
         raise InputError(f"No model could be trained. {' '.join(failures)}")
     rows: list[dict[str, Any]] = []
     per_user: dict[str, pd.Series] = {}
-    runs_of: dict[str, list[Outcome]] = {}
+    runs_of: dict[str, list[JobOutcome]] = {}
     for outcome in done:
         runs_of.setdefault(outcome.job.entry.name, []).append(outcome)
     seeds = [{run.job.seed for run in runs} for runs in runs_of.values()]
@@ -87,7 +87,7 @@ def summarise(outcomes: Sequence[Outcome], baseline: str | None = None) -> Summa
     )
 
 
-def _means(evaluation: str, runs: Sequence[Outcome]) -> dict[str, Any]:
+def _means(evaluation: str, runs: Sequence[JobOutcome]) -> dict[str, Any]:
     """Return means over seeds of all that is measured of an evaluation, and the metrics' standard deviations."""
     results = [run.result for run in runs if run.result is not None]
     metrics = pd.DataFrame([result["evaluations"][evaluation]["metrics"] for result in results])
@@ -103,7 +103,7 @@ def _means(evaluation: str, runs: Sequence[Outcome]) -> dict[str, Any]:
     return row
 
 
-def _share_of_teacher(runs: Sequence[Outcome], evaluation: str, teachers: Sequence[Outcome]) -> float | None:
+def _share_of_teacher(runs: Sequence[JobOutcome], evaluation: str, teachers: Sequence[JobOutcome]) -> float | None:
     """Return the mean NDCG@10 over that of the teacher, constrained if it was evaluated so; over the seeds of both."""
     of_teacher = {outcome.job.seed: outcome for outcome in teachers}
     pairs = [(run, of_teacher[run.job.seed]) for run in runs if run.job.seed in of_teacher]
@@ -114,13 +114,13 @@ def _share_of_teacher(runs: Sequence[Outcome], evaluation: str, teachers: Sequen
     return float(own / theirs) if theirs > 0 and np.isfinite(own) else None
 
 
-def _ndcg(run: Outcome, evaluation: str) -> float:
+def _ndcg(run: JobOutcome, evaluation: str) -> float:
     """Return the NDCG@10 of an evaluation; NaN if it is not there."""
     assert run.result is not None
     return run.result["evaluations"].get(evaluation, {"metrics": {}})["metrics"].get(TEST_METRIC, np.nan)
 
 
-def _mean_over_seeds(runs: Sequence[Outcome], evaluation: str) -> pd.Series:
+def _mean_over_seeds(runs: Sequence[JobOutcome], evaluation: str) -> pd.Series:
     """Return each instance's NDCG@10, averaged over the seeds, by (user, target)."""
     files = []
     for run in runs:
@@ -152,7 +152,7 @@ def aligned(per_user: Mapping[str, pd.Series]) -> dict[str, np.ndarray]:
     return {name: values.to_numpy() for name, values in per_user.items()}
 
 
-def _sequential_config(outcome: Outcome) -> Config:
+def _sequential_config(outcome: JobOutcome) -> Config:
     """Return a sequential model's configuration of the data that `outcome` was evaluated on."""
     assert outcome.result is not None
     sections = Config("SASRec", outcome.job.dataset).parameters

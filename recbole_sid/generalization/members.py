@@ -22,7 +22,7 @@ _PLACEMENT = ("data_path", "checkpoint_dir", "use_gpu", "gpu_id", "show_progress
 _SEARCH = ("beam_size", "full_sort_items")
 
 
-class Recorded(NamedTuple):
+class TrainedMember(NamedTuple):
     """What a checkpoint holds.
 
     Attributes:
@@ -104,7 +104,7 @@ def build_member(config: Any, name: str, dataset: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _read(name: str, path: str) -> Recorded:
+def _read(name: str, path: str) -> TrainedMember:
     file = checkpoint_file(path)
     return _read_id_model(file) if name == ID_MODEL else _read_sid_model(file)
 
@@ -123,21 +123,21 @@ def checkpoint_file(path: str) -> str:
         raise InputError(f"'{path}' is no folder of a finished run ({first_line(error)}).") from error
 
 
-def _read_id_model(path: str) -> Recorded:
+def _read_id_model(path: str) -> TrainedMember:
     if is_checkpoint(path):
         raise InputError(f"id_model_path='{path}' is no checkpoint of RecBole's: give one of SASRec or the like.")
     content = load_recbole_checkpoint(path, map_location="cpu")
     settings = plain_settings(content["config"].final_config_dict)
     if not is_id_model(settings["model"]):
         raise InputError(f"id_model_path='{path}' holds {settings['model']}: give a sequential model such as SASRec.")
-    return Recorded(settings, content["state_dict"], None)
+    return TrainedMember(settings, content["state_dict"], None)
 
 
-def _read_sid_model(path: str) -> Recorded:
+def _read_sid_model(path: str) -> TrainedMember:
     content = load_checkpoint(path)
     if not is_sid_model(content["model"]):
         raise InputError(f"sid_model_path='{path}' holds {content['model']}: give a TIGER, SIDMLP or SIDMLPPlusPlus.")
-    return Recorded(content["config"], content["state_dict"], content["lineage"])
+    return TrainedMember(content["config"], content["state_dict"], content["lineage"])
 
 
 def _require_same_data(first: str, theirs: dict[str, Any], second: str, ours: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from recbole_sid.cluster import check_resources
 from recbole_sid.config import Config, file_keys
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.tune.space import Space, check_space
-from recbole_sid.tune.trial import SAMPLE, SCORE, Plan, prepare_teacher, read_data, run_trial
+from recbole_sid.tune.trial import SAMPLE, SCORE, SearchPlan, prepare_teacher, read_data, run_trial
 from recbole_sid.util.files import check_only_mine, write_json
 from recbole_sid.util.hashing import fingerprint
 
@@ -71,7 +71,7 @@ def check_options(options: Options) -> None:
             raise InputError(f"{key}={value!r} must be a number of at least {least}.")
 
 
-def make_plan(config: Config, space: Space, options: Options, storage_path: str | None = None) -> Plan:
+def make_plan(config: Config, space: Space, options: Options, storage_path: str | None = None) -> SearchPlan:
     """Check the space and return the plan of a search below `config`.
 
     Args:
@@ -103,7 +103,7 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
     given = {key: config[key] for parameter in space.parameters for key in parameter.when if key in config}
     how = [options.samples, options.scheduler, options.searcher, options.min_epochs]
     name = f"{config['model']}-{config['dataset']}-{fingerprint([config.fingerprint(), list(space), how])}"
-    return Plan(
+    return SearchPlan(
         config["model"], config["dataset"], settings, space, given, str((root / name).resolve()),
         options.cpus, options.gpus,
     )  # fmt: skip
@@ -123,7 +123,7 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_search(
-    plan: Plan,
+    plan: SearchPlan,
     config: Config,
     options: Options,
     resume: bool = False,
@@ -172,7 +172,7 @@ def _was_started(folder: Path) -> bool:
     return (folder / "tuner.pkl").is_file() and any(folder.glob("experiment_state-*.json"))
 
 
-def _tuner(plan: Plan, config: Config, options: Options, bound: Any) -> Any:
+def _tuner(plan: SearchPlan, config: Config, options: Options, bound: Any) -> Any:
     from ray import tune
 
     from recbole_sid.tune.progress import Progress
@@ -212,7 +212,7 @@ def _trial_name(trial: Any) -> str:
     return trial.trial_id
 
 
-def scheduler(plan: Plan, config: Config, options: Options) -> Any:
+def scheduler(plan: SearchPlan, config: Config, options: Options) -> Any:
     """Return Ray's scheduler for the epochs that trials of this plan have, or None."""
     from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule
 
@@ -230,7 +230,7 @@ def scheduler(plan: Plan, config: Config, options: Options) -> Any:
     )
 
 
-def most_epochs(plan: Plan, config: Config) -> int:
+def most_epochs(plan: SearchPlan, config: Config) -> int:
     """Return the largest number of ranked epochs that a trial of the plan can have."""
     epochs = [plan.space.constants.get("epochs", config["epochs"])]
     epochs += [
@@ -240,7 +240,7 @@ def most_epochs(plan: Plan, config: Config) -> int:
     return int(max(epochs)) + joint
 
 
-def n_trials(plan: Plan, options: Options) -> int:
+def n_trials(plan: SearchPlan, options: Options) -> int:
     """Return how many trials the search has."""
     if options.searcher != "grid":
         return options.samples or _SAMPLES
@@ -264,7 +264,7 @@ def _searcher(config: Config, options: Options) -> Any:
     return BasicVariantGenerator(max_concurrent=options.concurrency or 0, random_state=config["seed"])
 
 
-def train_common_teacher(plan: Plan, config: Config) -> None:
+def train_common_teacher(plan: SearchPlan, config: Config) -> None:
     """Train the teacher before the search, with progress, if all trials have the same; else leave it to the trials."""
     if "teacher_model" not in config or config["teacher_path"]:
         return

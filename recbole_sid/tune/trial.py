@@ -24,7 +24,7 @@ SAMPLE = "sample"  # what a trial was given: searched key -> sampled value
 FINISHED = "finished.json"  # in a trial's folder: it trained to its end
 
 
-class Plan(NamedTuple):
+class SearchPlan(NamedTuple):
     """What all trials of a search have in common.
 
     Attributes:
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
         return self.space.settings(sample, self.settings, self.given)
 
 
-class Prepared(NamedTuple):
+class ReadyTrial(NamedTuple):
     """A trial before training: its configuration, loaders and trainer."""
 
     config: Config
@@ -64,7 +64,7 @@ class Prepared(NamedTuple):
     trainer: Any
 
 
-def run_trial(given: dict[str, Any], plan: Plan, data: Mapping[str, Any] | None = None) -> None:
+def run_trial(given: dict[str, Any], plan: SearchPlan, data: Mapping[str, Any] | None = None) -> None:
     """Train the trial that Ray runs this in; Ray's trainable.
 
     Args:
@@ -87,7 +87,7 @@ def run_trial(given: dict[str, Any], plan: Plan, data: Mapping[str, Any] | None 
 
 
 def train_trial(
-    plan: Plan, sample: Mapping[str, Any], name: str, report: Callable[[dict[str, Any]], None]
+    plan: SearchPlan, sample: Mapping[str, Any], name: str, report: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     """Train one trial, from where an earlier attempt at it stopped; never touches the test split.
 
@@ -119,7 +119,7 @@ def train_trial(
     return result
 
 
-def prepare(plan: Plan, sample: Mapping[str, Any], name: str) -> Prepared:
+def prepare(plan: SearchPlan, sample: Mapping[str, Any], name: str) -> ReadyTrial:
     """Load the data and build the trial's model and trainer.
 
     Semantic IDs, teacher and distillation cache are shared by all trials of the same settings: whichever comes first
@@ -140,7 +140,7 @@ def prepare(plan: Plan, sample: Mapping[str, Any], name: str) -> Prepared:
     if "distill_cache_dir" in config and not config["distill_cache_dir"]:
         config["distill_cache_dir"] = str(shared / "distill_cache")
     config["checkpoint_dir"] = str(plan.trial_folder(name))
-    return Prepared(config, *loaders, make_trainer(config, loaders[0]))
+    return ReadyTrial(config, *loaders, make_trainer(config, loaders[0]))
 
 
 def prepare_teacher(config: Config, train_data: Any, valid_data: Any) -> None:

@@ -10,7 +10,7 @@ from recbole_sid.cluster import ray_running
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
-from recbole_sid.tune.report import Findings, evaluate_winner, gather, table, write_report
+from recbole_sid.tune.findings import Findings, gather
 from recbole_sid.tune.search import (
     Options,
     make_plan,
@@ -18,15 +18,16 @@ from recbole_sid.tune.search import (
     run_search,
     train_common_teacher,
 )
+from recbole_sid.tune.search_files import table, write_search
 from recbole_sid.tune.space import Space
-from recbole_sid.tune.trial import Plan, run_trial
+from recbole_sid.tune.trial import SearchPlan, prepare, run_trial
 from recbole_sid.util.files import write_json
 from recbole_sid.util.reading import read_json
 
 RESULT = "result.json"  # in a search's folder: it came to its end
 
 
-class Outcome(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search gives back.
 
     Attributes:
@@ -36,10 +37,21 @@ class Outcome(NamedTuple):
         files: written.
     """
 
-    plan: Plan
+    plan: SearchPlan
     result: dict[str, Any]
     table: str
     files: Sequence[Path]
+
+
+def evaluate_winner(plan: SearchPlan, findings: Findings) -> dict[str, float]:
+    """Evaluate the best trial's best weights on the test split: the only time that a search reads it."""
+    name = str(findings.best["trial"])
+    prepared = prepare(plan, findings.samples[name], name)
+    prepared.trainer.eval_collector.data_collect(prepared.train_data)
+    result = prepared.trainer.evaluate(
+        prepared.test_data, load_best_model=True, model_file=findings.best["model_file"], show_progress=False
+    )
+    return {metric: float(value) for metric, value in result.items()}
 
 
 def search(
@@ -49,9 +61,9 @@ def search(
     storage_path: str | None = None,
     resume: bool = False,
     trainable: Callable[..., None] = run_trial,
-    evaluate: Callable[[Plan, Findings], dict[str, float]] = evaluate_winner,
+    evaluate: Callable[[SearchPlan, Findings], dict[str, float]] = evaluate_winner,
     tell: Callable[[str], None] = print,
-) -> Outcome:
+) -> SearchResult:
     """Search `space` for the best validation score and test the winner, once.
 
     Args:
@@ -86,7 +98,7 @@ def search(
         if interrupted and not findings.first_error():
             raise KeyboardInterrupt
         raise InputError(f"No trial of the search came to a score{findings.first_error()}; see '{folder}'.")
-    files = write_report(plan, findings, metric)
+    files = write_search(plan, findings, metric)
     shown = table(plan, findings, metric)
     if interrupted:
         tell(f"\n{shown}\n\nInterrupted after {findings.n_ended()} trials; the best so far: {folder}/best.yaml")
@@ -102,10 +114,10 @@ def search(
         "test_result": evaluate(plan, findings),
     }
     write_json(finished, result)
-    return Outcome(plan, result, shown, [*files, finished])
+    return SearchResult(plan, result, shown, [*files, finished])
 
 
-def _written(plan: Plan) -> Outcome:
+def _written(plan: SearchPlan) -> SearchResult:
     """Return the outcome of a search that is complete."""
     folder = Path(plan.folder)
     result = read_json(folder / RESULT)
@@ -113,4 +125,4 @@ def _written(plan: Plan) -> Outcome:
     missing = [key for key in needed if not isinstance(result, dict) or key not in result]
     if missing:
         raise InputError(f"'{folder / RESULT}' is no result of a search (no {missing[0]}): delete it to search again.")
-    return Outcome(plan, result, (folder / "table.md").read_text(encoding="utf-8").rstrip(), [folder / RESULT])
+    return SearchResult(plan, result, (folder / "table.md").read_text(encoding="utf-8").rstrip(), [folder / RESULT])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from recbole_sid.bench.run import Outcome
+from recbole_sid.bench.run import Measured
 from recbole_sid.util.files import replacing
 
 _COLUMNS = {
@@ -27,9 +27,9 @@ _COLUMNS = {
 _SHORT = ("name", "ms", "users_per_s", "ratio_to_teacher", "ratio_to_sasrec")
 
 
-def report(outcome: Outcome, command: str) -> str:
+def document(measured: Measured, command: str) -> str:
     """Return a document: what was measured where and with which `command`, and a table per setting."""
-    facts = outcome.facts
+    facts = measured.facts
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     what = f"checkpoint {facts['checkpoint']}" if facts["checkpoint"] else "random weights at the paper's sizes"
     lines = ["# Benchmark of decoding", "", f"    {command}", ""]
@@ -42,17 +42,17 @@ def report(outcome: Outcome, command: str) -> str:
         "not count. Stages are timed in runs of their own. Peak MB is the growth of memory in one call; `top 10 as",
         "plain` is the share of the plain row's first ten items that are among this row's first ten.",
     ]
-    for heading, rows in _by_setting(outcome.rows):
+    for heading, rows in _by_setting(measured.rows):
         lines += ["", f"## {heading}", "", table(rows, tuple(_COLUMNS))]
-    if outcome.skipped:
-        lines += ["", *(f"- {sentence}" for sentence in outcome.skipped)]
+    if measured.skipped:
+        lines += ["", *(f"- {sentence}" for sentence in measured.skipped)]
     return "\n".join(lines) + "\n"
 
 
-def summary(outcome: Outcome) -> str:
+def summary(measured: Measured) -> str:
     """Return a short table per setting, for the terminal."""
-    parts = [f"{heading}\n\n{table(rows, _SHORT)}" for heading, rows in _by_setting(outcome.rows)]
-    return "\n\n".join([*parts, *outcome.skipped])
+    parts = [f"{heading}\n\n{table(rows, _SHORT)}" for heading, rows in _by_setting(measured.rows)]
+    return "\n\n".join([*parts, *measured.skipped])
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -65,17 +65,17 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def figure(outcome: Outcome, path: str | os.PathLike[str]) -> None:
+def figure(measured: Measured, path: str | os.PathLike[str]) -> None:
     """Draw users per second (log scale) of each row, a panel per kind of history and number of threads, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     panels: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in outcome.rows:
+    for row in measured.rows:
         panels.setdefault((row["histories"], row["threads"]), []).append(row)
-    names = list(dict.fromkeys(row["name"] for row in outcome.rows))
-    batches = sorted({row["batch"] for row in outcome.rows})
+    names = list(dict.fromkeys(row["name"] for row in measured.rows))
+    batches = sorted({row["batch"] for row in measured.rows})
     drawn = Figure(figsize=(1.5 + 4.2 * len(panels), 1.5 + 0.32 * len(names)), layout="constrained")
     all_axes = drawn.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
     for axes, ((histories, threads), rows) in zip(all_axes, panels.items(), strict=True):

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
-from recbole_sid.data.convert.tables import place, read_chunks
+from recbole_sid.data.convert.chunks import place, read_chunks
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.util.files import replacing
 from recbole_sid.util.item_tokens import LONGEST_TOKEN

@@ -12,7 +12,7 @@ from recbole_sid.config import Config, semantic_id_keys
 from recbole_sid.data import create_dataset
 from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.generalization import tables
+from recbole_sid.generalization import aggregates
 from recbole_sid.generalization.curves import dilution, support
 from recbole_sid.generalization.indicator import confidence, id_run
 from recbole_sid.generalization.instances import SPLITS, Instances, instances_of, training_graph_sequences
@@ -53,16 +53,16 @@ class Labelled(NamedTuple):
         return pd.concat([pd.DataFrame({"user": self.instances.users, "target": target}), self.labels], axis=1)
 
 
-class Findings(NamedTuple):
+class Analysis(NamedTuple):
     """The tables of an analysis as flat rows; those that need what is not there are empty.
 
     Attributes:
         shares: of `labels.shares`.
-        categories: of `tables.by_category`.
-        predicted: of `tables.of_predictions`, for each model the mean over its runs.
-        tokens: of `tables.by_tokens`.
-        support, dilution: of `tables.curve` over memorized instances; dilution for each prefix length n.
-        indicator: of `tables.by_confidence`.
+        categories: of `aggregates.by_category`.
+        predicted: of `aggregates.of_predictions`, for each model the mean over its runs.
+        tokens: of `aggregates.by_tokens`.
+        support, dilution: of `aggregates.curve` over memorized instances; dilution for each prefix length n.
+        indicator: of `aggregates.by_confidence`.
         indicator_of: the model whose confidence it is.
     """
 
@@ -133,7 +133,7 @@ def run_semantic_ids(config: Config, runs: Sequence[FinishedRun], named: Collect
     return None
 
 
-def analyze(labelled: Labelled, runs: Sequence[FinishedRun] = (), show_progress: bool = False) -> Findings:
+def analyze(labelled: Labelled, runs: Sequence[FinishedRun] = (), show_progress: bool = False) -> Analysis:
     """Return the tables of a labelled test split and the runs that were evaluated on it.
 
     Raises:
@@ -150,19 +150,19 @@ def analyze(labelled: Labelled, runs: Sequence[FinishedRun] = (), show_progress:
     if labelled.codes is not None and metrics:
         for n in range(1, labelled.codes.shape[1] + 1):
             counts = dilution(labelled.train, labelled.codes, n, last, targets)
-            diluted += [{"n": n, **row} for row in tables.curve(counts, metrics, memorized, METRICS[0])]
+            diluted += [{"n": n, **row} for row in aggregates.curve(counts, metrics, memorized, METRICS[0])]
     by_id = id_run(runs)
     indicator = []
     if by_id is not None:
         certain = confidence(by_id, labelled.instances.users, placement(labelled.dataset.config), show_progress)
-        indicator = tables.by_confidence(certain, labels, metrics, METRICS[0])
+        indicator = aggregates.by_confidence(certain, labels, metrics, METRICS[0])
     levels = 0 if labelled.codes is None else labelled.codes.shape[1]
-    return Findings(
+    return Analysis(
         shares=shares(labels, hops),
-        categories=tables.by_category(labels, metrics, hops),
+        categories=aggregates.by_category(labels, metrics, hops),
         predicted=_predicted(labelled, runs, index, show_progress),
-        tokens=tables.by_tokens(labels, labels["tokens"].to_numpy(), levels, hops) if levels else [],
-        support=tables.curve(backing, metrics, memorized, METRICS[0]) if metrics else [],
+        tokens=aggregates.by_tokens(labels, labels["tokens"].to_numpy(), levels, hops) if levels else [],
+        support=aggregates.curve(backing, metrics, memorized, METRICS[0]) if metrics else [],
         dilution=diluted,
         indicator=indicator,
         indicator_of=None if by_id is None else f"{by_id.name} (seed {by_id.result['seed']})",
@@ -180,5 +180,5 @@ def _predicted(
         found.setdefault(run.name, []).append(labels)
     rows = []
     for model, labels in found.items():
-        rows += tables.of_predictions(model, pd.concat(labels, ignore_index=True), labelled.hops)
+        rows += aggregates.of_predictions(model, pd.concat(labels, ignore_index=True), labelled.hops)
     return rows

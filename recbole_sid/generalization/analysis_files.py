@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_sid.evaluation.tables import column_title, markdown_table
-from recbole_sid.generalization.job import Findings, Labelled
+from recbole_sid.generalization.analysis import Analysis, Labelled
 from recbole_sid.generalization.labels import CLASSES
 from recbole_sid.generalization.runs import METRICS
 from recbole_sid.util.files import replacing, write_json, write_text
@@ -19,74 +19,74 @@ TABLES = ("shares", "categories", "predicted", "tokens", "support", "dilution", 
 
 
 def write_analysis(
-    findings: Findings, labelled: Labelled, folder: str | Path, details: Mapping[str, Any]
+    analysis: Analysis, labelled: Labelled, folder: str | Path, details: Mapping[str, Any]
 ) -> list[Path]:
     """Write ``analysis.md`` and ``.json``, each table as CSV, ``labels.parquet`` (one row an instance) and, if there
     are runs, ``analysis.png`` into `folder`; return the paths.
     """
     folder = Path(folder)
     written = [folder / "analysis.md", folder / "analysis.json", folder / "labels.parquet"]
-    write_text(written[0], markdown(findings))
-    write_json(written[1], {**details, **findings._asdict()})
+    write_text(written[0], markdown(analysis))
+    write_json(written[1], {**details, **analysis._asdict()})
     with replacing(written[2]) as temporary:
         labelled.frame.to_parquet(temporary, index=False)
     for name in TABLES:
-        rows = getattr(findings, name)
+        rows = getattr(analysis, name)
         if rows:
             written.append(folder / f"{name}.csv")
             with replacing(written[-1]) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
-    if findings.categories:
+    if analysis.categories:
         written.append(folder / "analysis.png")
-        figure(findings, written[-1])
+        figure(analysis, written[-1])
     return written
 
 
-def markdown(findings: Findings) -> str:
+def markdown(analysis: Analysis) -> str:
     """Return all tables that are not empty as Markdown, each under a line that says what it shows."""
     parts = [
         "Instances by category. Memorization, generalization and uncategorized partition them; types overlap.",
-        markdown_table(_in_percent(findings.shares, ["share"])),
+        markdown_table(_in_percent(analysis.shares, ["share"])),
     ]
-    if findings.categories:
+    if analysis.categories:
         for metric in METRICS:
             parts += [
                 f"{column_title(metric)} by category: mean and half of its 95% interval (normal approximation).",
-                markdown_table(_wide(findings.categories, metric)),
+                markdown_table(_wide(analysis.categories, metric)),
             ]
-    if findings.predicted:
+    if analysis.predicted:
         parts += [
             "Share (%) of each category among the ten items predicted, each labelled in the target's place.",
-            markdown_table(_predicted(findings)),
+            markdown_table(_predicted(analysis)),
         ]
-    if findings.tokens:
-        columns = [key for key in findings.tokens[0] if key not in ("category", "count")]
+    if analysis.tokens:
+        columns = [key for key in analysis.tokens[0] if key not in ("category", "count")]
         parts += [
             "Longest prefix of the target's semantic ID that is memorized, % of each category's instances.",
-            markdown_table(_in_percent(findings.tokens, columns)),
+            markdown_table(_in_percent(analysis.tokens, columns)),
         ]
-    if findings.support:
+    if analysis.support:
         parts += [
             f"Support: {METRICS[0].upper()} on memorized instances by how often the target directly followed the last "
             "item in training.",
-            markdown_table(findings.support),
+            markdown_table(analysis.support),
         ]
-    if findings.dilution:
+    if analysis.dilution:
         parts += [
             f"Dilution: {METRICS[0].upper()} on memorized instances by how many different item steps of training have "
             "the same first n codes on both sides.",
-            markdown_table(findings.dilution),
+            markdown_table(analysis.dilution),
         ]
-    if findings.indicator:
+    if analysis.indicator:
         parts += [
-            f"Five equal parts of the instances by the confidence of {findings.indicator_of}: share of memorization, "
+            f"Five equal parts of the instances by the confidence of {analysis.indicator_of}: share of memorization, "
             f"{METRICS[0].upper()}.",
-            markdown_table(_in_percent(findings.indicator, ["memorization"])),
+            markdown_table(_in_percent(analysis.indicator, ["memorization"])),
         ]
     return "\n\n".join(parts) + "\n"
 
 
-def figure(findings: Findings, path: str | Path) -> None:
+def figure(analysis: Analysis, path: str | Path) -> None:
     """Draw the shares of the categories among targets and predictions, the metric by category, and the indicator's
     bins, and write a PNG to `path`.
     """
@@ -94,23 +94,23 @@ def figure(findings: Findings, path: str | Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    panels = 3 if findings.indicator else 2
+    panels = 3 if analysis.indicator else 2
     drawing = Figure(figsize=(4.6 * panels, 4.6), layout="constrained")
     axes = drawing.subplots(1, panels)
-    _draw_shares(axes[0], findings)
-    _draw_categories(axes[1], findings)
-    if findings.indicator:
-        _draw_indicator(axes[2], findings)
-    models = dict.fromkeys(row["model"] for row in findings.categories)
+    _draw_shares(axes[0], analysis)
+    _draw_categories(axes[1], analysis)
+    if analysis.indicator:
+        _draw_indicator(axes[2], analysis)
+    models = dict.fromkeys(row["model"] for row in analysis.categories)
     handles = [Patch(color=_colour(number), label=model) for number, model in enumerate(models)]
     drawing.legend(handles=handles, loc="outside lower right", ncols=5, fontsize=8)
     with replacing(path) as temporary:
         FigureCanvasAgg(drawing).print_png(str(temporary))
 
 
-def _draw_shares(axes: Any, findings: Findings) -> None:
-    columns = {"targets": {row["category"]: row["share"] for row in findings.shares}}
-    for row in findings.predicted:
+def _draw_shares(axes: Any, analysis: Analysis) -> None:
+    columns = {"targets": {row["category"]: row["share"] for row in analysis.shares}}
+    for row in analysis.predicted:
         columns.setdefault(row["model"], {})[row["category"]] = row["share"]
     below = [0.0] * len(columns)
     for name, colour in zip(CLASSES, _COLOURS, strict=True):
@@ -122,11 +122,11 @@ def _draw_shares(axes: Any, findings: Findings) -> None:
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1)
 
 
-def _draw_categories(axes: Any, findings: Findings) -> None:
-    models = list(dict.fromkeys(row["model"] for row in findings.categories))
+def _draw_categories(axes: Any, analysis: Analysis) -> None:
+    models = list(dict.fromkeys(row["model"] for row in analysis.categories))
     width = 0.8 / len(models)
     for number, model in enumerate(models):
-        rows = [row for row in findings.categories if row["model"] == model and row["category"] in CLASSES]
+        rows = [row for row in analysis.categories if row["model"] == model and row["category"] in CLASSES]
         there = [(place, row) for place, row in enumerate(rows) if row[METRICS[0]] is not None]
         places = [place + (number - (len(models) - 1) / 2) * width for place, _ in there]
         heights = [row[METRICS[0]] for _, row in there]
@@ -139,18 +139,18 @@ def _draw_categories(axes: Any, findings: Findings) -> None:
     axes.set_ylabel(f"{METRICS[0].upper()}, 95% interval")
 
 
-def _draw_indicator(axes: Any, findings: Findings) -> None:
-    places = range(len(findings.indicator))
+def _draw_indicator(axes: Any, analysis: Analysis) -> None:
+    places = range(len(analysis.indicator))
     shares = axes.twinx()
-    shares.bar(places, [100 * row["memorization"] for row in findings.indicator], color="#dddddd", zorder=0)
+    shares.bar(places, [100 * row["memorization"] for row in analysis.indicator], color="#dddddd", zorder=0)
     shares.set_ylabel("memorization, % of the bin (bars)")
     axes.set_zorder(1)
     axes.patch.set_visible(False)
-    models = [key for key in findings.indicator[0] if key not in ("bin", "count", "memorization")]
+    models = [key for key in analysis.indicator[0] if key not in ("bin", "count", "memorization")]
     for number, model in enumerate(models):
-        axes.plot(places, [row[model] for row in findings.indicator], marker="o", color=_colour(number))
-    axes.set_xticks(places, [row["bin"] for row in findings.indicator], fontsize=7)
-    axes.set_xlabel(f"confidence of {findings.indicator_of}")
+        axes.plot(places, [row[model] for row in analysis.indicator], marker="o", color=_colour(number))
+    axes.set_xticks(places, [row["bin"] for row in analysis.indicator], fontsize=7)
+    axes.set_xlabel(f"confidence of {analysis.indicator_of}")
     axes.set_ylabel(METRICS[0].upper())
     axes.set_ylim(bottom=0)
 
@@ -175,12 +175,12 @@ def _half_width(row: Mapping[str, Any], metric: str) -> str:
     return "" if row[f"{metric}_high"] is None else f" ± {row[f'{metric}_high'] - row[metric]:.4f}"
 
 
-def _predicted(findings: Findings) -> list[dict[str, Any]]:
+def _predicted(analysis: Analysis) -> list[dict[str, Any]]:
     found = {
         row["category"]: {"category": row["category"], "targets": f"{100 * row['share']:.1f}"}
-        for row in findings.shares
+        for row in analysis.shares
     }
-    for row in findings.predicted:
+    for row in analysis.predicted:
         found[row["category"]][row["model"]] = f"{100 * row['share']:.1f}"
     return list(found.values())
 
