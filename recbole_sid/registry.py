@@ -51,12 +51,12 @@ COLLISIONS = {
 }
 
 FORMATS = {
-    "json": "recbole_sid.semantic_ids.formats:PLAIN",
-    "index": "recbole_sid.semantic_ids.formats:INDEX",
-    "sem_ids": "recbole_sid.semantic_ids.formats:SEM_IDS",
-    "tensor": "recbole_sid.semantic_ids.formats:TENSOR",
-    "csv": "recbole_sid.semantic_ids.formats:CSV",
-    "parquet": "recbole_sid.semantic_ids.formats:PARQUET",
+    "json": "recbole_sid.semantic_ids.formats.json_files:PLAIN",
+    "index": "recbole_sid.semantic_ids.formats.json_files:INDEX",
+    "sem_ids": "recbole_sid.semantic_ids.formats.json_files:SEM_IDS",
+    "tensor": "recbole_sid.semantic_ids.formats.tensor_files:TENSOR",
+    "csv": "recbole_sid.semantic_ids.formats.column_files:CSV",
+    "parquet": "recbole_sid.semantic_ids.formats.column_files:PARQUET",
 }
 
 

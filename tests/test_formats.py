@@ -18,7 +18,8 @@ from recbole_sid.cli import main
 from recbole_sid.data import SemanticIDs
 from recbole_sid.errors import InputError
 from recbole_sid.registry import FORMATS
-from recbole_sid.semantic_ids.formats import ends_in_rank, format_of
+from recbole_sid.semantic_ids.formats.code_table import ends_in_rank
+from recbole_sid.semantic_ids.formats.registered import format_of
 from recbole_sid.semantic_ids.ready_made import read_semantic_ids, write_semantic_ids
 
 # The last level is a rank: 0, 1, 2 within (0, 1), and 0 elsewhere.
@@ -39,6 +40,33 @@ def write_json(content: Any, name: str = "x.json") -> str:
 
 def test_every_format_is_tried_here() -> None:
     assert {format_of(file) for file in FILES} == {*FORMATS, "npz"}
+
+
+LINES = """
+from recbole_sid.semantic_ids.formats.code_table import Format, code_table
+import numpy as np
+
+def read(path):
+    rows = [line.split(";") for line in open(path, encoding="utf-8").read().splitlines()]
+    return code_table(np.array([row[0] for row in rows]), np.array([row[1:] for row in rows], dtype=np.int64), path)
+
+def write(semantic_ids, path):
+    rows = zip(semantic_ids.item_tokens.tolist(), semantic_ids.codes.tolist(), strict=True)
+    open(path, "w", encoding="utf-8").writelines(";".join([item, *map(str, codes)]) + "\\n" for item, codes in rows)
+
+LINES = Format(read, write, (".lines.json",))
+"""
+
+
+def test_a_format_is_a_file_and_a_line_in_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "my_lines.py").write_text(LINES, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(FORMATS, "lines", "my_lines:LINES")
+    write_semantic_ids(ids(), "x.lines.json")  # of two endings that fit, the longer one counts
+    assert Path("x.lines.json").read_text(encoding="utf-8").startswith("B00;0;1;1\nNA;3;0;0\n")
+    assert read_semantic_ids("x.lines.json", NAMES).codes.tolist() == CODES
+    with pytest.raises(InputError, match=r"name the file .*\*\.lines\.json"):
+        format_of("x.txt")
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -20,7 +20,7 @@ from recbole_sid.features.sources import feature_sources, file_keys, growing_key
 from recbole_sid.features.text import item_texts
 from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
 from recbole_sid.semantic_ids.artefact import EXTENDED_AT, SemanticIDs, read_recipe
-from recbole_sid.semantic_ids.formats import format_of
+from recbole_sid.semantic_ids.formats.registered import format_of
 from recbole_sid.semantic_ids.quality import collisions, level_rows, warnings_of
 from recbole_sid.semantic_ids.ready_made import Coverage, read_semantic_ids
 from recbole_sid.tokenizer.base import reconstruction_error

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recbole_sid.errors import InputError
-from recbole_sid.registry import COLLISIONS, FORMATS, resolve
+from recbole_sid.registry import COLLISIONS, resolve
 from recbole_sid.semantic_ids.artefact import LARGEST_SIZE, SemanticIDs
-from recbole_sid.semantic_ids.formats import ABSENT, CodeTable, Format, ends_in_rank, format_of, numbering_file
+from recbole_sid.semantic_ids.formats.code_table import ABSENT, CodeTable, ends_in_rank, numbering_file
+from recbole_sid.semantic_ids.formats.registered import format_of, get_format
 from recbole_sid.tokenizer.collisions import CollisionContext, summary
 from recbole_sid.util.hashing import content_hash
 from recbole_sid.util.item_tokens import match_rows, token_array
@@ -73,7 +74,7 @@ def read_semantic_ids(
     name = file_format or format_of(path)
     if name == "npz":
         return _load(path, item_tokens, dataset)
-    table = _format(name).read(path)
+    table = get_format(name).read(path)
     if numbering is not None:
         table = _renamed(table, numbering, path)
     if item_tokens is not None:
@@ -118,7 +119,7 @@ def write_semantic_ids(
         InputError: if the format is unknown or cannot hold these semantic IDs.
     """
     name = file_format or format_of(path)
-    file_kind = None if name == "npz" else _format(name)
+    file_kind = None if name == "npz" else get_format(name)
     beside = numbering_file(path)
     beside.unlink(missing_ok=True)
     if file_kind is None:
@@ -127,11 +128,6 @@ def write_semantic_ids(
         file_kind.write(semantic_ids, path)
         _warn_of_lost_sizes(semantic_ids, path)
     return [Path(path), *([beside] if beside.is_file() else [])]
-
-
-def _format(name: str) -> Format:
-    """Return the registered format `name`; the message on an unknown one lists ours too."""
-    return resolve({**FORMATS, "npz": ""}, name, "format")
 
 
 def _warn_of_lost_sizes(semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
