@@ -23,6 +23,7 @@ import torch
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.util.plain_values import as_plain, from_plain
 from recbole_sid.util.reading import check_tensor_file
+from recbole_sid.util.recorded_values import STAND_INS, restored
 
 RECBOLE_VERSION = "1.2.1"
 INSTALL_COMMAND = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
@@ -204,32 +205,45 @@ _ALLOWED_NAMES = frozenset(
     "collections.OrderedDict builtins.set torch.device torch.Size torch._utils._rebuild_tensor_v2 "
     "torch._utils._rebuild_parameter numpy.dtype numpy.core.multiarray.scalar numpy._core.multiarray.scalar".split()
 )
-_INERT_MODULES = ("recbole.", "recbole_sid.", "yaml.")
+# The modules that RecBole keeps in other_parameter hold parts of torch and a logger.
+_INERT_MODULES = ("recbole.", "recbole_sid.", "yaml.", "torch.nn.modules.", "logging.getLogger")
 
 
 class RecordedConfig:
     """What a RecBole checkpoint records of its Config: the settings, without the code of the class."""
 
     final_config_dict: dict[str, Any]
+    is_ours = False  # whether recbole_sid wrote it, or plain RecBole
+
+    def __init__(self, *recorded: Any) -> None:
+        pass
 
     def __getitem__(self, key: str) -> Any:
         return self.final_config_dict.get(key)
 
 
+class _OurConfig(RecordedConfig):
+    is_ours = True
+
+
 class _RecBoleUnpickler(pickle.Unpickler):
-    """Reads tensors, plain types and RecBole's enums; every other class of RecBole becomes a `RecordedConfig`."""
+    """Reads tensors, plain types, RecBole's enums, and records of arrays and sparse matrices; every other class of
+    RecBole becomes a `RecordedConfig`.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         whole = f"{module}.{name}"
         is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
         if whole in _ALLOWED_NAMES or is_storage:
             return super().find_class(module, name)
+        if whole in STAND_INS:
+            return STAND_INS[whole]
         if module == "recbole.utils.enum_type" and "." not in name:
             found = super().find_class(module, name)
             if isinstance(found, type) and issubclass(found, enum.Enum):
                 return found
-        if module.startswith(_INERT_MODULES):
-            return RecordedConfig
+        if whole.startswith(_INERT_MODULES):
+            return _OurConfig if module.startswith("recbole_sid.") else RecordedConfig
         raise pickle.UnpicklingError(f"it holds '{whole}', which RecBole never writes")
 
 
@@ -257,6 +271,8 @@ def load_recbole_checkpoint(file: str | os.PathLike[str], map_location: Any = No
         with open(file, "rb") as stream, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = _torch_load(stream, map_location=map_location, weights_only=False, pickle_module=_recbole_pickle)
+        if isinstance(content, dict) and isinstance(content.get("other_parameter"), dict):
+            content["other_parameter"] = restored(content["other_parameter"])
     except InputError:
         raise
     except Exception as error:  # a damaged pickle raises anything

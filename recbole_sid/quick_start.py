@@ -230,6 +230,12 @@ def _load_recbole(
     settings = {**plain_settings(recorded), **overrides}
     config = Config(model_class or recorded["model"], recorded["dataset"], config_dict=settings)
     dataset, loaders = _load_data(config, Recorded(overrides.keys()))
+    if not checkpoint["config"].is_ours and getattr(dataset, "recbole_orders_otherwise", False):
+        getLogger().warning(
+            f"'{model_file}' was written by RecBole itself, which orders interactions by the time in float32. Here "
+            "they are ordered by the whole time and so split otherwise: the model may have seen what it is tested on. "
+            "Train it through recbole_sid for metrics that can be compared."
+        )
     model = build_model(config, loaders[0]._dataset)
     load_weights(model, checkpoint["state_dict"], model_file)
     model.load_other_parameter(checkpoint.get("other_parameter"))

@@ -38,6 +38,7 @@ class TimeOrderedDataset(Dataset):
     """
 
     inter_feat: Any  # a DataFrame while RecBole reads and filters, an Interaction afterwards
+    recbole_orders_otherwise = False  # whether plain RecBole, which orders by the times in float32, has another order
 
     def _data_filtering(self) -> None:
         if self.config["eval_args"]["order"] == "TO" and self.time_field in self.inter_feat:
@@ -75,8 +76,23 @@ class TimeOrderedDataset(Dataset):
                     "name the field that holds the time in TIME_FIELD."
                 )
             self.inter_feat = self.inter_feat.sort_values([self.uid_field, self.time_field], kind="stable")
+            self.recbole_orders_otherwise = self._recbole_orders_otherwise()
             self.inter_feat = self.inter_feat.reset_index(drop=True)
         super()._change_feat_format()
+
+    def _recbole_orders_otherwise(self) -> bool:
+        """Say whether two interactions (of a user, if users are split one by one) at times that are equal in float32
+        stand in the file the other way: RecBole sorts stably.
+        """
+        by_user = self.config["eval_args"]["group_by"] == "user" or issubclass(type(self), SequentialDataset)
+        users, times = (self.inter_feat[field].to_numpy() for field in (self.uid_field, self.time_field))
+        rounded, in_file = times.astype(np.float32), self.inter_feat.index.to_numpy()
+        order = np.arange(len(users)) if by_user else np.argsort(rounded, kind="stable")
+        users, rounded, in_file = users[order], rounded[order], in_file[order]
+        tied = rounded[1:] == rounded[:-1]
+        if by_user:
+            tied &= users[1:] == users[:-1]
+        return bool((tied & (in_file[1:] < in_file[:-1])).any())
 
     def build(self) -> list[Dataset]:
         """Split as RecBole does.
