@@ -11,13 +11,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from recbole_sid.evaluation.figures import write_png
 from recbole_sid.evaluation.levels import level_difficulty
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.quick_start import load_data_and_model
-from recbole_sid.util.files import replacing, write_json, write_text
+from recbole_sid.util.files import write_json, write_text
 
 PANELS = {
     "children": "valid codes after the true prefix (mean)",
@@ -42,8 +42,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         if column == "children":
             axes.set_yscale("log")
             axes.legend(fontsize=7)
-    with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    write_png(figure, path)
 
 
 def main() -> None:

@@ -26,6 +26,12 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def table_cells(text: str) -> list[list[str]]:
+    """Return the rows of all Markdown tables in `text`, the headings too, as texts."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
 def write_dataset(folder: Path, sequences: list[list[int]], name: str = "tiny") -> Path:
     """Write ``folder/name/name.inter`` and ``.item`` for sequences of item numbers; return `folder`."""
     target = folder / name

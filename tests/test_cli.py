@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER
+from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER, table_cells
 
 import recbole_sid
 from recbole_sid.bench.options import BenchOptions, bench_options
@@ -291,7 +291,8 @@ def test_quick_start_writes_table_figure_and_json(data_path: Path, capsys: pytes
     assert (result["command"], result["seed"]) == ("quick-start", 5)
     assert [row["model"] for row in result["rows"]] == ["TIGER", "TIGER-constrained", "SIDMLP"]
     table = Path("out/table.md").read_text(encoding="utf-8")
-    assert all(f"| {row['model']} | {row['recall@5']:.4f} |" in table for row in result["rows"])
+    cells = [[row["model"], f"{row['recall@5']:.4f}"] for row in result["rows"]]
+    assert [row[:2] for row in table_cells(table)[1:]] == cells
     assert table in capsys.readouterr().out
     assert Path("out/accuracy_speed.png").read_bytes().startswith(b"\x89PNG")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER
+from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER, table_cells
 from scipy import stats
 
 from recbole_sid.cli import main
@@ -234,7 +234,7 @@ def test_command_writes_all_files(plan_file: Path, tmp_path: Path, capsys: pytes
     assert [row["model"] for row in result["rows"]] == ["Pop", "Pop-again"]
     assert result["tests"][0]["t_test"] == result["tests"][0]["wilcoxon"] == 1.0
     assert pd.read_csv(tmp_path / "out" / "comparison.csv")["ndcg@10"].nunique() == 1
-    assert "| Pop-again |" in capsys.readouterr().out
+    assert "Pop-again" in [row[0] for row in table_cells(capsys.readouterr().out)]
 
 
 @pytest.mark.parametrize(
@@ -385,6 +385,21 @@ def test_latex_marks_best_second_and_significant(tmp_path: Path) -> None:
         document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
         (tmp_path / "table.tex").write_text(document, encoding="utf-8")
         subprocess.run([engine, "table.tex"], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def test_latex_of_any_name_and_without_the_tested_metric() -> None:
+    rows = [{"model": r"50%_a&b {\x}^~", "recall@5": 0.2, "recall@5_sd": None}]
+    text = latex(
+        Summary([*rows, {"model": "b", "recall@5": 0.1, "recall@5_sd": None}], comparison_of_two().tests, [], [])
+    )
+    assert text.splitlines()[:5] == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"Model & Recall@5 \\",
+        r"\midrule",
+        r"50\%\_a\&b \{\textbackslash x\}\textasciicircum \textasciitilde  & \textbf{0.2000} \\",
+    ]
+    assert text.splitlines()[5:] == [r"b & \underline{0.1000} \\", r"\bottomrule", r"\end{tabular}"]
 
 
 def test_tuned_files_are_found_by_name_and_then_by_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

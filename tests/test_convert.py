@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import table_cells
 
 from recbole_sid.cli import main
 from recbole_sid.config import Config
@@ -102,7 +103,7 @@ def test_amazons_release_becomes_atomic_files(tmp_path: Path, capsys: pytest.Cap
     assert result["rows"] == [{"counts": "converted", "users": 6, "items": len(items), "interactions": n_rows}]
     assert result["items_without_text"] == 1
     output = capsys.readouterr().out
-    assert f"| converted | 6 | {len(items)} | {n_rows} |" in output
+    assert table_cells(output)[-1] == ["converted", "6", str(len(items)), str(n_rows)]
     assert "1 items have no row in the item file" in output
 
 
@@ -136,8 +137,8 @@ def test_recbole_loads_the_result_and_splits_as_the_release_did(tmp_path: Path) 
 def test_published_counts_stand_below_the_converted_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     release(tmp_path)
     assert main(amazon(tmp_path, dataset="Video_Games")) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert lines[-1] == "| published (5-core) | 94,762 | 25,612 | 814,586 |"
+    cells = table_cells(capsys.readouterr().out)
+    assert cells[-1] == ["published (5-core)", "94,762", "25,612", "814,586"]
     assert PUBLISHED["Musical_Instruments"] == (57_439, 24_587, 511_836)
     assert not Path("out/Video_Games/Video_Games.item").exists()
 

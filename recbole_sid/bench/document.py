@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from recbole_sid.bench.run import Measured
-from recbole_sid.util.files import replacing
+from recbole_sid.evaluation.figures import write_png
+from recbole_sid.evaluation.tables import markdown_table
 
 _COLUMNS = {
     "name": "Row",
@@ -57,17 +58,12 @@ def summary(measured: Measured) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return `rows` as a Markdown table; empty where there is no value."""
-    lines = [
-        "| " + " | ".join(_COLUMNS[column] for column in columns) + " |",
-        "|" + "|".join(" --- " if column == "name" else " ---: " for column in columns) + "|",
-    ]
-    lines += ["| " + " | ".join(_cell(column, row) for column in columns) + " |" for row in rows]
-    return "\n".join(lines)
+    cells = [{_COLUMNS[column]: _cell(column, row) for column in columns} for row in rows]
+    return markdown_table(cells, left=[_COLUMNS["name"]])
 
 
 def figure(measured: Measured, path: str | os.PathLike[str]) -> None:
     """Draw users per second (log scale) of each row, a panel per kind of history and number of threads, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
@@ -96,8 +92,7 @@ def figure(measured: Measured, path: str | os.PathLike[str]) -> None:
         axes.grid(alpha=0.3)
     all_axes[0].invert_yaxis()
     all_axes[-1].legend(fontsize=8)
-    with replacing(path) as temporary:
-        FigureCanvasAgg(drawn).print_png(str(temporary))
+    write_png(drawn, path)
 
 
 def _by_setting(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -21,7 +21,8 @@ def quick_start(call: Call) -> None:
     from recbole_sid.comparison.main_job import QUICK_START as PLAN
     from recbole_sid.comparison.main_job import run_main_job
     from recbole_sid.config import Config
-    from recbole_sid.evaluation.tables import accuracy_speed_figure, markdown_table
+    from recbole_sid.evaluation.figures import accuracy_speed_figure
+    from recbole_sid.evaluation.tables import markdown_table
 
     files = config_files(call)
     if len(files) > 1:

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from recbole_sid.comparison.summary import TEST_METRIC, Summary
-from recbole_sid.evaluation.tables import accuracy_speed_figure, column_title, format_value, markdown_table
+from recbole_sid.evaluation.figures import accuracy_speed_figure
+from recbole_sid.evaluation.tables import format_value, latex_table, markdown_table
 from recbole_sid.util.files import replacing, write_json, write_text
 
 _SIGNIFICANT = 0.05
 _TEST_COLUMNS = ("model", "difference", "ci_low", "ci_high", "t_test", "t_test_holm", "wilcoxon", "wilcoxon_holm")
-_ESCAPED = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$"}
 
 
 def write_comparison(summary: Summary, folder: str | Path, details: dict[str, Any]) -> list[Path]:
@@ -60,20 +60,14 @@ def latex(summary: Summary) -> str:
     """
     metrics = _metrics(summary)
     marked = {row["model"] for row in summary.tests if row["t_test_holm"] < _SIGNIFICANT}
-    lines = [
-        r"\begin{tabular}{l" + "r" * len(metrics) + "}",
-        r"\toprule",
-        " & ".join(["Model", *(column_title(metric) for metric in metrics)]) + r" \\",
-        r"\midrule",
-    ]
     ranks = {metric: _first_and_second(summary.rows, metric) for metric in metrics}
+    rows = []
     for row in summary.rows:
-        cells = [_latex_text(row["model"])]
-        for metric in metrics:
-            mark = "$^{*}$" if metric == TEST_METRIC and row["model"] in marked else ""
-            cells.append(_emphasised(row, metric, ranks[metric]) + mark)
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        cells = {metric: _emphasised(row, metric, ranks[metric]) for metric in metrics}
+        if row["model"] in marked and TEST_METRIC in cells:  # which need not be among the metrics
+            cells[TEST_METRIC] += "$^{*}$"
+        rows.append({"model": row["model"], **cells})
+    return latex_table(rows)
 
 
 def _metrics(summary: Summary) -> list[str]:
@@ -107,7 +101,3 @@ def _emphasised(row: dict[str, Any], metric: str, best: Sequence[float]) -> str:
     if value == best[0]:
         return rf"\textbf{{{text}}}"
     return rf"\underline{{{text}}}" if value == best[-1] and len(best) > 1 else text
-
-
-def _latex_text(text: str) -> str:
-    return "".join(_ESCAPED.get(letter, letter) for letter in text)

@@ -1,12 +1,12 @@
-"""Comparison tables: flat rows, as Markdown and as a picture of accuracy against speed."""
+"""Tables of flat rows in Markdown and LaTeX: titles and decimals by column; tabulate and pandas lay them out."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from recbole_sid.util.files import replacing
+import pandas as pd
+from tabulate import tabulate
 
 Row = Mapping[str, Any]
 
@@ -41,39 +41,33 @@ _TITLES = {
 }
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Return `rows` as a Markdown table; columns in the order of the first row's keys, empty where None."""
+def markdown_table(rows: Sequence[Row], left: Collection[str] = _TEXTS) -> str:
+    """Return `rows` as a Markdown table; columns in the order of the first row's keys, empty where None.
+
+    Args:
+        rows: at least one; values that are texts stand as they are.
+        left: columns that are aligned to the left, others are to the right.
+    """
     columns = list(rows[0])
-    lines = [
-        "| " + " | ".join(column_title(column) for column in columns) + " |",
-        "|" + "|".join(" --- " if column in _TEXTS else " ---: " for column in columns) + "|",
-    ]
-    lines += ["| " + " | ".join(format_value(column, row.get(column)) for column in columns) + " |" for row in rows]
-    return "\n".join(lines)
+    return tabulate(
+        [[_in_one_cell(format_value(column, row.get(column))) for column in columns] for row in rows],
+        headers=[_in_one_cell(column_title(column)) for column in columns],
+        tablefmt="pipe",
+        colalign=["left" if column in left else "right" for column in columns],
+        disable_numparse=True,
+    )
 
 
-def accuracy_speed_figure(rows: Sequence[Row], path: str | os.PathLike[str], metric: str = "ndcg@10") -> None:
-    """Draw `metric` against users per second (log scale), one point a row, and write a PNG to `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def latex_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return `rows` as a LaTeX tabular (package booktabs), columns in the order of the first row's keys.
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for number, row in enumerate(rows):
-        marker = "osD^vP*X"[number % 8]
-        axes.scatter(row["users_per_s"], row[metric], s=70, marker=marker, label=row["model"], alpha=0.85)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.1, y=0.15)
-    axes.set_xlabel("users per second of full evaluation (log scale)")
-    axes.set_ylabel(column_title(metric))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
-    with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    Args:
+        rows: at least one; cells in LaTeX, but those of the first column, which are any text.
+    """
+    frame = pd.DataFrame([list(row.values()) for row in rows], columns=[column_title(column) for column in rows[0]])
+    style = frame.style.hide(axis="index").format_index(escape="latex", axis="columns")
+    style = style.format(escape="latex", subset=list(frame.columns[:1]))
+    return style.to_latex(hrules=True, column_format="l" + "r" * (frame.shape[1] - 1))
 
 
 def column_title(column: str) -> str:
@@ -88,3 +82,8 @@ def format_value(column: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.{_DECIMALS.get(column, 4)}f}" if isinstance(value, float) else str(value)
+
+
+def _in_one_cell(text: str) -> str:
+    """Return `text` as Markdown shows it within a table."""
+    return " ".join(text.split()).replace("|", r"\|")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_sid.evaluation.figures import write_png
 from recbole_sid.evaluation.tables import column_title, markdown_table
 from recbole_sid.generalization.analysis import Analysis, Labelled
 from recbole_sid.generalization.labels import CLASSES
@@ -90,7 +91,6 @@ def figure(analysis: Analysis, path: str | Path) -> None:
     """Draw the shares of the categories among targets and predictions, the metric by category, and the indicator's
     bins, and write a PNG to `path`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -104,8 +104,7 @@ def figure(analysis: Analysis, path: str | Path) -> None:
     models = dict.fromkeys(row["model"] for row in analysis.categories)
     handles = [Patch(color=_colour(number), label=model) for number, model in enumerate(models)]
     drawing.legend(handles=handles, loc="outside lower right", ncols=5, fontsize=8)
-    with replacing(path) as temporary:
-        FigureCanvasAgg(drawing).print_png(str(temporary))
+    write_png(drawing, path)
 
 
 def _draw_shares(axes: Any, analysis: Analysis) -> None:

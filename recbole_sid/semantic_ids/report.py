@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_sid.evaluation.figures import write_png
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.quality import (
@@ -19,7 +20,7 @@ from recbole_sid.semantic_ids.quality import (
     neighbourhood_agreement,
     warnings_of,
 )
-from recbole_sid.util.files import replacing, write_json, write_text
+from recbole_sid.util.files import write_json, write_text
 
 _MOST_GROUPS = 10  # group sizes that the picture tells apart
 
@@ -118,7 +119,6 @@ def write_report(report: Mapping[str, Any], semantic_ids: SemanticIDs, folder: s
 
 def report_figure(report: Mapping[str, Any], semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
     """Draw items per code of each level, the branching, and the sizes of groups of equal codes, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = report["rows"]
@@ -139,8 +139,7 @@ def report_figure(report: Mapping[str, Any], semantic_ids: SemanticIDs, path: st
     moved = sizes.max() < report["largest_group"]  # the rule leaves no trace of what it moved
     groups.set_title(f"Collisions {'after' if moved else 'before'} the collision rule", fontsize=10)
     _draw_groups(groups, sizes)
-    with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    write_png(figure, path)
 
 
 def _draw_branching(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:

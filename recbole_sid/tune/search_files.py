@@ -11,6 +11,8 @@ import pandas as pd
 import yaml
 
 from recbole_sid.config import VOLATILE_KEYS
+from recbole_sid.evaluation.figures import write_png
+from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.tune.findings import Findings
 from recbole_sid.tune.trial import SCORE, SearchPlan
 from recbole_sid.util.files import replacing, write_text
@@ -52,8 +54,6 @@ def write_search(plan: SearchPlan, findings: Findings, metric: str) -> list[Path
 
 def table(plan: SearchPlan, findings: Findings, metric: str, shown: int = _SHOWN) -> str:
     """Return the best trials as a Markdown table."""
-    from recbole_sid.evaluation.tables import markdown_table
-
     keys = [parameter.key for parameter in plan.space.parameters]
     rows = []
     for row in findings.trials.head(shown).to_dict("records"):
@@ -72,7 +72,6 @@ def table(plan: SearchPlan, findings: Findings, metric: str, shown: int = _SHOWN
 
 def figure(plan: SearchPlan, findings: Findings, metric: str, path: Path) -> None:
     """Draw the score over the epochs of every trial, and against every searched key, into a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -94,8 +93,7 @@ def figure(plan: SearchPlan, findings: Findings, metric: str, path: Path) -> Non
         panel.grid(alpha=0.3)
     for panel in panels[1 + len(parameters) :]:
         panel.axis("off")
-    with replacing(path) as temporary:
-        FigureCanvasAgg(drawing).print_png(str(temporary))
+    write_png(drawing, path)
 
 
 def _against(panel: Any, trials: pd.DataFrame, parameter: Any) -> None:
