@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from logging import getLogger
 from typing import Any
 
@@ -36,7 +37,7 @@ def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> No
         InputError: if the disk is full or nothing can be written there; a file that was there stays.
     """
     # Through a stream of Python's, so that torch's error on a full disk carries the system's.
-    content = {"format": FORMAT, **content}
+    content = {"format": FORMAT, **{key: value for key, value in content.items() if key != _CHECKSUM}}
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         torch.save({**content, _CHECKSUM: checksum(content)}, stream)
 
@@ -112,9 +113,15 @@ def _content(value: torch.Tensor) -> memoryview:
 def _check_sum(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Raise InputError if `content`, read from `path`, is not what was written; files before 0.2 do not say."""
     if _CHECKSUM not in content:
-        getLogger().warning(f"'{path}' is of an earlier version and has no checksum: damage to it cannot be told.")
+        _warn_of_no_checksum(os.path.abspath(path), str(path))
     elif content.pop(_CHECKSUM) != checksum(content):
         raise InputError(f"'{path}' is damaged: it is not what was written (its checksum differs). Use another copy.")
+
+
+@cache
+def _warn_of_no_checksum(place: str, path: str) -> None:
+    """Say once for each `place` that damage to `path` cannot be told; files are read several times in a run."""
+    getLogger().warning(f"'{path}' is of an earlier version and has no checksum: damage to it cannot be told.")
 
 
 def _read(path: str | os.PathLike[str], **options: Any) -> Any:

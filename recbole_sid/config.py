@@ -101,7 +101,7 @@ class Config(RecBoleConfig):
             super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
         except InputError:
             raise
-        except (ValueError, TypeError, NotImplementedError, RuntimeError, yaml.YAMLError) as error:
+        except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError, yaml.YAMLError) as error:
             raise InputError(f"RecBole cannot use the configuration ({first_line(error)}).") from error
         self._check_keys()
         self._check_values()
@@ -278,10 +278,12 @@ class Config(RecBoleConfig):
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise InputError(f"seed={seed!r} must be a whole number from 0 to 4294967295.")
         for key, what in (("eval_step", "epochs between validations; 0: none"), ("metric_decimal_place", "decimals")):
-            if not isinstance(self[key], int) or self[key] < 0:
+            if not isinstance(self[key], int) or isinstance(self[key], bool) or self[key] < 0:
                 raise InputError(f"{key}={self[key]!r} must be a whole number of at least 0 ({what}).")
         if self.external_config_dict.get("eval_step") == 0:
             _warn_once("eval_step=0: nothing is validated, so training never stops early and its last weights count.")
+        if not all(map(_is_count, self["topk"])):
+            raise InputError(f"topk={self['topk']!r} must be whole numbers of at least 1, such as [5, 10].")
         clip = self["clip_grad_norm"]
         if clip is not None and not (
             isinstance(clip, dict) and "max_norm" in clip and clip.keys() <= {"max_norm", "norm_type"}

@@ -14,6 +14,7 @@ import torch
 from conftest import SETTINGS
 
 from recbole_sid.checkpoint import load_checkpoint, save_checkpoint
+from recbole_sid.cli import main
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
@@ -188,3 +189,62 @@ def test_semantic_ids_that_name_a_model_do_not_make_it_be_downloaded(monkeypatch
     Path("folder").mkdir()
     with pytest.raises(InputError, match="name the folder in text_model"):
         sentence.SentenceEncoder(config).load_state({**state, "text_model": np.asarray("folder")})
+
+
+def test_a_stale_checksum_is_not_written(data_path: Path) -> None:
+    save_checkpoint("one.pth", {"model": "TIGER", "checksum": "of something else"})
+    assert load_checkpoint("one.pth") == {"format": "recbole_sid-checkpoint-1", "model": "TIGER"}
+
+
+def test_a_missing_checksum_is_said_once_a_file(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("one.pth", "two.pth", "one.pth"):
+        torch.save({"format": "recbole_sid-checkpoint-1", "model": "TIGER"}, name)
+        load_checkpoint(name)
+    assert [record.message.split("'")[1] for record in caplog.records] == ["one.pth", "two.pth"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("eval_step", True), ("topk", [True]), ("topk", True), ("topk", [0]), ("metric_decimal_place", True)]
+    + [(key, True) for key in ("epochs", "stopping_step", "learning_rate", "valid_metric", "weight_decay", "seed")],
+)
+def test_truth_is_no_number(data_path: Path, key: str, value: Any) -> None:
+    settings = {**SETTINGS["TIGER"], "data_path": str(data_path), "valid_metric": "NDCG@1", key: value}
+    with pytest.raises(InputError):
+        Config("TIGER", "tiny", config_dict=settings)
+
+
+@pytest.mark.parametrize("options", [{"retries": True}, {"cpus": True}, {"gpus": True}, {"samples": True}])
+def test_truth_is_no_number_of_a_search(options: dict[str, Any]) -> None:
+    from recbole_sid.tune.search import Options, check_options
+
+    with pytest.raises(InputError, match="must be a"):
+        check_options(Options(**options))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model=SASRec", "--benchmark_filename=[train,valid,test]"], "leave out benchmark_filename"),
+        (["--model=BPR"], "name a sequential model"),
+    ],
+)
+def test_semantic_ids_of_no_sequences_are_refused(
+    data_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = data_path / "tiny"
+    for part in ("train", "valid", "test"):
+        shutil.copy(folder / "tiny.inter", folder / f"tiny.{part}.inter")
+    assert main(["tokenize", "--dataset=tiny", f"--data_path={data_path}", "--use_gpu=False", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["{LS: valid_only}", "{RS: [0.7, 0.3, 0]}"])
+def test_a_split_without_a_test_part_runs_and_is_not_compared(
+    data_path: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset=tiny", f"--data_path={data_path}", "--use_gpu=False", "--epochs=1", "--show_progress=False"]
+    words += [f"--eval_args={{split: {split}, order: TO, group_by: user, mode: full}}"]
+    assert main(["run", "--model=BPR", *words]) == 0
+    assert main(["compare", "--models=BPR", *words]) == 2
+    assert "leaves no test part" in capsys.readouterr().err

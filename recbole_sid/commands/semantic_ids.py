@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def tokenize(call: Call) -> None:
     """Make semantic IDs and show their quality."""
     from recbole_sid.config import Config
-    from recbole_sid.data import create_dataset
+    from recbole_sid.data.dataset import create_history_dataset
     from recbole_sid.semantic_ids.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
     from recbole_sid.semantic_ids.report import report_text, sid_report, write_report
     from recbole_sid.util.files import locked
@@ -40,7 +40,7 @@ def tokenize(call: Call) -> None:
             "tokenize makes semantic IDs and semantic_ids_path names ready-made ones: leave it out, or make one of our "
             "files of them with `recbole-sid import`."
         )
-    train_dataset = create_dataset(config).build()[0]
+    train_dataset = create_history_dataset(config).build()[0]
     recipe = semantic_id_recipe(config, train_dataset)
     output = call.options.get("output")
     path = output or semantic_ids_file(config, recipe)
@@ -62,7 +62,7 @@ def tokenize(call: Call) -> None:
 def report(call: Call) -> None:
     """Report on the quality of semantic IDs in a file, with a dataset also on what codes mean there."""
     from recbole_sid.config import Config
-    from recbole_sid.data import create_dataset
+    from recbole_sid.data.dataset import create_history_dataset
     from recbole_sid.features import item_features
     from recbole_sid.semantic_ids.ready_made import read_semantic_ids
     from recbole_sid.semantic_ids.report import report_text, sid_report, write_report
@@ -71,7 +71,7 @@ def report(call: Call) -> None:
     options: dict[str, Any] = {"file_format": call.options.get("format"), "numbering": call.options.get("numbering")}
     if "dataset" in call.options:
         settings = config = Config("TIGER", call.options["dataset"], config_files(call), call.overrides)
-        train_dataset = create_dataset(config).build()[0]
+        train_dataset = create_history_dataset(config).build()[0]
         semantic_ids = read_semantic_ids(file, train_dataset.item_tokens(), dataset=config["dataset"], **options)
         found = _report_on(semantic_ids, train_dataset, config, item_features(config, train_dataset))
     elif call.overrides or config_files(call):
@@ -117,12 +117,12 @@ def _import_weights(call: Call) -> None:
 
 def _import_semantic_ids(call: Call) -> None:
     from recbole_sid.config import Config
-    from recbole_sid.data import create_dataset
+    from recbole_sid.data.dataset import create_history_dataset
     from recbole_sid.semantic_ids.build import semantic_ids_from_file
     from recbole_sid.semantic_ids.report import report_text, sid_report
 
     config = Config("TIGER", call.options.get("dataset"), config_files(call), call.overrides)
-    train_dataset = create_dataset(config).build()[0]
+    train_dataset = create_history_dataset(config).build()[0]
     semantic_ids = semantic_ids_from_file(
         config,
         train_dataset,

@@ -14,7 +14,7 @@ from recbole.utils import init_logger
 from recbole_sid import __version__
 from recbole_sid.comparison.plan import Entry, Plan
 from recbole_sid.config import VOLATILE_KEYS, Config, file_keys
-from recbole_sid.data.dataset import check_files
+from recbole_sid.data.dataset import check_files, left_empty
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results, write_per_user
 from recbole_sid.evaluation.results import read_result
@@ -116,7 +116,15 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
 
 
 def _check_ranks_all(entry: Entry, config: Config) -> None:
-    """Raise InputError if a model is not evaluated by ranking all items, as tests over users and breakdowns need it."""
+    """Raise InputError if a model is not evaluated by ranking all items for users of a test part, as tests over users
+    and breakdowns need it.
+    """
+    split = config["eval_args"]["split"]
+    if isinstance(split, dict) and "test" in left_empty(split):
+        raise InputError(
+            f"eval_args.split={split} leaves no test part, on which models are compared: give it a share, or evaluate "
+            "on it alone, as {LS: test_only}."
+        )
     if config["eval_args"]["mode"]["test"] != "full":
         raise InputError(
             f"{entry.model} is evaluated on labels or samples (eval_args.mode={config['eval_args']['mode']['test']}), "

@@ -101,10 +101,10 @@ class TimeOrderedDataset(Dataset):
             InputError: if shares are wrong, or a split that the evaluation setting asks for is empty.
         """
         asked = self.config["eval_args"]["split"]
-        left_empty = _left_empty(asked) if isinstance(asked, dict) else ()
+        unfilled = left_empty(asked) if isinstance(asked, dict) else ()
         splits = super().build()
         for name, split in zip(_SPLITS, splits, strict=True):
-            if len(split) == 0 and name not in left_empty:
+            if len(split) == 0 and name not in unfilled:
                 mode = next(iter(asked))
                 raise InputError(
                     f"The {name} split of '{self.dataset_name}' is empty: {_WHY_EMPTY[mode]}; check eval_args "
@@ -113,7 +113,7 @@ class TimeOrderedDataset(Dataset):
         return splits
 
 
-def _left_empty(split: Mapping[str, Any]) -> Sequence[str]:
+def left_empty(split: Mapping[str, Any]) -> Sequence[str]:
     """Return the names of the parts that ``eval_args.split`` leaves empty on purpose.
 
     Raises:
@@ -270,7 +270,7 @@ def create_dataset(config: Any) -> Dataset:
         raise
     except ModuleNotFoundError as error:
         raise InputError(f"{config['model']} needs the package {error.name}: pip install {error.name}.") from error
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise InputError(
             f"RecBole cannot read dataset '{config['dataset']}' in '{config['data_path']}' ({first_line(error)}): "
             "check the header (name:type) and values of its files, and the field names in the configuration."
@@ -293,6 +293,20 @@ def _recboles_class(config: Any) -> type[Dataset]:
     kinds = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
     of_kind = kinds.get(config["MODEL_TYPE"], "Dataset")
     return getattr(recbole_datasets, config["model"] + "Dataset", getattr(recbole_datasets, of_kind))
+
+
+def create_history_dataset(config: Any) -> HistoryDataset:
+    """Create the dataset, with whole sequences, that semantic IDs and labels are made from.
+
+    Raises:
+        InputError: as `create_dataset`, and if the model or the files have no whole sequences.
+    """
+    if config["benchmark_filename"]:
+        raise InputError("Whole sequences of interactions are needed: leave out benchmark_filename.")
+    dataset = create_dataset(config)
+    if not isinstance(dataset, HistoryDataset):
+        raise InputError(f"{config['model']} does not read sequences of interactions: name a sequential model.")
+    return dataset
 
 
 def _reads_stored_histories(config: Any) -> bool:

@@ -43,7 +43,7 @@ def read_result(file: Path) -> dict[str, Any]:
 
 def _require(content: Any, kinds: dict[str, type], file: Path, of: str) -> None:
     for key, kind in kinds.items():
-        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+        if not isinstance(content, dict) or type(content.get(key)) is not kind:
             raise InputError(
                 f"'{file}' is no result of a run (its {key}{of} is missing or wrong): delete it or run again."
             )

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_sid.config import Config, semantic_id_keys
-from recbole_sid.data import create_dataset
-from recbole_sid.data.dataset import HistoryDataset
+from recbole_sid.data.dataset import create_history_dataset
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.generalization import aggregates
 from recbole_sid.generalization.curves import dilution, support
@@ -97,10 +96,7 @@ def label_split(
     """
     check_hops(hops)
     require_known("split", split, SPLITS)
-    dataset = create_dataset(config)
-    if not isinstance(dataset, HistoryDataset):
-        raise InputError("The labels need whole sequences of interactions: leave out benchmark_filename.")
-    train, valid, test = dataset.build()
+    train, valid, test = create_history_dataset(config).build()
     evaluated = valid if split == "valid" else test
     if len(evaluated) == 0:
         raise InputError(f"The {split} split of '{config['dataset']}' is empty: choose the other one with --split.")

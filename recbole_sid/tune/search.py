@@ -63,11 +63,11 @@ def check_options(options: Options) -> None:
         value = getattr(options, key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InputError(f"{key}={value!r} must be a whole number of at least 1.")
-    if not isinstance(options.retries, int) or options.retries < 0:
+    if not isinstance(options.retries, int) or isinstance(options.retries, bool) or options.retries < 0:
         raise InputError(f"retries={options.retries!r} must be a whole number of at least 0.")
     for key, least in (("cpus", 0.01), ("gpus", 0)):
         value = getattr(options, key)
-        if not isinstance(value, (int, float)) or value < least:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < least:
             raise InputError(f"{key}={value!r} must be a number of at least {least}.")
 
 
