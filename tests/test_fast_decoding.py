@@ -26,6 +26,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.fast import captured
 from recbole_sid.fast.compiled_scorer import CompiledScorer, compiled_heads, compiled_prefixes, is_usable
 from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
+from recbole_sid.fast.prepared import Prepared
 from recbole_sid.nn.packing import Packed, Packing
 from recbole_sid.nn.readout import SIDMLPDecoder
 from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
@@ -231,6 +232,38 @@ def test_rankings_are_never_of_old_weights(
     other = {key: value + 0.1 * torch.randn_like(value) for key, value in model.state_dict().items()}
     model.load_state_dict(other)
     expect_fresh()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("name", "changes"), [("TIGER", {}), STUDENTS[0], STUDENTS[2], STUDENTS[3]])
+def test_evaluating_the_same_weights_again_builds_no_form(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any], compiled: bool
+) -> None:
+    own = {} if name == "TIGER" else {"compiled": compiled}
+    model, _, rows = tiny_model(prepare, name, **own, **changes)
+    prepared = [module for module in model.modules() if isinstance(module, Prepared)]
+    built: list[Any] = []
+    for module in prepared:
+        build = module._build
+        monkeypatch.setattr(module, "_build", lambda owner, build=build: (built.append(build), build(owner))[1])
+
+    def evaluate() -> None:
+        model.eval()  # as RecBole's `evaluate` does
+        with torch.no_grad():
+            model.retrieve(rows)
+            model.full_sort_predict(rows)
+            model.retrieve(rows[:1])
+            model.scorer(model.encode(model.history_tokens(rows)))
+
+    evaluate()
+    assert built
+    assert len(built) == len(set(built))
+    first = len(built)
+    evaluate()
+    assert len(built) == first
+    model.train()
+    evaluate()
+    assert len(built) == 2 * first
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -1,15 +1,10 @@
-"""Packing lists exactly the valid positions, sorted by length; its chunks keep everything and the bound.
-
-Prepared forms follow weights that take the places of others.
-"""
+"""Packing lists exactly the valid positions, sorted by length; its chunks keep everything and the bound."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
-from recbole_sid.fast.prepared import Prepared
 from recbole_sid.nn.packing import Group, Packed, Packing, chunked
 
 
@@ -69,22 +64,3 @@ def test_chunks_hold_every_history_once_within_the_bound(max_rows: int) -> None:
 def test_nothing_makes_no_chunk() -> None:
     assert list(chunked([], 5)) == []
     assert list(chunked([Group(slice(0, 2), slice(0, 0), 0)], 5)) == []
-
-
-def test_a_weight_at_the_address_of_the_last_one_is_seen() -> None:
-    module = nn.Module()
-    prepared = Prepared(lambda owner: float(owner.weight.sum()))
-    for value in range(8):
-        # The memory of the last weight is free before the next is made, so an allocator likes to give it out again.
-        module.weight = None
-        module.weight = nn.Parameter(torch.full((1000,), float(value)))
-        assert prepared.get(module) == 1000 * value
-
-
-def test_a_form_is_built_once_for_the_same_weights() -> None:
-    module = nn.Linear(2, 2)
-    prepared = Prepared(lambda owner: object())
-    assert prepared.get(module) is prepared.get(module)
-    form = prepared.get(module)
-    prepared.forget()
-    assert prepared.get(module) is not form

@@ -16,6 +16,7 @@ from recbole_sid.decoding.children import NORMALISERS, masked_log_softmax
 from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError, require_known
+from recbole_sid.fast.prepared import weights_unchanged
 from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 from recbole_sid.util import hardware
 
@@ -157,10 +158,11 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         Of every item if the catalogue has at most ``full_sort_items``; else of those that `retrieve` finds, and -inf.
         """
         if self.scores_every_item:
-            parts = [
-                self.item_log_probs(self.scorer(self.encode(self.history_tokens(interaction[rows]))))
-                for rows in self.fully_scored_parts(len(interaction))
-            ]
+            with weights_unchanged(self):
+                parts = [
+                    self.item_log_probs(self.scorer(self.encode(self.history_tokens(interaction[rows]))))
+                    for rows in self.fully_scored_parts(len(interaction))
+                ]
             return torch.cat(parts).view(-1)
         rows, items, scores = self.retrieve(interaction)
         table = scores.new_full((len(interaction), self.n_items), -torch.inf)
@@ -176,18 +178,20 @@ class SIDRecommender(Capabilities, SequentialRecommender):
             that share a semantic ID share its score.
         """
         found = []
-        for group, part in self.parts(interaction):
-            leaves, scores = self.rank(self.history_tokens(part))
-            self.check_finite(leaves)
-            position, items = self.trie.expand_leaves(leaves)
-            rows = position // max(1, leaves.shape[1])
-            found.append((rows if group is None else group[rows], items, scores.flatten()[position]))
+        with weights_unchanged(self):
+            for group, part in self.parts(interaction):
+                leaves, scores = self.rank(self.history_tokens(part))
+                self.check_finite(leaves)
+                position, items = self.trie.expand_leaves(leaves)
+                rows = position // max(1, leaves.shape[1])
+                found.append((rows if group is None else group[rows], items, scores.flatten()[position]))
         rows, items, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
         return rows, items, scores
 
     def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return leaves and log-probabilities [B, K] of the best semantic IDs for histories int64 [B, S]."""
-        return self.search(self.scorer(self.encode(tokens)))
+        with weights_unchanged(self):
+            return self.search(self.scorer(self.encode(tokens)))
 
     def parts(self, interaction: Any) -> list[tuple[torch.Tensor | None, Any]]:
         """Return the parts of a batch that are ranked together, each with its rows int64; None: the whole batch."""

@@ -170,13 +170,11 @@ class SIDMLP(SIDRecommender):
 
     def train(self, mode: bool = True) -> SIDMLP:
         """Switch only what is being trained: frozen modules stay in eval mode, without dropout."""
-        super().train(False)
-        self.heads_form.forget()
-        self.compiled_form.forget()
-        self.graphs.forget()
-        self.training = mode
-        for module in self.trained_in(self.stage):
-            module.train(mode)
+        super().train(mode)  # all of them: forms are made anew after training
+        trained = self.trained_in(self.stage)
+        for module in self.children():
+            if not isinstance(module, Prepared):
+                module.train(mode and module in trained)
         self.token_embedding.train(False)
         return self
 

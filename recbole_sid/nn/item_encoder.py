@@ -144,11 +144,6 @@ class ItemEmbedding(nn.Module):
         nn.init.normal_(self.position.weight, std=_SMALL)
         self._table = Prepared(_lookup_table)
 
-    def train(self, mode: bool = True) -> ItemEmbedding:
-        """Switch to training or evaluation; the lookup table is built anew on its next use."""
-        self._table.forget()
-        return super().train(mode)
-
     def forward(self, codes: torch.Tensor, recency: torch.Tensor) -> torch.Tensor:
         """Return [..., d] of code tokens int64 [..., L] and recency int64 that broadcasts to [...]."""
         embedded = F.embedding(codes, self.embedding.weight.detach())

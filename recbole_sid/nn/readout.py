@@ -54,10 +54,6 @@ class Readout(nn.Module):
         self.n_heads, self.n_queries, self.reads_last = n_heads, n_queries, reads_last
         self.absorbed = Prepared(_absorb)
 
-    def train(self, mode: bool = True) -> Readout:
-        self.absorbed.forget()
-        return super().train(mode)
-
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return contexts z [B, Q, d] of states [B, S, d] under mask bool [B, S], whose rows are True first."""
         pooled = masked_mean(states, mask)

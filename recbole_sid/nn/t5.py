@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import Any, Generic, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,6 @@ from recbole_sid.fast.t5 import T5DecoderCache as T5DecoderCache
 from recbole_sid.nn.dropout import Dropout
 from recbole_sid.nn.packing import Packed
 from recbole_sid.util import hardware
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -190,16 +187,13 @@ class HasInferenceForm(nn.Module, Generic[Form]):
     def inference_dtype(self, dtype: torch.dtype) -> None:
         if dtype not in (torch.float32, torch.bfloat16):
             raise InputError(f"Inference in {dtype} is not possible: choose torch.float32 or torch.bfloat16.")
+        if dtype != self._inference_dtype:
+            self._prepared.forget()
         self._inference_dtype = dtype
-        self._prepared.forget()
 
     def inference_form(self) -> Form:
         """Return the inference form of the weights as they are now."""
         return self._prepared.get(self)
-
-    def train(self, mode: bool = True) -> Self:
-        self._prepared.forget()
-        return super().train(mode)
 
 
 class T5Encoder(HasInferenceForm[EncoderForm]):
