@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
+
+from recbole_sid.settings.declared import Settings
 
 
 class Capabilities:
     """The capabilities of a model; its class overrides those that it has.
 
     Attributes:
+        settings: declares the configuration keys of the model and its trainer.
         trains_windows: one pass over a long sequence trains all of its targets (`data.windows.Windows`), of which
             ``window_stride`` says how far they lie apart.
     """
 
+    settings: ClassVar[type[Settings]] = Settings
     trains_windows: bool = False
 
     @classmethod

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +30,14 @@ from recbole_sid import (
     __version__,
     compat,  # noqa: F401 - patches RecBole
 )
+from recbole_sid.capabilities import capabilities_of
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.property_files import PAPER, PROPERTIES, size_files, sizes
 from recbole_sid.registry import get_model, get_trainer, is_ours
+from recbole_sid.settings.declared import Key, check_value
+from recbole_sid.settings.known import flagged, semantic_id_keys, settings_of
+from recbole_sid.settings.run import RecBoleSettings, RunSettings
+from recbole_sid.settings.semantic_ids import semantic_id_settings
 from recbole_sid.util.hashing import as_json_type, fingerprint
 from recbole_sid.util.reading import check_array_file, check_tensor_file, read_yaml
 from recbole_sid.util.values import PropertyLoader
@@ -40,22 +46,6 @@ from recbole_sid.util.values import parse_value as parse_value
 _RECBOLE_MODELS = Path(recbole.__file__).resolve().parent / "properties" / "model"
 _KIND_FOLDER = "quick_start_config"  # where RecBole keeps what it sets for a kind of model
 
-# Where and how a run happens, not what it computes: left out of fingerprints.
-VOLATILE_KEYS = frozenset(
-    "gpu_id use_gpu worker state data_path checkpoint_dir show_progress save_dataset dataset_save_path "
-    "save_dataloaders dataloaders_save_path log_wandb wandb_project device single_spec local_rank nproc world_size "
-    "ip port offset config_files resume distill_cache distill_cache_dir eval_batch_size "
-    "verbose loss_decimal_place metric_decimal_place compiled full_sort_items".split()
-)
-_OPTIONAL_COUNTS = ("rank_size", "rq_vae_patience")
-# Keys that name files, those of features aside, which say so themselves.
-_FILE_KEYS = (
-    "teacher_path",
-    "student_path",
-    "id_model_path",
-    "sid_model_path",
-    "semantic_ids_path",
-)
 # What RecBole derives from the settings.
 DERIVED_KEYS = frozenset(
     "MODEL_TYPE MODEL_INPUT_TYPE eval_type device single_spec local_rank valid_metric_bigger valid_neg_sample_args "
@@ -63,18 +53,7 @@ DERIVED_KEYS = frozenset(
 )
 # Keys that a student's run and its teacher's run share: the data, the semantic IDs and how results are measured.
 _SHARED_SECTIONS = ("Dataset", "Evaluation", "General")
-_COUNTS = ("epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "beam_size", "n_user_tokens")
-_COUNTS_OF_SEMANTIC_IDS = (
-    "collaborative_dim",
-    "text_dim",
-    "rq_vae_dim",
-    "rq_vae_epochs",
-    "rq_vae_batch_size",
-)
-# Files that RecBole's own models give to `torch.load` (convncf.py, nais.py, ract.py, neumf.py, s3rec.py, kd_dagfm.py).
-_PRETRAINED_KEYS = ("pre_model_path", "pretrain_path", "mf_pretrain_path", "mlp_pretrain_path", "warm_up")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-_LAUNCH_KEYS = ("nproc", "world_size", "ip", "port", "offset", "local_rank", "model", "dataset", "config_files")
 
 
 class Config(RecBoleConfig):
@@ -155,6 +134,9 @@ class Config(RecBoleConfig):
         self._kind_files: list[str] = []
         super()._load_internal_config_dict(model, model_class, dataset)
         of_all: list[str | Path] = [PROPERTIES / "overall.yaml", PROPERTIES / "semantic_ids.yaml"]
+        self.internal_config_dict.update(RunSettings.defaults())
+        for declared in semantic_id_settings():
+            self.internal_config_dict.update(declared.defaults())
         for file in (*of_all, *self._kind_files):
             self._update_internal_config_dict(file)
         load_col = self.internal_config_dict["load_col"]
@@ -162,6 +144,7 @@ class Config(RecBoleConfig):
             self._update_internal_config_dict(PROPERTIES / f"dataset/{dataset}.yaml")
             # The dataset knows the fields of its own .inter; the kind of model, which further files it needs.
             self.internal_config_dict["load_col"] = {**load_col, **self.internal_config_dict["load_col"]}
+        self.internal_config_dict.update(capabilities_of(model_class).settings.defaults())
         size = self.external_config_dict.get("size", PAPER)
         require_known("size", size, sizes())
         sized = size_files(size, _names_from_base_to(model, model_class))
@@ -219,7 +202,7 @@ class Config(RecBoleConfig):
         """Return the keys that mean something to this model: from property files, and those that RecBole's code reads
         without listing them anywhere, if one of `asked` (by default what the user set) is not among the first.
         """
-        known = set(self.internal_config_dict) | set(_LAUNCH_KEYS)
+        known = set(self.internal_config_dict) | {*RecBoleSettings.flagged("volatile"), "model", "dataset"}
         known.update(key for keys in self.parameters.values() for key in keys)
         if not known.issuperset(
             self.external_config_dict if asked is None else asked
@@ -238,16 +221,11 @@ class Config(RecBoleConfig):
             raise InputError(
                 "recbole_sid rebuilds datasets instead of pickling them: leave out save_dataset/dataloaders."
             )
-        optional = [key for key in _OPTIONAL_COUNTS if self[key] is not None]
-        for key in (*_COUNTS, *_COUNTS_OF_SEMANTIC_IDS, *optional):
-            if not _is_count(self[key]):
-                raise InputError(f"{key}={self[key]!r} must be a whole number of at least 1.")
+        RecBoleSettings.of(self)
+        for declared in settings_of(self.model_class):
+            declared.of(self)
         for key, value in self.external_config_dict.items():
-            self._check_type(key, value, self.internal_config_dict.get(key))
-        for key in ("codebook_sizes", "rq_vae_hidden"):
-            value = self[key]
-            if not isinstance(value, (list, tuple)) or not all(map(_is_count, value)):
-                raise InputError(f"{key}={value!r} must be a list of whole numbers above 0, such as [256, 256].")
+            self._check_kind(key, value)
         teacher = str(self.final_config_dict.get("teacher") or "")
         if teacher and not teacher.isidentifier():  # kd_dagfm.py, `__init__`: runs it through `eval`
             raise InputError(f"teacher={teacher!r} must be the name of a network, such as CrossNet.")
@@ -282,7 +260,7 @@ class Config(RecBoleConfig):
                 raise InputError(f"{key}={self[key]!r} must be a whole number of at least 0 ({what}).")
         if self.external_config_dict.get("eval_step") == 0:
             _warn_once("eval_step=0: nothing is validated, so training never stops early and its last weights count.")
-        if not all(map(_is_count, self["topk"])):
+        if not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in self["topk"]):
             raise InputError(f"topk={self['topk']!r} must be whole numbers of at least 1, such as [5, 10].")
         clip = self["clip_grad_norm"]
         if clip is not None and not (
@@ -306,7 +284,7 @@ class Config(RecBoleConfig):
 
     def pretrained_files(self) -> dict[str, str]:
         """Return the files that a model of RecBole starts from, by key."""
-        named = {key: self[key] for key in _PRETRAINED_KEYS if isinstance(self[key], str)}
+        named = {key: self[key] for key in RecBoleSettings.flagged("tensors") if isinstance(self[key], str)}
         return {key: file for key, file in named.items() if Path(file).is_file()}
 
     def _check_search(self) -> None:
@@ -320,33 +298,26 @@ class Config(RecBoleConfig):
                 "train_neg_sample_args."
             )
 
-    def _check_type(self, key: str, value: Any, default: Any) -> None:
-        """Refuse what is no number, or no dictionary, where the default is one, sizes below 1, and dropout of 1."""
-        wrong = isinstance(default, dict) and not isinstance(value, (dict, type(None)))
-        if isinstance(default, (int, float)) and not isinstance(default, bool):
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            is_kind = is_number and (isinstance(value, int) or isinstance(default, float))
-            is_size = isinstance(default, int) and key not in ("warmup_steps", "stopping_step", "full_sort_items")
-            wrong = not is_kind or (key in self.model_keys() and value < (1 if is_size else 0))
-            wrong = wrong or (key.endswith("dropout_prob") and value >= 1)
-        if isinstance(default, bool):
-            wrong = not isinstance(value, bool)
-        if wrong:
-            raise InputError(f"{key}={value!r} is not possible: the default is {default!r}.")
+    def _check_kind(self, key: str, value: Any) -> None:
+        """Refuse what is no number, truth or dictionary where the default, RecBole's, is one."""
+        default = self.internal_config_dict.get(key)
+        kind = next((each for each in (bool, int, float, dict) if isinstance(default, each)), None)
+        declared = any(key in each.declarations() for each in settings_of(self.model_class))
+        if kind is not None and not declared and not (kind is dict and value is None):
+            check_value(key, value, kind, Key(least=-math.inf), default)
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON types; a Config made of them is equal to this one."""
         return plain_settings(self.final_config_dict)
 
     def model_keys(self) -> list[str]:
-        """Return the keys of the model's own property file (ours)."""
-        file = PROPERTIES / "model" / f"{self.model}.yaml"
-        return list(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else []
+        """Return the keys that the model itself declares (ours)."""
+        return list(capabilities_of(self.model_class).settings.declarations())
 
     def shared_with_teacher(self) -> dict[str, Any]:
         """Return the settings that a student's run and its teacher's have in common (data, SIDs, evaluation)."""
         keys = {key for section in _SHARED_SECTIONS for key in self.parameters[section]}
-        keys |= set(semantic_id_keys()) | {"use_gpu", "worker", "beam_size", "n_user_tokens", "size"}
+        keys |= {*semantic_id_keys(), *flagged("shared")}
         keys -= DERIVED_KEYS
         shared = {key: value for key, value in self.final_config_dict.items() if key in keys}
         return {**shared, "data_path": _data_root(self.final_config_dict)}
@@ -371,14 +342,14 @@ class Config(RecBoleConfig):
         if self._fingerprint is None:
             from recbole_sid.identity import data_hash, with_contents  # which read this module
 
-            settings = with_contents(self.deciding_settings(), (*file_keys(), *_PRETRAINED_KEYS), self.made_by)
+            settings = with_contents(self.deciding_settings(), flagged("file", self.model_class), self.made_by)
             self._fingerprint = fingerprint({"settings": settings, "data": data_hash(self), "version": __version__})
         return self._fingerprint
 
     def deciding_settings(self) -> dict[str, Any]:
         """Return the settings that decide what this run computes, as they were when its name was settled."""
         # RecBole's own models draw negatives in the loader's processes, each its own.
-        volatile = VOLATILE_KEYS if is_ours(self.model_class) else VOLATILE_KEYS - {"worker"}
+        volatile = {*flagged("volatile", self.model_class)} - (set() if is_ours(self.model_class) else {"worker"})
         settings = {key: value for key, value in self._asked.items() if key not in volatile}
         # `size` counts by the settings that it chose, so that two runs of equal settings are one, however they came by
         # them; but it also chose those of a teacher that this run trains itself, which are not among its own.
@@ -426,18 +397,6 @@ def _data_root(final_config: Mapping[str, Any]) -> str:
     return str(Path(final_config["data_path"]).parent)
 
 
-def file_keys() -> list[str]:
-    """Return the configuration keys that name files."""
-    from recbole_sid.features import sources  # which reads this module
-
-    return [*_FILE_KEYS, *sources.file_keys()]
-
-
-def semantic_id_keys() -> list[str]:
-    """Return the configuration keys that decide the semantic IDs (those of ``properties/semantic_ids.yaml``)."""
-    return list(yaml.safe_load((PROPERTIES / "semantic_ids.yaml").read_text(encoding="utf-8")))
-
-
 @lru_cache
 def _warn_once(message: str) -> None:
     getLogger().warning(message)
@@ -457,10 +416,6 @@ def _require_wandb() -> None:
         import wandb  # noqa: F401
     except ImportError as error:
         raise InputError("log_wandb needs the package wandb: `pip install wandb`, or leave log_wandb out.") from error
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _keys_read_by(model_class: type) -> set[str]:

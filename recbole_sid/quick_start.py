@@ -17,13 +17,14 @@ from recbole.utils import init_logger, init_seed
 
 from recbole_sid.checkpoint import check_lineage, is_checkpoint, lineage, load_checkpoint, load_weights
 from recbole_sid.compat import load_recbole_checkpoint
-from recbole_sid.config import Config, file_keys, plain_settings
+from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.data.dataset import check_folder
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
+from recbole_sid.settings.known import flagged
 
 
 class Run(NamedTuple):
@@ -198,7 +199,7 @@ def _load_ours(
         if key in settings:
             settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
     if settings.get("sid_model_config"):  # an ensemble's semantic IDs are those of its member
-        files = {key: overrides[key] for key in file_keys() if key in overrides}
+        files = {key: overrides[key] for key in flagged("file") if key in overrides}
         settings["sid_model_config"] = {**settings["sid_model_config"], **files}
     _check_class(checkpoint["model"], model_class, model_file)
     config = Config(model_class or checkpoint["model"], settings["dataset"], config_dict=settings)

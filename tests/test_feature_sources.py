@@ -7,6 +7,7 @@ import shutil
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ import pytest
 import torch
 from conftest import SMALL, random_sequences, write_dataset
 
-import recbole_sid.config as config_module
-import recbole_sid.semantic_ids.extend as extend_module
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
@@ -33,6 +32,8 @@ from recbole_sid.quick_start import run_model
 from recbole_sid.registry import FEATURES
 from recbole_sid.semantic_ids.build import semantic_id_recipe, semantic_ids_for
 from recbole_sid.semantic_ids.extend import extend_to_items
+from recbole_sid.settings import Settings, declare
+from recbole_sid.settings.known import flagged
 from recbole_sid.util.hashing import content_hash
 
 N = 30
@@ -195,11 +196,15 @@ def test_an_additional_feature_file_of_recbole_needs_no_other_key(
         FileFeatures(config).fit_encode(dataset)
 
 
+@dataclass(frozen=True)
+class PriceSettings(Settings):
+    price_file: str | None = declare(None, file=True, growing=True)
+
+
 class Prices(FeatureSource):
     """A user's feature: a line ``item,price`` for each item."""
 
-    files = ("price_file",)
-    growing = files
+    settings = PriceSettings
 
     def fit_encode(self, dataset: Any) -> np.ndarray:
         return self.encode(self.read(dataset.item_tokens()))
@@ -217,11 +222,6 @@ class Prices(FeatureSource):
 @pytest.fixture
 def price_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Register `Prices` as docs/extending.md says; return its file, where the price of item number i is i."""
-    shutil.copytree(config_module.PROPERTIES, tmp_path / "properties")
-    with open(tmp_path / "properties" / "semantic_ids.yaml", "a", encoding="utf-8") as stream:
-        stream.write("price_file: ~\n")
-    monkeypatch.setattr(config_module, "PROPERTIES", tmp_path / "properties")
-    monkeypatch.setattr(extend_module, "PROPERTIES", tmp_path / "properties")
     monkeypatch.setitem(FEATURES, "prices", f"{__name__}:Prices")
     return write_prices(tmp_path / "prices.csv", 1)
 
@@ -277,7 +277,7 @@ def test_semantic_ids_of_a_users_feature_are_extended_from_its_file(
 def test_a_users_feature_is_in_the_name_of_a_run_by_its_files_name(
     price_feature: Path, prepared: Callable[..., Any]
 ) -> None:
-    assert "price_file" in config_module.file_keys()
+    assert "price_file" in flagged("file")
     moved = price_feature.with_name("here")
     moved.mkdir()
     here, there = (
@@ -288,9 +288,15 @@ def test_a_users_feature_is_in_the_name_of_a_run_by_its_files_name(
 
 
 def test_a_feature_cannot_forget_to_declare_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    for files in ({}, {"files": "price_file"}, {"files": (1,)}):
-        with pytest.raises(TypeError, match="The feature Mine must set `files` to a tuple of the configuration keys"):
-            type("Mine", (FileFeatures,), dict(files))  # not even one that inherits another's
+    with pytest.raises(TypeError, match="The feature Mine must declare its keys: set `settings` to a dataclass"):
+        type("Mine", (FileFeatures,), {})  # not even one that inherits another's
+
+    @dataclass(frozen=True)
+    class Forgotten(Settings):
+        price_file: str | None = declare(None, "Prices.")
+
+    with pytest.raises(TypeError, match=r"Forgotten\.price_file holds text: say in its declaration whether it names"):
+        type("Mine", (FileFeatures,), {"settings": Forgotten})
     monkeypatch.setitem(FEATURES, "mine", "recbole_sid.features.file:rows_of_items")
     with pytest.raises(InputError, match=r"feature 'mine' \(.*\) must be a subclass of .*FeatureSource"):
         feature_sources({"features": ["mine"]})

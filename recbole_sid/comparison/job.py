@@ -13,7 +13,7 @@ from recbole.utils import init_logger
 
 from recbole_sid import __version__
 from recbole_sid.comparison.plan import Entry, Plan
-from recbole_sid.config import VOLATILE_KEYS, Config, file_keys
+from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_files, left_empty
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results, write_per_user
@@ -24,6 +24,7 @@ from recbole_sid.identity import data_hash
 from recbole_sid.quick_start import Run, count_parameters, run_model
 from recbole_sid.registry import MODELS
 from recbole_sid.semantic_ids.build import used_semantic_id_keys
+from recbole_sid.settings.known import flagged
 from recbole_sid.util.files import write_json
 from recbole_sid.util.hardware import peak_memory
 
@@ -189,7 +190,7 @@ def run_of_other_version(job: Job) -> str | None:
 
 
 def _compared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    apart = {*VOLATILE_KEYS, *file_keys()}  # files lie elsewhere for each version's runs
+    apart = {*flagged("volatile"), *flagged("file")}  # files lie elsewhere for each version's runs
     return {key: value for key, value in settings.items() if key not in apart}
 
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from recbole_sid.settings.declared import Settings
+
 T = TypeVar("T", bound="Learnt")
 
 
@@ -34,39 +36,39 @@ class Learnt:
 class FeatureSource(Learnt, ABC):
     """One source of item features: fitted once, it encodes items that come later as those it was fitted with.
 
-    Every class says itself, inherited or not, which files it reads, since what they hold is part of the semantic IDs'
-    lineage: with a file that changed unseen, old semantic IDs would be reused.
+    Every class declares its keys itself, inherited or not, and of each that holds text whether it names a file: what
+    files hold is part of the semantic IDs' lineage, and with a file that changed unseen, old ones would be reused.
 
     Args:
         config: the source's own configuration keys, and where its files lie.
 
     Attributes:
-        files: the configuration keys that name files or folders it reads; ``()`` for none.
-        growing: those of `files` that later get rows for new items.
-        models: those of `files` that name a model to load, which the settings in somebody's file alone never make one
-            do: its code would run, or it would be downloaded.
+        settings: declares its configuration keys; a class without keys says ``settings = Settings``.
     """
 
-    files: ClassVar[tuple[str, ...]]
-    growing: ClassVar[tuple[str, ...]] = ()
-    models: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[type[Settings]]
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        files = cls.__dict__.get("files")
-        if not isinstance(files, tuple) or not all(isinstance(key, str) for key in files):
+        declared = cls.__dict__.get("settings")
+        if declared is None:
             raise TypeError(
-                f"The feature {cls.__name__} must set `files` to a tuple of the configuration keys that name files it "
-                "reads, `files = ()` if it reads none."
+                f"The feature {cls.__name__} must declare its keys: set `settings` to a dataclass made from "
+                "recbole_sid.settings.Settings, or to Settings itself if it has none."
+            )
+        for name in declared.undecided():
+            raise TypeError(
+                f"{declared.__name__}.{name} holds text: say in its declaration whether it names a file that "
+                f"{cls.__name__} reads (file=True or file=False)."
             )
 
     @classmethod
     def source_files(cls, config: Any) -> dict[str, str | None]:
-        """Return the file or folder behind each of `files`, and behind names for others that it reads; None for none.
+        """Return the file or folder, or None, behind each key that names one, and behind names for others it reads.
 
         Override it where a file does not stand in its key.
         """
-        return {key: config[key] for key in cls.files}
+        return {key: config[key] for key in cls.settings.flagged("file")}
 
     def __init__(self, config: Any) -> None:
         self.config = config

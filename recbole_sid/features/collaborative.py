@@ -7,6 +7,7 @@ each sequence is read.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,27 @@ from scipy.sparse.linalg import svds
 from recbole_sid.errors import InputError
 from recbole_sid.features.base import FeatureSource
 from recbole_sid.features.checkpoint import checkpoint_features
+from recbole_sid.settings import Settings, declare
+
+
+@dataclass(frozen=True)
+class CollaborativeSettings(Settings):
+    """Keys of the collaborative feature."""
+
+    collaborative_window: int = declare(5, "Items at most this many positions apart in a training sequence co-occur.")
+    collaborative_dim: int = declare(64, "Dimension of the PPMI-SVD features.")
+    collaborative_checkpoint: str | None = declare(
+        None, "Trained RecBole model whose item embedding is the collaborative feature instead.", file=True
+    )
+    collaborative_weight: str = declare(
+        "item_embedding.weight", "Name of that embedding in the checkpoint.", file=False
+    )
 
 
 class CollaborativeFeatures(FeatureSource):
     """The item embedding in ``collaborative_checkpoint``, or `ppmi_svd` where none is named."""
 
-    files = ("collaborative_checkpoint",)
+    settings = CollaborativeSettings
 
     def fit_encode(self, dataset: Any) -> np.ndarray:
         if self.config["collaborative_checkpoint"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import torch
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.features.atomic import read_atomic
 from recbole_sid.features.base import FeatureSource
+from recbole_sid.settings import Settings, declare
 from recbole_sid.util.item_tokens import match_rows, token_array
 from recbole_sid.util.reading import is_plain_tensor, load_tensors, open_arrays, read_array, read_parquet
 
@@ -26,11 +28,31 @@ class Rows(NamedTuple):
     tokens: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class FileSettings(Settings):
+    """Keys of the feature that is read from a file."""
+
+    feature_file: str | None = declare(
+        None,
+        ".npy, .npz, .pt, .safetensors, .parquet or atomic file [n_items, d]; needed for the file feature.",
+        file=True,
+        growing=True,
+    )
+    feature_name: str | None = declare(
+        None, "Array, tensor or column in feature_file; empty: the only one.", file=False
+    )
+    feature_tokens: str | None = declare(
+        None,
+        "Text file with one item token a line, row for row; empty: row number = item token.",
+        file=True,
+        growing=True,
+    )
+
+
 class FileFeatures(FeatureSource):
     """The rows of ``feature_file``."""
 
-    files = ("feature_file", "feature_tokens")
-    growing = files
+    settings = FileSettings
 
     @classmethod
     def source_files(cls, config: Any) -> dict[str, str | None]:

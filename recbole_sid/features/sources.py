@@ -46,12 +46,12 @@ def feature_kind(name: str) -> type[FeatureSource]:
 
 def file_keys() -> list[str]:
     """Return the configuration keys that name files of any feature."""
-    return list(dict.fromkeys(key for name in FEATURES for key in feature_kind(name).files))
+    return list(dict.fromkeys(key for name in FEATURES for key in feature_kind(name).settings.flagged("file")))
 
 
 def growing_keys() -> list[str]:
     """Return those of `file_keys` whose files later get rows for new items."""
-    return list(dict.fromkeys(key for name in FEATURES for key in feature_kind(name).growing))
+    return list(dict.fromkeys(key for name in FEATURES for key in feature_kind(name).settings.flagged("growing")))
 
 
 def source_files(config: Any) -> dict[str, str | None]:
@@ -68,7 +68,7 @@ def feature_sources(config: Any) -> dict[str, str]:
 def model_keys(config: Any) -> list[str]:
     """Return the keys that name models which the features of `config` load."""
     kinds = [feature_kind(name) for name in feature_names(config)]
-    return [key for kind in kinds for key in kind.models if config[key]]
+    return [key for kind in kinds for key in kind.settings.flagged("model") if config[key]]
 
 
 def check_recorded_files(config: Any, named: Collection[str]) -> None:

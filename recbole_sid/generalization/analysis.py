@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from recbole_sid.config import Config, semantic_id_keys
+from recbole_sid.config import Config
 from recbole_sid.data.dataset import create_history_dataset
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.generalization import aggregates
@@ -21,6 +21,7 @@ from recbole_sid.generalization.runs import METRICS, FinishedRun, metrics_by_mod
 from recbole_sid.generalization.tokens import label_tokens
 from recbole_sid.generalization.transitions import Ragged, Transitions
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
+from recbole_sid.settings.known import semantic_id_keys
 from recbole_sid.util.progress import progress
 
 

@@ -8,6 +8,7 @@ models are good at, shows as confidence. (The paper's equation 2 prints -q, agai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ from recbole.utils import InputType
 
 from recbole_sid.capabilities import Capabilities
 from recbole_sid.data.histories import widen_histories
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import InputError
 from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.generalization.members import ID_MODEL, SID_MODEL, adopt_members, build_member, member_config
+from recbole_sid.settings import Settings, declare
 
 # What is tuned, per fusion: names of parameters, in the order that the grid runs through them.
 PARAMETERS = {"adaptive": ("q", "tau"), "fixed": ("alpha",)}
@@ -45,6 +47,39 @@ class Scored(NamedTuple):
         return (weight * self.by_id + (1 - weight) * self.by_sid).masked_fill(self.items == 0, -torch.inf)
 
 
+@dataclass(frozen=True)
+class EnsembleSettings(Settings):
+    """An item-ID model and a semantic-ID model, weighted by the ID model's confidence: arXiv 2603.19809."""
+
+    id_model_path: str | None = declare(
+        None, "Checkpoint, or folder of a finished run, of SASRec or the like.", file=True
+    )
+    sid_model_path: str | None = declare(None, "Likewise of TIGER, SIDMLP or SIDMLPPlusPlus.", file=True)
+    id_model_config: dict[str, Any] = declare(
+        {}, "Their settings: read from the checkpoints, kept in the ensemble's own."
+    )
+    sid_model_config: dict[str, Any] = declare({})
+    fusion: str = declare(
+        "adaptive",
+        "adaptive: the ID model weighs sigmoid(q * (confidence - tau)); fixed: alpha.",
+        choices=lambda: PARAMETERS,
+    )
+    candidates: str = declare(
+        "lists",
+        "lists: the best beam_size items of each, as in the paper; scores: all items.",
+        choices=lambda: CANDIDATES,
+    )
+    alpha_grid: Any = declare(
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], "Tried on validation; one value fixes it."
+    )
+    q_grid: Any = declare([1, 5, 9, 13])
+    tau_grid: Any = declare([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    train_neg_sample_args: Any = declare(None)
+    full_sort_items: int = declare(
+        50000, "candidates=scores takes catalogues of up to this many items.", least=0, volatile=True
+    )
+
+
 class AdaptiveEnsemble(Capabilities, SequentialRecommender):
     """Ranks by ``w(u) * s + (1 - w(u)) * t``, s and t the min-max scaled scores of an ID and a SID model, both frozen.
 
@@ -57,15 +92,18 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
         chosen: the parameters in use, by name; the first of the grid before `choose`.
     """
 
+    settings = EnsembleSettings
+
     input_type = InputType.POINTWISE
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.fusion, self.candidates = config["fusion"], config["candidates"]
+        settings = EnsembleSettings.of(config)
+        self.fusion, self.candidates = settings.fusion, settings.candidates
         self.names = PARAMETERS[self.fusion]
         self.grid = list(product(*(_grid(config, name) for name in self.names)))
         self.beam_size = config["beam_size"]
-        self.full_sort_items = config["full_sort_items"]
+        self.full_sort_items = settings.full_sort_items
         if self.candidates == "scores" and not self.scores_every_item:
             raise InputError(
                 f"candidates=scores needs the score of every item: raise full_sort_items (now {self.full_sort_items}) "
@@ -78,8 +116,6 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
     @classmethod
     def check_config(cls, config: Any) -> None:
         """As `Capabilities.check_config`."""
-        require_known("fusion", config["fusion"], PARAMETERS)
-        require_known("candidates", config["candidates"], CANDIDATES)
         for name in PARAMETERS[config["fusion"]]:
             _grid(config, name)
 

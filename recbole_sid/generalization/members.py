@@ -11,9 +11,10 @@ from recbole.utils import ModelType
 
 from recbole_sid.checkpoint import check_lineage, data_difference, is_checkpoint, lineage, load_checkpoint, load_weights
 from recbole_sid.compat import load_recbole_checkpoint
-from recbole_sid.config import DERIVED_KEYS, VOLATILE_KEYS, Config, plain_settings
+from recbole_sid.config import DERIVED_KEYS, Config, plain_settings
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.registry import MODELS, get_model
+from recbole_sid.settings.known import flagged
 from recbole_sid.util.reading import read_json
 
 ID_MODEL, SID_MODEL = "id_model", "sid_model"
@@ -68,7 +69,7 @@ def adopt_members(config: Any) -> None:
     _require_same_data(by_id, found[ID_MODEL], by_sid, found[SID_MODEL])
     _require_same_data(by_sid, found[SID_MODEL], "this run", plain_settings(config.final_config_dict))
     for name, settings in found.items():
-        kept = {key: value for key, value in settings.items() if key not in VOLATILE_KEYS}
+        kept = {key: value for key, value in settings.items() if key not in flagged("volatile")}
         config[f"{name}_config"] = {**kept, **({"teacher_path": None} if "teacher_path" in kept else {})}
 
 

@@ -12,12 +12,13 @@ from recbole.utils import InputType
 from recbole_sid.capabilities import Capabilities
 from recbole_sid.data.histories import cut_histories
 from recbole_sid.decoding import DECODERS
-from recbole_sid.decoding.children import NORMALISERS, masked_log_softmax
+from recbole_sid.decoding.children import masked_log_softmax
 from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import InputError
 from recbole_sid.fast.prepared import weights_unchanged
 from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
+from recbole_sid.settings.training import DecodingSettings
 from recbole_sid.util import hardware
 
 # A batch is ranked in groups of similar history length if that saves this share of the tokens or more.
@@ -54,21 +55,15 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         table = self.semantic_ids.table(dataset.item_tokens())
         self.vocabulary = TokenVocabulary(sizes, config["n_user_tokens"])
         self.beam_size = config["beam_size"]
-        self.decoding = config["decoding"]
-        self.normaliser = config["normaliser"]
-        self.full_sort_items = config["full_sort_items"]
+        found = DecodingSettings.of(config)
+        self.decoding, self.normaliser = found.decoding, found.normaliser
+        self.full_sort_items = found.full_sort_items
         self.trie = self.semantic_ids.trie_of(dataset.item_tokens())
         item_codes = torch.from_numpy(table)
         item_tokens = self.vocabulary.code_tokens(item_codes)
         item_tokens[0] = PAD
         self.register_buffer("item_codes", item_codes, persistent=False)
         self.register_buffer("item_tokens", item_tokens, persistent=False)
-
-    @classmethod
-    def check_config(cls, config: Any) -> None:
-        """As `Capabilities.check_config`."""
-        require_known("decoding", config["decoding"], DECODERS)
-        require_known("normaliser", config["normaliser"], NORMALISERS)
 
     @abstractmethod
     def encode(self, tokens: torch.Tensor) -> Any:

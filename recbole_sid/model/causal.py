@@ -6,6 +6,7 @@ what TIGER trains prefix by prefix. A teacher of SIDMLP and SIDMLPPlusPlus like 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +18,29 @@ from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.model.generator import Generator
 from recbole_sid.nn.causal_transformer import CausalCache, CausalSizes, CausalTransformer
 from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.settings import declare
+from recbole_sid.settings.training import GeneratorSettings
 from recbole_sid.util import hardware
 
 _LEFT_OUT = -1  # in place of a code that the loss is not of
+
+
+@dataclass(frozen=True)
+class CausalSettings(GeneratorSettings):
+    """A decoder-only teacher, laid out as Llama: one pass over a user's sequence trains all its prefixes."""
+
+    d_model: int = declare(96, "Width of states and token embeddings; a multiple of twice n_heads.")
+    d_ff: int = declare(256, "Width of the feed-forward layers.")
+    n_heads: int = declare(4, "Attention heads.")
+    n_layers: int = declare(3)
+    dropout_prob: float = declare(0.2, below=1)
+    window_stride: int = declare(
+        1, "In long sequences 1 gives every target its whole history; more is cheaper, see docs/training.md."
+    )
+    epochs: int = 40
+    train_batch_size: int = declare(64, "Sequences, not prefixes.")
+    learning_rate: float = 0.002
+    warmup_steps: int = 200
 
 
 class CausalSID(Generator):
@@ -32,6 +53,8 @@ class CausalSID(Generator):
         targets_per_batch: what the loss of a batch is divided by, so that every target of an epoch weighs the same;
             None: by the batch's own number of targets. Set by the trainer.
     """
+
+    settings = CausalSettings
 
     trains_windows = True
 
@@ -137,11 +160,12 @@ class CausalScorer:
 
 
 def _sizes(config: Any, vocabulary: int) -> CausalSizes:
+    settings = CausalSettings.of(config)
     return CausalSizes(
         vocabulary=vocabulary,
-        d_model=config["d_model"],
-        d_ff=config["d_ff"],
-        n_heads=config["n_heads"],
-        n_layers=config["n_layers"],
-        dropout=config["dropout_prob"],
+        d_model=settings.d_model,
+        d_ff=settings.d_ff,
+        n_heads=settings.n_heads,
+        n_layers=settings.n_layers,
+        dropout=settings.dropout_prob,
     )

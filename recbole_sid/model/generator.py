@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from torch import nn
 
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import InputError
 from recbole_sid.features import item_features
 from recbole_sid.features.scaling import training_items
 from recbole_sid.model.base import SIDRecommender
-from recbole_sid.model.code_init import CODE_INITS, start_from_features
+from recbole_sid.model.code_init import start_from_features
 from recbole_sid.semantic_ids.build import semantic_id_recipe
+from recbole_sid.settings.training import GeneratorSettings
 from recbole_sid.util.hashing import fingerprint
 
 
@@ -28,16 +29,14 @@ class Generator(SIDRecommender):
     do), code_init (code embeddings start at random, or from the items' features).
     """
 
+    settings: ClassVar[type[GeneratorSettings]] = GeneratorSettings
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.constrained = config["constrained"]
-        self.d_model = config["d_model"]
-        self.code_init = config["code_init"] or "random"
-
-    @classmethod
-    def check_config(cls, config: Any) -> None:
-        super().check_config(config)
-        require_known("code_init", config["code_init"] or "random", CODE_INITS)
+        settings = GeneratorSettings.of(config)
+        self.constrained = settings.constrained
+        self.d_model = settings.d_model
+        self.code_init = settings.code_init or "random"
 
     @property
     @abstractmethod

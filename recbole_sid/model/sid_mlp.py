@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from logging import getLogger
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +38,21 @@ from recbole_sid.model.teacher import build_teacher, freeze, load_teacher, teach
 from recbole_sid.nn.packing import Packed, Padded
 from recbole_sid.nn.readout import SIDMLPDecoder
 from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.settings import declare
+from recbole_sid.settings.training import StudentSettings
 from recbole_sid.util import hardware
 from recbole_sid.util.hardware import cpu_has_fast_bfloat16
 
 # Users whose beams are searched together on the CPU: more, and activations leave the cache.
 _USERS_IN_CACHE = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class SIDMLPSettings(StudentSettings):
+    """SID-MLP: arXiv 2605.12617."""
+
+    distill_stages: Any = declare(["decoder"], "The stages to train: there is one.")
 
 
 class SIDMLP(SIDRecommender):
@@ -57,6 +67,8 @@ class SIDMLP(SIDRecommender):
         stages: the training stages that this model has.
         supervision: gives states and teacher logits of a training batch; set by the distillation trainer.
     """
+
+    settings: ClassVar[type[StudentSettings]] = SIDMLPSettings
 
     @classmethod
     def check_config(cls, config: Any) -> None:

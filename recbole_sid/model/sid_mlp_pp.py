@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,10 +20,52 @@ from recbole_sid.nn import item_encoder, token_encoder
 from recbole_sid.nn.item_encoder import ItemEncoder
 from recbole_sid.nn.token_encoder import MLPEncoder
 from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.settings import declare
+from recbole_sid.settings.training import StudentSettings
 from recbole_sid.util import hardware
 
 _SAMPLED_ROWS = 1024
 _TOKEN_FORM = ("encoder_positions", "encoder_mixing")
+
+
+@dataclass(frozen=True)
+class SIDMLPPlusPlusSettings(StudentSettings):
+    """SID-MLP++: arXiv 2605.12617."""
+
+    distill_stages: Any = declare(
+        None, "Token encoder: encoder, decoder (these if empty), joint. Item encoder: direct."
+    )
+    encoder: str = declare(
+        "token",
+        "token: the paper's MLPs over tokens. item: light layers over one vector an item.",
+        choices=lambda: _ENCODERS,
+    )
+    encoder_layers: int = declare(4, "Token encoder: layers of position-specific MLPs.")
+    encoder_ffn_size: int = declare(2048, "Their hidden width.")
+    encoder_dropout_prob: float = declare(0.1, below=1)
+    encoder_positions: str = declare(
+        "start",
+        "Token encoder: positions count from the start of a history (the paper) or its end.",
+        choices=token_encoder.POSITIONS,
+    )
+    encoder_mixing: str = declare(
+        "mean",
+        "Token encoder: mean (the paper) or weighted, for each position and channel.",
+        choices=token_encoder.MIXINGS,
+    )
+    max_positions: int = declare(256, "Rows of the position table; more if the longest history needs them.")
+    item_layers: int = declare(3, "Item encoder: layers.")
+    item_ffn_size: int = declare(256, "Their hidden width.")
+    item_dropout_prob: float = declare(0.1, below=1)
+    item_mixing: str = declare(
+        "position",
+        "position (a learned matrix over positions, and the mean) or attention.",
+        choices=item_encoder.MIXINGS,
+    )
+    encoder_epochs: int = declare(100, "Stage encoder.")
+    encoder_learning_rate: float = declare(0.001)
+    joint_epochs: int = declare(20, "Stage joint.")
+    joint_learning_rate: float = declare(0.0001)
 
 
 class SIDMLPPlusPlus(SIDMLP):
@@ -36,6 +79,8 @@ class SIDMLPPlusPlus(SIDMLP):
     Configuration: SIDMLP's, and encoder; encoder_layers, encoder_ffn_size, encoder_dropout_prob, encoder_positions,
     encoder_mixing, max_positions (token); item_layers, item_ffn_size, item_dropout_prob, item_mixing (item).
     """
+
+    settings = SIDMLPPlusPlusSettings
 
     @property
     def form_keys(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ paper (arXiv 2605.12617). The teacher of SIDMLP and SIDMLPPlusPlus.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,24 @@ from recbole_sid.nn.t5 import (
     to_transformers,
 )
 from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
+from recbole_sid.settings import declare
+from recbole_sid.settings.training import GeneratorSettings
+
+
+@dataclass(frozen=True)
+class TIGERSettings(GeneratorSettings):
+    """The SID-MLP paper's teacher: arXiv 2605.12617."""
+
+    d_model: int = declare(128, "Width of states and token embeddings.")
+    d_ff: int = declare(1024, "Width of the feed-forward layers.")
+    n_heads: int = declare(6, "Attention heads.")
+    d_kv: int = declare(64, "Width of a head.")
+    encoder_layers: int = declare(4)
+    decoder_layers: int = declare(4)
+    dropout_prob: float = declare(0.1, below=1)
+    epochs: int = 150
+    learning_rate: float = 0.003
+    warmup_steps: int = 10000
 
 
 class TIGER(Generator):
@@ -37,17 +56,20 @@ class TIGER(Generator):
     beam_size, constrained (search valid semantic IDs only, or all code combinations as TIGER's authors do).
     """
 
+    settings = TIGERSettings
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        settings = TIGERSettings.of(config)
         sizes = T5Sizes(
             vocabulary=self.vocabulary.size,
-            d_model=config["d_model"],
-            d_ff=config["d_ff"],
-            n_heads=config["n_heads"],
-            d_kv=config["d_kv"],
-            encoder_layers=config["encoder_layers"],
-            decoder_layers=config["decoder_layers"],
-            dropout=config["dropout_prob"],
+            d_model=settings.d_model,
+            d_ff=settings.d_ff,
+            n_heads=settings.n_heads,
+            d_kv=settings.d_kv,
+            encoder_layers=settings.encoder_layers,
+            decoder_layers=settings.decoder_layers,
+            dropout=settings.dropout_prob,
         )
         self.encoder = T5Encoder(sizes)
         self.decoder = T5Decoder(sizes)

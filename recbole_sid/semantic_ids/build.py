@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 import recbole_sid
-from recbole_sid.config import semantic_id_keys
 from recbole_sid.features import FeaturePipeline, feature_names
 from recbole_sid.features.sources import feature_sources, file_keys, growing_keys, source_files
 from recbole_sid.features.text import item_texts
@@ -23,6 +22,7 @@ from recbole_sid.semantic_ids.artefact import EXTENDED_AT, SemanticIDs, read_rec
 from recbole_sid.semantic_ids.formats.registered import format_of
 from recbole_sid.semantic_ids.quality import collisions, level_rows, warnings_of
 from recbole_sid.semantic_ids.ready_made import Coverage, read_semantic_ids
+from recbole_sid.settings.known import semantic_id_keys
 from recbole_sid.tokenizer.base import reconstruction_error
 from recbole_sid.tokenizer.collisions import CollisionContext, summary
 from recbole_sid.util.files import locked
@@ -301,10 +301,7 @@ def _nearest_recipe(path: Path, recipe: Mapping[str, Any]) -> str:
     return f", because it differs from {other.name} in {'; '.join(changed)}"
 
 
-def _keys_of_other_tokenizers(tokenizer: str) -> list[str]:
-    """Return the configuration keys that belong to tokenizers other than `tokenizer`, by their prefix."""
-    owners = {
-        key: max((name for name in TOKENIZERS if key.startswith(f"{name}_")), key=len, default=tokenizer)
-        for key in semantic_id_keys()
-    }
-    return [key for key, owner in owners.items() if owner != tokenizer]
+def _keys_of_other_tokenizers(tokenizer: str) -> set[str]:
+    """Return the keys that other tokenizers declare and `tokenizer` does not."""
+    declared = {name: set(resolve(TOKENIZERS, name, "tokenizer").settings.declarations()) for name in TOKENIZERS}
+    return set().union(*declared.values()) - declared.get(tokenizer, set())

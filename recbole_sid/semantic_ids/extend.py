@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from recbole_sid.config import PROPERTIES, semantic_id_keys
+from recbole_sid.config import PROPERTIES
 from recbole_sid.errors import InputError
 from recbole_sid.features import FeaturePipeline
 from recbole_sid.features.sources import file_keys
 from recbole_sid.registry import COLLISIONS, TOKENIZERS, resolve
 from recbole_sid.semantic_ids.artefact import EXTENDED_AT, SemanticIDs
+from recbole_sid.settings.known import semantic_id_keys
 from recbole_sid.tokenizer.base import Tokenizer
 from recbole_sid.tokenizer.collisions import CollisionContext
 from recbole_sid.util.item_tokens import hash_tokens, match_rows

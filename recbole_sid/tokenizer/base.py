@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from recbole_sid.errors import InputError
+from recbole_sid.settings.declared import Settings
 
 
 class Tokenizer(ABC):
@@ -28,6 +29,8 @@ class Tokenizer(ABC):
             )
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         self.seed = seed
+
+    settings: ClassVar[type[Settings]] = Settings
 
     @classmethod
     @abstractmethod

@@ -6,13 +6,23 @@ A. Babenko, V. Lempitsky, "Additive Quantization for Extreme Vector Compression"
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from recbole_sid.errors import InputError
+from recbole_sid.settings import Settings, declare
 from recbole_sid.tokenizer import residual as rq
 from recbole_sid.tokenizer.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class FaissRQSettings(Settings):
+    """Keys of the residual quantiser of faiss."""
+
+    faiss_rq_beam: int = declare(5, "Partial codes kept per item, in learning and in encoding.")
+    faiss_rq_refine: bool = declare(False, "Fit all codebooks together once they are learnt.")
 
 
 class FaissResidualQuantizer(Tokenizer):
@@ -29,6 +39,8 @@ class FaissResidualQuantizer(Tokenizer):
     Raises:
         InputError: for a codebook size that is no power of two.
     """
+
+    settings = FaissRQSettings
 
     def __init__(self, codebook_sizes: Sequence[int], seed: int = 0, beam: int = 5, refine: bool = False) -> None:
         super().__init__(codebook_sizes, seed)
@@ -47,7 +59,8 @@ class FaissResidualQuantizer(Tokenizer):
     @classmethod
     def from_config(cls, config: Any) -> FaissResidualQuantizer:
         """Read ``codebook_sizes``, ``seed``, ``faiss_rq_beam`` and ``faiss_rq_refine``."""
-        return cls(config["codebook_sizes"], config["seed"], config["faiss_rq_beam"], bool(config["faiss_rq_refine"]))
+        settings = FaissRQSettings.of(config)
+        return cls(config["codebook_sizes"], config["seed"], settings.faiss_rq_beam, settings.faiss_rq_refine)
 
     def fit(self, features: np.ndarray, train_items: np.ndarray) -> FaissResidualQuantizer:
         """Learn one codebook per level from the residuals of beam search.

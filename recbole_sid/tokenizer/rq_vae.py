@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from recbole_sid.errors import InputError, nearest
+from recbole_sid.settings import Settings, declare
 from recbole_sid.tokenizer import residual as rq
 from recbole_sid.tokenizer.base import Tokenizer
 from recbole_sid.util.progress import progress
@@ -27,6 +29,29 @@ CODEBOOKS: dict[str, dict[str, Any]] = {
 }
 _ROWS = 65536  # encoded or decoded at a time
 _MODULES = ("encoder", "decoder", "quantizer")
+
+
+@dataclass(frozen=True)
+class RQVAESettings(Settings):
+    """Keys of the RQ-VAE."""
+
+    rq_vae_hidden: list[int] = declare([256, 128], "Hidden widths of the RQ-VAE's encoder (mirrored in its decoder).")
+    rq_vae_dim: int = declare(32, "Width of the quantised vector.")
+    rq_vae_epochs: int = declare(200, "Epochs over the items, at most.")
+    rq_vae_patience: int | None = declare(
+        50, "Epochs without a smaller reconstruction error before it stops; empty: never."
+    )
+    rq_vae_learning_rate: float = declare(0.001, "AdamW learning rate.")
+    rq_vae_batch_size: int = declare(1024, "Items a batch.")
+    rq_vae_beta: float = declare(0.25, "Weight of the commitment loss.")
+    rq_vae_codebook: str = declare(
+        "ema", "How codebooks are learnt: ema (moving averages) or gradient.", choices=lambda: CODEBOOKS
+    )
+    rq_vae_kmeans_init: bool = declare(True, "Start the codebooks at the k-means of the first batch.")
+    rq_vae_dead_code: float = declare(1.0, "Codes that fewer items a batch take are put on a random item; 0: never.")
+    rq_vae_rotation_trick: bool = declare(
+        True, "Pass gradients through the quantiser by rotation instead of straight through."
+    )
 
 
 class RQVAE(Tokenizer):
@@ -54,6 +79,8 @@ class RQVAE(Tokenizer):
     Raises:
         InputError: for an unknown `codebook`.
     """
+
+    settings = RQVAESettings
 
     def __init__(
         self,
@@ -96,20 +123,21 @@ class RQVAE(Tokenizer):
     @classmethod
     def from_config(cls, config: Any) -> RQVAE:
         """Read ``codebook_sizes``, ``seed``, ``device``, ``show_progress`` and the ``rq_vae_*`` keys."""
+        settings = RQVAESettings.of(config)
         return cls(
             config["codebook_sizes"],
             config["seed"],
-            hidden=config["rq_vae_hidden"],
-            dim=config["rq_vae_dim"],
-            epochs=config["rq_vae_epochs"],
-            patience=config["rq_vae_patience"],
-            learning_rate=config["rq_vae_learning_rate"],
-            batch_size=config["rq_vae_batch_size"],
-            beta=config["rq_vae_beta"],
-            codebook=config["rq_vae_codebook"],
-            kmeans_init=bool(config["rq_vae_kmeans_init"]),
-            dead_code=config["rq_vae_dead_code"],
-            rotation_trick=bool(config["rq_vae_rotation_trick"]),
+            hidden=settings.rq_vae_hidden,
+            dim=settings.rq_vae_dim,
+            epochs=settings.rq_vae_epochs,
+            patience=settings.rq_vae_patience,
+            learning_rate=settings.rq_vae_learning_rate,
+            batch_size=settings.rq_vae_batch_size,
+            beta=settings.rq_vae_beta,
+            codebook=settings.rq_vae_codebook,
+            kmeans_init=settings.rq_vae_kmeans_init,
+            dead_code=settings.rq_vae_dead_code,
+            rotation_trick=settings.rq_vae_rotation_trick,
             device=config["device"],
             show_progress=bool(config["show_progress"]),
         )

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_sid.cluster import check_resources
-from recbole_sid.config import Config, file_keys
+from recbole_sid.config import Config
 from recbole_sid.errors import InputError, require_known
+from recbole_sid.settings.known import flagged
 from recbole_sid.tune.space import Space, check_space
 from recbole_sid.tune.trial import SAMPLE, SCORE, SearchPlan, prepare_teacher, read_data, run_trial
 from recbole_sid.util.files import check_only_mine, write_json
@@ -115,7 +116,7 @@ def _set_by_user(config: Config) -> set[str]:
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return `settings` with files named from the root: trials run in folders of their own."""
-    files = {*file_keys(), "distill_cache_dir"}
+    files = {*flagged("file"), "distill_cache_dir"}
     return {
         key: str(Path(value).resolve()) if key in files and isinstance(value, str) and os.path.exists(value) else value
         for key, value in settings.items()

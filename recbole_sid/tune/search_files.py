@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recbole_sid.config import VOLATILE_KEYS
 from recbole_sid.evaluation.figures import write_png
 from recbole_sid.evaluation.tables import markdown_table
+from recbole_sid.settings.known import flagged
 from recbole_sid.tune.findings import Findings
 from recbole_sid.tune.trial import SCORE, SearchPlan
 from recbole_sid.util.files import replacing, write_text
@@ -22,7 +22,7 @@ _SHOWN = 10  # trials in the printed table
 
 def best_settings(plan: SearchPlan, sample: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a trial as a property file holds them: what is computed, not where and how."""
-    settings = {key: value for key, value in plan.settings_of(sample).items() if key not in VOLATILE_KEYS}
+    settings = {key: value for key, value in plan.settings_of(sample).items() if key not in flagged("volatile")}
     cache = plan.settings.get("distill_cache")  # in half precision, so it changes the last digits
     return {
         "model": plan.model, "dataset": plan.dataset, **settings, **({"distill_cache": cache} if cache else {})

@@ -19,14 +19,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole_sid.config import VOLATILE_KEYS, Config
+from recbole_sid.config import Config
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.model.teacher import teacher_config
+from recbole_sid.settings.known import flagged
 from recbole_sid.util.reading import LARGEST_YAML, parse_yaml, read_text
 from recbole_sid.util.values import PropertyLoader, parse_literal
 
 # Scores of trials that differ in these could not be compared; or the search itself decides on them.
-FIXED_KEYS = VOLATILE_KEYS | frozenset("size model dataset seed metrics topk valid_metric eval_args eval_step".split())
+_FIXED_KEYS = frozenset("size model dataset seed metrics topk valid_metric eval_args eval_step".split())
 _N_ARGUMENTS = {"uniform": 2, "loguniform": 2, "quniform": 3, "int": 2}
 KINDS = ("choice", *_N_ARGUMENTS)
 
@@ -280,7 +281,7 @@ def _each_value(space: Space) -> Iterator[dict[str, Any]]:
 
 def _check_key(key: str, config: Config) -> None:
     outer, dot, inner = key.partition(".")
-    if outer in FIXED_KEYS:
+    if outer in _FIXED_KEYS or outer in flagged("volatile"):
         raise InputError(f"{outer} cannot be searched: set it for the whole search, by --{outer}=VALUE.")
     known = {outer} if outer in config.external_config_dict else config.known_keys()
     if outer not in known:
