@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -356,8 +359,8 @@ def test_without_numba_the_torch_path_ranks_alike(prepare: Callable[..., Any], m
     model, _, rows = tiny_model(prepare, "SIDMLP", compiled=True)
     items, scores = ranking(model, rows)
     monkeypatch.setattr("recbole_sid.model.sid_mlp.is_usable", lambda: False)
-    monkeypatch.setattr("recbole_sid.fast.kernels.beam", None)
-    monkeypatch.setattr("recbole_sid.fast.kernels.exact", None)
+    monkeypatch.setattr("recbole_sid.fast.compiled.decoders.beam", None)
+    monkeypatch.setattr("recbole_sid.fast.compiled.decoders.exact", None)
     assert ranking(model, rows)[0] == items
     assert_close(ranking(model, rows)[1], scores, atol=1e-5, rtol=1e-5)
 
@@ -523,3 +526,29 @@ def test_a_decoder_of_ones_own_works_on_students_with_numba(
     expected = model.rank(model.history_tokens(rows))
     assert torch.equal(leaves, expected[0][:, :2])
     assert_close(scores, expected[1][:, :2], atol=1e-5, rtol=1e-5)
+
+
+def test_compiled_code_is_kept_until_any_source_of_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba by itself looks at a function's own file only, not at what it calls in others."""
+    from recbole_sid.fast.compiled import jit
+
+    (tmp_path / "doubling.py").write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("doubling")
+    monkeypatch.delitem(sys.modules, "doubling")
+    hits = []
+    for sources in ("first", "first", "second", "second"):
+        monkeypatch.setattr(jit, "_SOURCES", sources)
+        double = jit.jit(module.double)
+        assert double(4) == 8
+        hits.append(sum(double.stats.cache_hits.values()))
+    assert hits == [0, 1, 0, 1]
+
+
+def test_the_hash_of_compiled_sources_is_of_all_of_them() -> None:
+    from recbole_sid.fast.compiled import jit, search
+
+    assert jit._hash_of_sources() == jit._SOURCES
+    assert jit._SOURCES in search.search_beams._cache._cache_file._source_stamp
+    folder = Path(jit.__file__).parent
+    assert {path.name for path in folder.glob("*.py")} >= {"heads.py", "top_k.py", "expansion.py", "search.py"}

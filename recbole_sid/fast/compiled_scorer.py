@@ -1,11 +1,11 @@
-"""SID-MLP's heads handed to the compiled search (`recbole_sid.fast.kernels`)."""
+"""SID-MLP's heads handed to the compiled search (`recbole_sid.fast.compiled`)."""
 
 from __future__ import annotations
 
 import importlib.util
 from functools import lru_cache
 from logging import getLogger
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,10 +16,8 @@ from recbole_sid.decoding.exact import exact_search
 from recbole_sid.decoding.full import best_leaves, full_search
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import first_line
+from recbole_sid.fast.compiled.arrays import Heads, Prefixes
 from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
-
-if TYPE_CHECKING:
-    from recbole_sid.fast.kernels import Heads, Prefixes
 
 
 @lru_cache(maxsize=1)
@@ -59,8 +57,6 @@ def can_compile(heads: FactorisedHeads) -> bool:
 
 def compiled_heads(heads: FactorisedHeads) -> Heads:
     """Return the heads as arrays; a copy of the output layers, so to be rebuilt when weights change."""
-    from recbole_sid.fast.kernels import Heads
-
     outputs = [cast(nn.Linear, rest[0]) for rest in heads.rest]
     n_levels = len(outputs)
     table_start = np.zeros((n_levels, n_levels), np.int64)
@@ -81,8 +77,6 @@ def compiled_heads(heads: FactorisedHeads) -> Heads:
 
 def compiled_prefixes(trie: Trie) -> Prefixes:
     """Return the trie as flat arrays."""
-    from recbole_sid.fast.kernels import Prefixes
-
     starts = [trie.start(level) for level in range(trie.n_levels)]
     codes = [trie.code(level) for level in range(trie.n_levels)]
     return Prefixes(
@@ -107,11 +101,11 @@ class CompiledScorer(FactorisedScorer):
 
     def search(self, decoding: str, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return leaves and log-probabilities [B, K], as the decoder of that name does."""
-        from recbole_sid.fast import kernels as compiled
+        from recbole_sid.fast.compiled import decoders
 
         if decoding == "full":
             return best_leaves(self.leaf_log_probs(), k)
-        search = {"beam": compiled.beam, "exact": compiled.exact}[decoding]
+        search = {"beam": decoders.beam, "exact": decoders.exact}[decoding]
         n_first = self.first_scores.shape[1]
         ranked = self.first_scores.topk(min(k, n_first) if decoding == "beam" else n_first, dim=1).indices
         leaves, scores = search(*self._arguments(), _array(ranked), k, torch.get_num_threads())
@@ -119,9 +113,9 @@ class CompiledScorer(FactorisedScorer):
 
     def leaf_log_probs(self) -> torch.Tensor:
         """Return the log-probabilities [B, n_leaves] of all leaves."""
-        from recbole_sid.fast import kernels as compiled
+        from recbole_sid.fast.compiled import decoders
 
-        return torch.from_numpy(compiled.all_leaves(*self._arguments(), torch.get_num_threads()))
+        return torch.from_numpy(decoders.all_leaves(*self._arguments(), torch.get_num_threads()))
 
     def _arguments(self) -> tuple[Heads, Prefixes, np.ndarray, np.ndarray]:
         return self.arrays, self.prefixes, _array(self.user_parts), _array(self.first_scores)
