@@ -8,29 +8,26 @@ OUTPUTs are those of `recbole-sid compare`; a row of several seeds counts with e
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recbole_sid.comparison.job import RESULT
 from recbole_sid.comparison.statistics import holm, paired_tests
 from recbole_sid.comparison.summary import aligned, mean_ndcg
 from recbole_sid.errors import InputError
+from recbole_sid.evaluation.runs import find_runs
 
 
 def rows_of(outputs: Sequence[Path]) -> dict[str, pd.Series]:
     """Return row -> NDCG@10 by (user, target), over all seeds that the outputs hold."""
     files: dict[str, dict[int, Path]] = {}
-    for file in sorted(result for output in outputs for result in output.glob(f"runs/*/{RESULT}")):
-        result = json.loads(file.read_text(encoding="utf-8"))
-        for suffix, evaluation in result["evaluations"].items():
-            seeds = files.setdefault(f"{result['name']}-{suffix}" if suffix else result["name"], {})
-            if result["seed"] in seeds and seeds[result["seed"]].parent.name != file.parent.name:
-                raise InputError(f"Two rows are called {result['name']}, seed {result['seed']}: leave out an output.")
-            seeds[result["seed"]] = file.parent / evaluation["per_user"]
+    for run in find_runs([output / "runs" for output in outputs]):
+        seeds, seed = files.setdefault(run.name, {}), run.result["seed"]
+        if seed in seeds and seeds[seed].parent.name != run.per_user.parent.name:
+            raise InputError(f"Two rows are called {run.result['name']}, seed {seed}: leave out an output.")
+        seeds[seed] = run.per_user
     return {row: mean_ndcg(list(seeds.values())) for row, seeds in files.items()}
 
 
@@ -44,8 +41,6 @@ def main() -> None:
         rows = rows_of(arguments.outputs)
     except InputError as error:
         parser.error(str(error))
-    if not rows:
-        parser.error(f"there are no results in {', '.join(map(str, arguments.outputs))}.")
     pairs = [pair.partition(":")[::2] for pair in arguments.pairs]
     for row in (row for pair in pairs for row in pair):
         if row not in rows:

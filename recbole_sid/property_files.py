@@ -16,7 +16,7 @@ PROPERTIES = _HERE / "properties" if (_HERE / "properties").is_dir() else _HERE.
 PAPER = "paper"  # the size that the models' own property files have
 
 
-class Key(NamedTuple):
+class DocumentedKey(NamedTuple):
     """A configuration key as a property file documents it: its name, its default as written, and the comment."""
 
     name: str
@@ -24,14 +24,14 @@ class Key(NamedTuple):
     comment: str
 
 
-def keys_of(file: Path) -> Iterator[Key]:
+def keys_of(file: Path) -> Iterator[DocumentedKey]:
     """Yield the top-level keys of a property file, in order; none if there is no such file."""
     if not file.is_file():
         return
     for line in file.read_text(encoding="utf-8").splitlines():
         found = re.match(r"(\w+):\s*(.*?)(?:\s+#\s*(.*))?$", line)
         if found:
-            yield Key(found[1], found[2], found[3] or "")
+            yield DocumentedKey(found[1], found[2], found[3] or "")
 
 
 def sizes() -> list[str]:

@@ -19,11 +19,10 @@ from test_analysis import literal_label
 from recbole_sid.cli import main
 from recbole_sid.comparison.job import make_jobs, run_job
 from recbole_sid.comparison.plan import make_plan
-from recbole_sid.evaluation.per_user import read_per_user, write_per_user
+from recbole_sid.evaluation.runs import find_runs, read_per_user, write_per_user
 from recbole_sid.generalization import indicator
 from recbole_sid.generalization.curves import dilution, support
 from recbole_sid.generalization.indicator import quantile_bins
-from recbole_sid.generalization.runs import find_runs
 from recbole_sid.generalization.transitions import ragged
 from recbole_sid.quick_start import load_data_and_model
 from recbole_sid.util.numbers import bins_of

@@ -27,7 +27,8 @@ from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_t
 from recbole_sid.comparison.summary import Summary, summarise
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
-from recbole_sid.evaluation.per_user import per_user_results, rank_metrics, read_per_user, write_per_user
+from recbole_sid.evaluation.per_user import per_user_results, rank_metrics
+from recbole_sid.evaluation.runs import read_per_user, write_per_user
 from recbole_sid.quick_start import run_model
 
 test_instances.__test__ = False  # type: ignore[attr-defined]

@@ -166,8 +166,10 @@ def _result(own: Files, path: str, **changes: Any) -> None:
     folder = Path("runs/one")
     folder.mkdir(parents=True)
     shutil.copy(path, folder / "per_user.parquet")
-    evaluation = {"settings": {}, "metrics": {"ndcg@10": 0.5}, "per_user": "per_user.parquet"}
+    evaluation = {"settings": {}, "metrics": {"ndcg@10": 0.5}, "users_per_s": 1.0, "per_user": "per_user.parquet"}
     result = {"name": "SASRec", "model": "SASRec", "dataset": "tiny", "seed": 1, "data": "", "model_file": path}
+    result |= {"fingerprint": "", "teacher_file": None, "parameters": 1, "train_s": 1.0, "best_valid": {}}
+    result |= {"peak_memory_mb": None, "device": "cpu", "version": "0.1.0"}
     settings = {"data_path": own["data_path"], "use_gpu": False}
     (folder / "result.json").write_text(
         json.dumps({**result, "settings": settings, "evaluations": {"": evaluation}, **changes})

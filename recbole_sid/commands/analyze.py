@@ -12,15 +12,15 @@ from recbole_sid.util.values import parse_value
 
 if TYPE_CHECKING:
     from recbole_sid.config import Config
-    from recbole_sid.generalization.runs import FinishedRun
+    from recbole_sid.evaluation.runs import FinishedRun
 
 
 def analyze(call: Call) -> None:
     """Label the instances of a split and, with ``--runs``, show how finished runs do on them."""
+    from recbole_sid.evaluation.runs import find_runs
     from recbole_sid.generalization.analysis import analyze as find
     from recbole_sid.generalization.analysis import label_split, run_semantic_ids
     from recbole_sid.generalization.analysis_files import markdown, write_analysis
-    from recbole_sid.generalization.runs import find_runs
 
     started = perf_counter()
     split = call.options.get("split", "test")

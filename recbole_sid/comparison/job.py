@@ -16,8 +16,17 @@ from recbole_sid.comparison.plan import Entry, Plan
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_files, left_empty
 from recbole_sid.errors import InputError
-from recbole_sid.evaluation.per_user import per_user_results, write_per_user
-from recbole_sid.evaluation.results import read_result
+from recbole_sid.evaluation.per_user import per_user_results
+from recbole_sid.evaluation.runs import (
+    RESULT,
+    Evaluation,
+    KeptEvaluation,
+    RunResult,
+    per_user_file,
+    read_result,
+    write_per_user,
+    write_result,
+)
 from recbole_sid.evaluation.throughput import users_per_second
 from recbole_sid.features.pipeline import check_sources
 from recbole_sid.identity import data_hash
@@ -25,10 +34,7 @@ from recbole_sid.quick_start import Run, count_parameters, run_model
 from recbole_sid.registry import MODELS
 from recbole_sid.semantic_ids.build import used_semantic_id_keys
 from recbole_sid.settings.known import flagged
-from recbole_sid.util.files import write_json
 from recbole_sid.util.hardware import peak_memory
-
-RESULT = "result.json"
 
 
 class Job(NamedTuple):
@@ -155,12 +161,12 @@ def _check_same_semantic_ids(name: str, config: Config, teacher: str, teacher_co
             )
 
 
-def stored(job: Job) -> dict[str, Any] | None:
+def stored(job: Job) -> RunResult | None:
     """Return the result of `job` if it was run before on the same data, with all its evaluations; else None."""
     file = Path(job.folder) / RESULT
     if not file.is_file():
         return None
-    result = read_result(file)
+    result = read_result(job.folder)
     of_same = result["data"] == job.data and result["version"] == __version__
     complete = of_same and set(job.entry.evaluations) <= set(result["evaluations"])
     kept = {evaluation: Path(job.folder, per_user_file(evaluation)).is_file() for evaluation in job.entry.evaluations}
@@ -179,7 +185,7 @@ def run_of_other_version(job: Job) -> str | None:
     pattern = f"{glob.escape(f'{job.entry.model}-{job.dataset}-')}*/{RESULT}"
     for file in sorted(Path(job.folder).parent.glob(pattern)):
         try:
-            result = read_result(file)
+            result = read_result(file.parent)
         except InputError:  # damaged, and nothing that this job needs
             continue
         theirs = _compared_settings(result["settings"])
@@ -194,31 +200,20 @@ def _compared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in apart}
 
 
-def per_user_file(evaluation: str) -> str:
-    """Return the name of the file with an evaluation's results per user."""
-    return f"per_user{'-' if evaluation else ''}{evaluation}.parquet"
-
-
-def run_job(job: Job) -> dict[str, Any]:
-    """Train and evaluate, and write ``result.json`` and the results per user into the job's folder.
-
-    Returns:
-        what ``result.json`` holds: name, model, dataset, seed, fingerprint, settings, data, model_file, teacher_file,
-        parameters, train_s, best_valid, peak_memory_mb, device, version, and evaluations: suffix -> settings, metrics,
-        users_per_s, per_user (file name).
-    """
+def run_job(job: Job) -> RunResult:
+    """Train and evaluate, and write ``result.json`` and the results per user into the job's folder."""
     folder = Path(job.folder)
     run = train(job)
-    found = {}
+    found: dict[str, KeptEvaluation] = {}
     for evaluation, changes in job.entry.evaluations.items():
         found[evaluation] = {**evaluate(run, changes), "per_user": per_user_file(evaluation)}
         write_per_user(_per_user(run, changes), folder / per_user_file(evaluation))
-    result = {**describe(job, run), "evaluations": found}
-    write_json(folder / RESULT, result)
+    result = _result(job, run, found)
+    write_result(folder, result)
     return result
 
 
-def run_job_quietly(job: Job) -> dict[str, Any]:
+def run_job_quietly(job: Job) -> RunResult:
     """Do as `run_job` in a process that does nothing else: of its log, only warnings go to the console."""
     init_logger(job.config())  # the log's file gets all; a second call changes nothing
     for handler in logging.getLogger().handlers:
@@ -239,8 +234,7 @@ def train(job: Job) -> Run:
     return run_model(config)
 
 
-def describe(job: Job, run: Run) -> dict[str, Any]:
-    """Return all of a result but its evaluations."""
+def _result(job: Job, run: Run, evaluations: dict[str, KeptEvaluation]) -> RunResult:
     config = run.config
     return {
         "name": job.entry.name,
@@ -258,11 +252,12 @@ def describe(job: Job, run: Run) -> dict[str, Any]:
         "peak_memory_mb": peak_memory(config["device"]),
         "device": str(config["device"]),
         "version": __version__,
+        "evaluations": evaluations,
     }
 
 
-def evaluate(run: Run, changes: dict[str, Any], repeats: int = 1) -> dict[str, Any]:
-    """Return settings, metrics and users_per_s of a trained model on the test split, with `changes` set on it.
+def evaluate(run: Run, changes: dict[str, Any], repeats: int = 1) -> Evaluation:
+    """Return what a trained model reaches on the test split, with `changes` set on it.
 
     Args:
         run: the trained model.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from recbole_sid.cluster import assigned_gpus, check_resources, limit_threads, ray_running
 from recbole_sid.comparison.job import Job, run_job_quietly, run_of_other_version, stored
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.evaluation.runs import RunResult
 
 
 class JobOutcome(NamedTuple):
@@ -27,7 +28,7 @@ class JobOutcome(NamedTuple):
     """
 
     job: Job
-    result: dict[str, Any] | None
+    result: RunResult | None
     failure: str | None
 
 
@@ -45,7 +46,7 @@ class RayOptions(NamedTuple):
 
 
 def run_jobs(
-    jobs: Sequence[Job], execute: Callable[[Job], dict[str, Any]] | None = None, report: Callable[[str], None] = print
+    jobs: Sequence[Job], execute: Callable[[Job], RunResult] | None = None, report: Callable[[str], None] = print
 ) -> list[JobOutcome]:
     """Run `jobs` in order, those aside whose results are stored.
 
@@ -81,7 +82,7 @@ def run_jobs(
     return outcomes
 
 
-def in_own_process(job: Job) -> dict[str, Any]:
+def in_own_process(job: Job) -> RunResult:
     """Run `job` in a fresh process, so that its peak memory is its own and a crash ends nothing else.
 
     Raises:
@@ -96,7 +97,7 @@ def in_own_process(job: Job) -> dict[str, Any]:
             ) from error
 
 
-def _run_with_parent(job: Job, parent: int) -> dict[str, Any]:
+def _run_with_parent(job: Job, parent: int) -> RunResult:
     """Run `job`, and end if the process `parent` ends: one that is killed cannot end its children."""
 
     def watch() -> None:
@@ -144,12 +145,13 @@ def run_jobs_on_ray(
             job = by_reference.pop(done)
             failed = [other for other in _needed(job, jobs) if _failed(found.get(other.name))]
             found[job.name] = _outcome(job, done, failed)
-            shown = found[job.name].failure or _shown(found[job.name].result or {})
+            outcome = found[job.name]
+            shown = outcome.failure if outcome.result is None else _shown(outcome.result)
             report(f"[{n_running - len(by_reference)}/{n_running}] {job.name}: {shown}")
     return [found[job.name] for job in jobs]
 
 
-def _run_after(job: Job, *before: Any) -> dict[str, Any]:
+def _run_after(job: Job, *before: Any) -> RunResult:
     """Run `job` in a Ray worker, once the jobs whose results are `before` have ended well."""
     import ray
 
@@ -194,7 +196,7 @@ def _lost_teacher(job: Job, jobs: Sequence[Job]) -> list[Job]:
 
 
 def _bring_back_teacher(
-    job: Job, jobs: Sequence[Job], execute: Callable[[Job], dict[str, Any]], report: Callable[[str], None]
+    job: Job, jobs: Sequence[Job], execute: Callable[[Job], RunResult], report: Callable[[str], None]
 ) -> None:
     """Train the teacher of `job` again if its results are stored but its checkpoint is gone."""
     for teacher in _lost_teacher(job, jobs):
@@ -204,6 +206,6 @@ def _bring_back_teacher(
         execute(teacher)
 
 
-def _shown(result: dict[str, Any]) -> str:
+def _shown(result: RunResult) -> str:
     metrics = next(iter(result["evaluations"].values()))["metrics"]
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

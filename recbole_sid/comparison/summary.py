@@ -14,11 +14,11 @@ from recbole_sid.comparison.runner import JobOutcome
 from recbole_sid.comparison.statistics import paired_tests
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
-from recbole_sid.evaluation.per_user import rank_metrics, read_per_user
+from recbole_sid.evaluation.per_user import rank_metrics
+from recbole_sid.evaluation.runs import read_per_user
 
 TEST_METRIC = "ndcg@10"
 _CUT_OFF = 10
-_RUN_COLUMNS = ("users_per_s", "parameters", "train_s", "peak_memory_mb")
 
 
 class Summary(NamedTuple):
@@ -95,12 +95,13 @@ def _means(evaluation: str, runs: Sequence[JobOutcome]) -> dict[str, Any]:
     for metric in metrics:
         row[metric] = float(metrics[metric].mean())
         row[f"{metric}_sd"] = float(metrics[metric].std(ddof=1)) if len(results) > 1 else None
-    for column in _RUN_COLUMNS:
-        parts = [result["evaluations"][evaluation] if column == "users_per_s" else result for result in results]
-        found = [part[column] for part in parts if part[column] is not None]
-        row[column] = float(np.mean(found)) if found else None
-    row["parameters"] = int(row["parameters"])
-    return row
+    peaks = [peak for result in results if (peak := result["peak_memory_mb"]) is not None]
+    return row | {
+        "users_per_s": float(np.mean([result["evaluations"][evaluation]["users_per_s"] for result in results])),
+        "parameters": int(np.mean([result["parameters"] for result in results])),
+        "train_s": float(np.mean([result["train_s"] for result in results])),
+        "peak_memory_mb": float(np.mean(peaks)) if peaks else None,
+    }
 
 
 def _share_of_teacher(runs: Sequence[JobOutcome], evaluation: str, teachers: Sequence[JobOutcome]) -> float | None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as parquet
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
 from recbole_sid import compat  # noqa: F401 - patches RecBole
-from recbole_sid.errors import InputError, first_line
+from recbole_sid.errors import InputError
 from recbole_sid.evaluation.retrieved import Retrieved
-from recbole_sid.util.files import replacing
+from recbole_sid.evaluation.runs import list_types
 from recbole_sid.util.progress import progress
-from recbole_sid.util.reading import read_parquet
 
 LIST_SIZE = 50
-_COLUMNS = ("user", "target", "rank", "items", "scores")
 
 
 @torch.no_grad()
@@ -59,7 +55,7 @@ def per_user_results(trainer: Any, data: Any, size: int = LIST_SIZE, show_progre
         "items": pa.ListArray.from_arrays(offsets, item_tokens.take(pa.array(items[items > 0]))),
         "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[items > 0])),
     }
-    return pa.table(columns).to_pandas(types_mapper=_types)
+    return pa.table(columns).to_pandas(types_mapper=list_types)
 
 
 def rank_metrics(ranks: np.ndarray, topk: list[int]) -> dict[str, np.ndarray]:
@@ -76,27 +72,6 @@ def rank_metrics(ranks: np.ndarray, topk: list[int]) -> dict[str, np.ndarray]:
         found[f"recall@{k}"] = hit.astype(np.float64)
         found[f"ndcg@{k}"] = np.where(hit, gain, 0.0)
     return found
-
-
-def write_per_user(results: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write `per_user_results` as Parquet."""
-    with replacing(path) as temporary:
-        table = pa.Table.from_pandas(results, preserve_index=False)
-        parquet.write_table(table.replace_schema_metadata(None), temporary)  # pandas cannot read its own notes on lists
-
-
-def read_per_user(path: str | os.PathLike[str], columns: tuple[str, ...] = _COLUMNS) -> pd.DataFrame:
-    """Read what `write_per_user` wrote, or some of its columns.
-
-    Raises:
-        InputError: if the file is missing, damaged, or of something else.
-    """
-    try:
-        return read_parquet(path, columns).to_pandas(types_mapper=_types, ignore_metadata=True)
-    except FileNotFoundError as error:
-        raise InputError(f"There are no results per user at '{path}'.") from error
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"'{path}' does not hold results per user ({first_line(error)}).") from error
 
 
 def _batch(trainer: Any, batch: Any, size: int) -> tuple[np.ndarray, ...]:
@@ -124,8 +99,3 @@ def _top(table: torch.Tensor, size: int, evaluated: int) -> tuple[torch.Tensor, 
         scores, items = torch.cat([scores, rest.values], dim=1), torch.cat([items, rest.indices], dim=1)
     missing = scores.isneginf()
     return scores.masked_fill(missing, 0), items.masked_fill(missing, 0)
-
-
-def _types(kind: pa.DataType) -> Any:
-    """Keep lists as Arrow's, where pandas would make an object of each."""
-    return pd.ArrowDtype(kind) if pa.types.is_list(kind) else None

@@ -11,13 +11,14 @@ import pandas as pd
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import create_history_dataset
 from recbole_sid.errors import InputError, require_known
+from recbole_sid.evaluation.runs import FinishedRun
 from recbole_sid.generalization import aggregates
 from recbole_sid.generalization.curves import dilution, support
 from recbole_sid.generalization.indicator import confidence, id_run
 from recbole_sid.generalization.instances import SPLITS, Instances, instances_of, training_graph_sequences
 from recbole_sid.generalization.labels import Labeller, check_hops, shares
 from recbole_sid.generalization.members import is_sid_model, placement
-from recbole_sid.generalization.runs import METRICS, FinishedRun, metrics_by_model, predicted_items
+from recbole_sid.generalization.per_instance import METRICS, metrics_by_model, predicted_items
 from recbole_sid.generalization.tokens import label_tokens
 from recbole_sid.generalization.transitions import Ragged, Transitions
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids

@@ -12,7 +12,7 @@ from recbole_sid.evaluation.figures import write_png
 from recbole_sid.evaluation.tables import column_title, markdown_table
 from recbole_sid.generalization.analysis import Analysis, Labelled
 from recbole_sid.generalization.labels import CLASSES
-from recbole_sid.generalization.runs import METRICS
+from recbole_sid.generalization.per_instance import METRICS
 from recbole_sid.util.files import replacing, write_json, write_text
 
 _COLOURS = ("#4c72b0", "#dd8452", "#9a9a9a")

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from recbole_sid.evaluation.runs import FinishedRun
 from recbole_sid.generalization.ensemble import confidence_of, item_logits
 from recbole_sid.generalization.members import is_id_model
-from recbole_sid.generalization.runs import FinishedRun
 from recbole_sid.util.progress import progress
 
 BINS = 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +12,9 @@ from recbole_sid.checkpoint import check_lineage, data_difference, is_checkpoint
 from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import DERIVED_KEYS, Config, plain_settings
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.evaluation.runs import read_result
 from recbole_sid.registry import MODELS, get_model
 from recbole_sid.settings.known import flagged
-from recbole_sid.util.reading import read_json
 
 ID_MODEL, SID_MODEL = "id_model", "sid_model"
 _PLACEMENT = ("data_path", "checkpoint_dir", "use_gpu", "gpu_id", "show_progress", "state", "worker")
@@ -119,8 +118,8 @@ def checkpoint_file(path: str) -> str:
     if not os.path.isdir(path):
         return path
     try:
-        return str(read_json(Path(path, "result.json"))["model_file"])
-    except (KeyError, TypeError, InputError) as error:
+        return read_result(path)["model_file"]
+    except InputError as error:
         raise InputError(f"'{path}' is no folder of a finished run ({first_line(error)}).") from error
 
 
