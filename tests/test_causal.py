@@ -422,7 +422,7 @@ def test_cached_supervision_is_the_online_one(run: Callable[..., Any], prepare: 
     config, train, _, _ = prepare("SIDMLP", teacher_path=path)
     trainer = make_trainer(config, train)
     trainer.start_stage(trainer.stages()[0], train)
-    online = trainer.model.supervision
+    online = trainer.supervision
     cached = CachedSupervision(online, train, torch.device("cpu"), None, False)
     for batch in itertools.islice(train, 3):
         now, kept = online(batch), cached(batch)

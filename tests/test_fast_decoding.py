@@ -32,7 +32,7 @@ from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.nn.packing import Packed, Packing
 from recbole_sid.nn.readout import SIDMLPDecoder
-from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
+from recbole_sid.nn.vocabulary import TokenVocabulary
 from recbole_sid.registry import get_model
 
 WIDTH, USERS = 6, 3
@@ -298,7 +298,7 @@ def test_ranking_leaves_gradients_as_they_are(prepare: Callable[..., Any], name:
                 model.retrieve(rows)
             model.full_sort_predict(rows)
         tokens = model.history_tokens(batch)
-        context = model.decoder.readout(*model.encode_padded(tokens, tokens != PAD))
+        context = model.decoder.readout(*model.encode_padded(tokens))
         model.decoder(context, model.embed_prefix(model.target_codes(batch)))[0].square().sum().backward()
         gradients.append({key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -346,7 +346,7 @@ def test_beam_search_can_be_captured(
         # `mask_bias` reads the mask to leave out the bias on the CPU only.
         monkeypatch.setattr("recbole_sid.nn.t5.mask_bias", masked)
         with NoDataDependence():
-            found = model.search(model.scorer(model.encode_padded(tokens, tokens != PAD)))
+            found = model.search(model.scorer(model.encode_padded(tokens)))
     assert torch.equal(found[0], leaves)
     assert_close(found[1], scores, atol=1e-5, rtol=1e-5)
 

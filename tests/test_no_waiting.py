@@ -63,14 +63,10 @@ def test_losses_of_generators(prepare: Callable[..., Any], name: str, changes: d
 @pytest.mark.parametrize(("name", "changes"), STUDENTS)
 def test_losses_of_students(prepare: Callable[..., Any], name: str, changes: dict[str, Any]) -> None:
     model, batch = on_meta(prepare, name, **changes)
-    teacher = on_meta(prepare, "TIGER")[0].eval()
+    object.__setattr__(model, "teacher", on_meta(prepare, "TIGER")[0].eval())  # as a teacher_path would
     for stage in model.stages:
         model.start_stage(stage)
         model.train()
-        encoder = teacher.history_encoder if stage == "encoder" else model.history_encoder
-        model.supervision = OnlineSupervision(
-            model, encoder if stage in ("encoder", "decoder") else None, None if stage == "encoder" else teacher
-        )
         loss = model.calculate_loss(batch)
         loss.backward()
         assert loss.shape == ()
@@ -85,12 +81,11 @@ def test_cached_supervision_is_looked_up_on_the_host(prepare: Callable[..., Any]
     expected = supervision(next(iter(train)))
     supervision.device = torch.device("meta")
     model.to("meta").train()
-    model.supervision = supervision
     batch = next(iter(train)).to("meta")
     found = supervision(batch)
     assert (found.states.shape, found.mask.shape) == (expected.states.shape, expected.mask.shape)
     assert [logits.shape for logits in found.logits] == [logits.shape for logits in expected.logits]
-    model.calculate_loss(batch).backward()
+    model(batch, found).backward()
 
 
 def test_row_numbers_of_a_batch_stay_on_the_host(prepare: Callable[..., Any]) -> None:

@@ -18,7 +18,6 @@ from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.model.base import length_groups
-from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.model.teacher import build_teacher
 from recbole_sid.nn.token_encoder import MLPEncoder
 from recbole_sid.registry import get_model
@@ -30,7 +29,10 @@ STAGES = [("SIDMLP", "decoder"), *(("SIDMLPPlusPlus", stage) for stage in ("enco
 
 @pytest.fixture
 def student(prepare: Callable[..., Any]) -> Callable[..., tuple[Any, Any, Any]]:
-    """Return ``student(name, **changes) -> model, another frozen teacher, mixed training rows``; random weights."""
+    """Return ``student(name, **changes) -> model, its frozen teacher, mixed training rows``; random weights.
+
+    The encoder of SIDMLP is the teacher's, as always.
+    """
 
     def make(name: str, **changes: Any) -> tuple[Any, Any, Any]:
         config, train, _, _ = prepare(name, **WIDTHS, **changes)
@@ -41,8 +43,11 @@ def student(prepare: Callable[..., Any]) -> Callable[..., tuple[Any, Any, Any]]:
             for module in (model, teacher):
                 for parameter in module.parameters():
                     parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.3)
+        if name == "SIDMLP":
+            model.history_encoder.load_state_dict(teacher.history_encoder.state_dict())
         rows = dataset[torch.randperm(len(dataset))[:12]]
         assert len(set(rows["item_length"].tolist())) > 3
+        object.__setattr__(model, "teacher", teacher)  # as a teacher_path would
         return model.eval(), teacher, rows
 
     return make
@@ -244,7 +249,6 @@ def test_distillation_loss(
 ) -> None:
     model, teacher, rows = student(name, alpha=alpha, temperature=temperature)
     model.start_stage(stage)
-    model.supervision = OnlineSupervision(model, None if stage == "joint" else model.history_encoder, teacher)
     codes = model.item_codes[rows["item_id"]]
     expected = 0.0
     for row, (tokens, prefix) in enumerate(zip(serialised(model, rows), prefixes(model, rows), strict=True)):
@@ -263,7 +267,6 @@ def test_distillation_loss(
 def test_encoder_stage_loss(student: Callable[..., Any]) -> None:
     model, teacher, rows = student("SIDMLPPlusPlus")
     model.start_stage("encoder")
-    model.supervision = OnlineSupervision(model, teacher.history_encoder, None)
     errors: list[float] = []
     for tokens in serialised(model, rows):
         own = states_of(model.history_encoder, tokens, model.vocabulary.n_levels)
@@ -300,9 +303,7 @@ TRAINED = {"encoder": ENCODER, "decoder": ("decoder.",), "joint": (*ENCODER, "de
 def test_only_the_stages_modules_learn(
     student: Callable[..., Any], name: str, stage: str, form: dict[str, str]
 ) -> None:
-    model, teacher, rows = student(name, **(form if name == "SIDMLPPlusPlus" else {}))
-    encoder = {"encoder": teacher.history_encoder, "decoder": model.history_encoder}.get(stage)
-    model.supervision = OnlineSupervision(model, encoder, teacher)
+    model, _, rows = student(name, **(form if name == "SIDMLPPlusPlus" else {}))
     model.start_stage(stage)
     model.train()
     model.calculate_loss(rows).backward()
@@ -349,15 +350,40 @@ def test_length_groups_hold_every_row_once_with_less_padding() -> None:
 
 def test_a_student_without_teacher_says_so_when_trained(student: Callable[..., Any]) -> None:
     model, _, rows = student("SIDMLP")
+    object.__setattr__(model, "teacher", None)
     with pytest.raises(InputError, match="teacher_path"):
         model.calculate_loss(rows)
 
 
-def test_the_decoder_stage_takes_its_states_from_the_supervision(student: Callable[..., Any]) -> None:
-    model, teacher, rows = student("SIDMLPPlusPlus")
-    online = OnlineSupervision(model, model.history_encoder, teacher)(rows)
-    model.supervision = lambda interaction: Supervision(online.states + 1, online.mask, online.logits)
-    model.start_stage("decoder")
-    shifted = model.calculate_loss(rows)
-    assert_close(shifted, model.distillation_loss(rows, model.supervision(rows)))
-    assert not torch.isclose(shifted, model.distillation_loss(rows, online))
+@pytest.mark.parametrize(("name", "stage"), STAGES)
+def test_the_loss_of_a_batch_is_that_of_what_it_is_given(student: Callable[..., Any], name: str, stage: str) -> None:
+    """RecBole's call of a batch alone asks the frozen models; the trainer gives what they said, or its cache did."""
+    model, _, rows = student(name)
+    model.start_stage(stage)
+    given = model.online_supervision()(rows)
+    assert_close(model(rows, given), model.calculate_loss(rows), rtol=0, atol=0)
+    assert_close(model(rows), model.calculate_loss(rows), rtol=0, atol=0)
+    others = {
+        "states": given._replace(states=given.states + 1),
+        "logits": given._replace(logits=[logits.roll(1, dims=1) for logits in given.logits]),
+    }
+    reads = {"encoder": {"states"}, "decoder": {"states", "logits"}, "joint": {"logits"}}[stage]
+    assert {part for part, other in others.items() if model(rows, other) != model(rows, given)} == reads
+
+
+@pytest.mark.parametrize(("name", "stage"), STAGES)
+def test_supervision_is_of_the_frozen_models(student: Callable[..., Any], name: str, stage: str) -> None:
+    model, teacher, rows = student(name)
+    model.start_stage(stage)
+    tokens, codes = model.history_tokens(rows), model.target_codes(rows)
+    mask = tokens != 0
+    states, logits = teacher.teach(tokens, codes)
+    given = model.online_supervision()(rows)
+    assert torch.equal(given.mask, mask)
+    if stage == "joint":
+        assert given.states.shape[-1] == 0
+    else:
+        assert_close(given.states, states if stage == "encoder" else model.history_encoder(tokens, mask))
+    assert_close(given.logits, [] if stage == "encoder" else logits)
+    assert not given.states.requires_grad
+    assert not any(part.requires_grad for part in given.logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from logging import Logger
 from typing import Any
 
 import torch
@@ -39,9 +40,14 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         trie: valid semantic IDs; its items are RecBole's internal item ids.
         decoding: how the best items are found: beam, exact or full.
         normaliser: how a prefix's probability is shared: among its valid children, or among all codes.
+        item_codes: of each item int64 [n_items, L].
+        item_tokens: their token ids int64 [n_items, L], 0 for the padding item.
     """
 
     input_type = InputType.POINTWISE
+    logger: Logger
+    item_codes: torch.Tensor
+    item_tokens: torch.Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

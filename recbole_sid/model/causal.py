@@ -44,7 +44,7 @@ class CausalSettings(GeneratorSettings):
 
 
 class CausalSID(Generator):
-    """Causal transformer over semantic-ID tokens; offers the `Teacher` protocol.
+    """Causal transformer over semantic-ID tokens; can teach.
 
     Configuration: d_model, d_ff, n_heads, n_layers, dropout_prob, n_user_tokens, beam_size, constrained; window_stride
     (see `Windows`).

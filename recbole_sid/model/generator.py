@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
@@ -17,13 +15,14 @@ from recbole_sid.features import item_features
 from recbole_sid.features.scaling import training_items
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.code_init import start_from_features
+from recbole_sid.model.teacher import Teacher
 from recbole_sid.semantic_ids.build import semantic_id_recipe
 from recbole_sid.settings.training import GeneratorSettings
 from recbole_sid.util.hashing import fingerprint
 
 
-class Generator(SIDRecommender):
-    """Base of TIGER and CausalSID; with `token_embedding`, `history_encoder` and `teach` a `Teacher`.
+class Generator(SIDRecommender, Teacher):
+    """Base of TIGER and CausalSID, which can teach.
 
     Configuration: d_model, constrained (search valid semantic IDs only, or all code combinations as TIGER's authors
     do), code_init (code embeddings start at random, or from the items' features).
@@ -37,20 +36,6 @@ class Generator(SIDRecommender):
         self.constrained = settings.constrained
         self.d_model = settings.d_model
         self.code_init = settings.code_init or "random"
-
-    @property
-    @abstractmethod
-    def history_encoder(self) -> nn.Module:
-        """The encoder that students keep."""
-
-    @property
-    @abstractmethod
-    def token_embedding(self) -> nn.Embedding:
-        """The token table that students keep, and that gives the logits."""
-
-    @abstractmethod
-    def teach(self, tokens: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the states and the level logits of one batch; see `Teacher`."""
 
     def start_from_data(self, config: Any, dataset: Any) -> None:
         if self.code_init == "features":

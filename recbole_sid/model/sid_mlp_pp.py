@@ -5,24 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from recbole_sid.data.histories import cut_histories
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.model.sid_mlp import SIDMLP
-from recbole_sid.model.supervision import Supervision
 from recbole_sid.nn import item_encoder, token_encoder
+from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.item_encoder import ItemEncoder
 from recbole_sid.nn.token_encoder import MLPEncoder
 from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.settings import declare
 from recbole_sid.settings.training import StudentSettings
-from recbole_sid.util import hardware
 
 _SAMPLED_ROWS = 1024
 _TOKEN_FORM = ("encoder_positions", "encoder_mixing")
@@ -102,18 +100,14 @@ class SIDMLPPlusPlus(SIDMLP):
     def stages_of(cls, config: Any) -> tuple[str, ...]:
         return ("direct",) if config["encoder"] == "item" else ("encoder", "decoder", "joint")
 
-    def make_encoder(self, config: Any, teachers: nn.Module) -> nn.Module:
+    def make_encoder(self, config: Any, teachers: HistoryEncoder) -> HistoryEncoder:
         """Return the configured encoder, untrained."""
         return _ENCODERS[config["encoder"]](self, config)
 
     @property
-    def states_encoder(self) -> nn.Module:
+    def states_encoder(self) -> HistoryEncoder:
         """The frozen encoder whose states stage ``decoder`` learns from: the student's own."""
         return self.history_encoder
-
-    def trained_in(self, stage: str) -> Sequence[nn.Module]:
-        trained: dict[str, list[nn.Module]] = {"encoder": [self.history_encoder], "decoder": [self.decoder]}
-        return trained.get(stage, [self.history_encoder, self.decoder])
 
     @torch.no_grad()
     def start_from_data(self, config: Any, dataset: Any) -> None:
@@ -125,18 +119,7 @@ class SIDMLPPlusPlus(SIDMLP):
         sample = cut_histories(dataset[rows], self.ITEM_SEQ, self.ITEM_SEQ_LEN)
         tokens = self.history_tokens(sample.to(self.device))
         mask = tokens != PAD
-        self.history_encoder.start_at(self.teacher.history_encoder(tokens, mask)[mask])
-
-    def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Return the loss of the current stage."""
-        given = self.supervise(interaction)
-        if self.stage == "decoder":
-            return self.distillation_loss(interaction, given)
-        tokens = self.history_tokens(interaction)
-        encoded = self.encode_padded(tokens, tokens != PAD)
-        if self.stage == "encoder":
-            return state_error(encoded.states, given.states, encoded.mask)
-        return self.distillation_loss(interaction, Supervision(*encoded, given.logits))
+        self.history_encoder.start_at(self.required_teacher().history_encoder(tokens, mask)[mask])
 
 
 def _token_encoder(model: SIDMLPPlusPlus, config: Any) -> MLPEncoder:
@@ -168,14 +151,7 @@ def _item_encoder(model: SIDMLPPlusPlus, config: Any) -> ItemEncoder:
     )
 
 
-_ENCODERS: Mapping[str, Callable[[SIDMLPPlusPlus, Any], nn.Module]] = {"token": _token_encoder, "item": _item_encoder}
-
-
-def state_error(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared error between states [B, S, d] where mask bool [B, S] is True."""
-    difference = (states - target).float()
-    if hardware.on_cpu(mask):
-        return difference[mask].square().mean()
-    # How many states there are is not known to the host.
-    squares = difference.square().masked_fill(~mask.unsqueeze(-1), 0.0)
-    return squares.sum() / (mask.sum() * states.shape[-1])
+_ENCODERS: Mapping[str, Callable[[SIDMLPPlusPlus, Any], HistoryEncoder]] = {
+    "token": _token_encoder,
+    "item": _item_encoder,
+}

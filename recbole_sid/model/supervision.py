@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
+from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.teacher import Teacher
+from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.vocabulary import PAD
 
 
@@ -25,6 +27,10 @@ class Supervision(NamedTuple):
     logits: list[torch.Tensor]
 
 
+# From a training batch: the frozen models, or a cache of what they said.
+Supervise = Callable[[Any], Supervision]
+
+
 class OnlineSupervision:
     """Runs the frozen encoder and the teacher on each batch.
 
@@ -34,19 +40,18 @@ class OnlineSupervision:
         teacher: teacher whose level logits the stage needs, or None.
     """
 
-    def __init__(self, student: Any, encoder: nn.Module | None, teacher: Any | None) -> None:
-        self.history_tokens: Callable[[Any], torch.Tensor] = student.history_tokens
-        self.target_codes: Callable[[Any], torch.Tensor] = student.target_codes
+    def __init__(self, student: SIDRecommender, encoder: HistoryEncoder | None, teacher: Teacher | None) -> None:
+        self.student = student
         self.encoder = encoder
         self.teacher = teacher
 
     @torch.no_grad()
     def __call__(self, interaction: Any) -> Supervision:
-        tokens = self.history_tokens(interaction)
+        tokens = self.student.history_tokens(interaction)
         mask = tokens != PAD
         if self.teacher is None:
             return Supervision(self._states(tokens, mask), mask, [])
-        states, logits = self.teacher.teach(tokens, self.target_codes(interaction))
+        states, logits = self.teacher.teach(tokens, self.student.target_codes(interaction))
         if self.encoder is not self.teacher.history_encoder:
             states = self._states(tokens, mask)
         return Supervision(states, mask, logits)

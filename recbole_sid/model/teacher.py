@@ -1,8 +1,9 @@
-"""What a student may know of its teacher: a protocol, and how one is built or loaded."""
+"""What a student may know of its teacher: a type, and how one is built or loaded."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from abc import abstractmethod
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -10,33 +11,37 @@ from torch import nn
 from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
+from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.vocabulary import TokenVocabulary
 from recbole_sid.registry import get_model
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Teacher(Protocol):
-    """Anything that encodes a batch of histories and gives level logits for teacher-forced prefixes.
+class Teacher(nn.Module):
+    """What makes a `SIDRecommender` a teacher: histories to states, and level logits for teacher-forced prefixes.
 
     `teach` gives both at once: an encoder-decoder gets the logits from the states, a decoder-only model reads on.
 
     Attributes:
         vocabulary: token ids of codes, users and end-of-sequence.
         d_model: width of the states.
-        history_encoder: ``(tokens int64 [B, S], mask bool [B, S]) -> states [B, S, d_model]``.
-        token_embedding: the table [vocabulary.size, d_model] that the codes are embedded with.
     """
 
     vocabulary: TokenVocabulary
     d_model: int
 
     @property
-    def history_encoder(self) -> nn.Module: ...
+    @abstractmethod
+    def history_encoder(self) -> HistoryEncoder:
+        """The encoder of histories, which students may keep."""
 
     @property
-    def token_embedding(self) -> nn.Embedding: ...
+    @abstractmethod
+    def token_embedding(self) -> nn.Embedding:
+        """The table [vocabulary.size, d_model] that codes are embedded with, which students keep."""
 
+    @abstractmethod
     def teach(self, tokens: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the history's states, and per level the logits over its codes given the true codes before it.
 
@@ -49,9 +54,9 @@ class Teacher(Protocol):
         """
 
 
-def is_teacher(model: Any) -> bool:
-    """Say whether a model, or model class, offers the `Teacher` protocol."""
-    return hasattr(model, "teach")
+def is_teacher(model_class: type) -> TypeGuard[type[Teacher]]:
+    """Say whether models of a class can teach."""
+    return issubclass(model_class, Teacher)
 
 
 def teacher_config(config: Any) -> Config:
@@ -60,18 +65,25 @@ def teacher_config(config: Any) -> Config:
     Raises:
         InputError: if the teacher's model is no `Teacher`.
     """
-    if not is_teacher(get_model(config["teacher_model"])):
-        raise InputError(f"{config['teacher_model']} cannot be a teacher: it gives no level logits, as TIGER does.")
+    _teacher_class(config["teacher_model"])
     settings = {**config.shared_with_teacher(), **(config["teacher_config"] or {})}
     return Config(config["teacher_model"], config["dataset"], config_dict=settings)
 
 
-def build_teacher(config: Any, dataset: Any) -> Any:
+def build_teacher(config: Any, dataset: Any) -> Teacher:
     """Build the teacher that ``teacher_model`` and ``teacher_config`` describe, untrained and frozen."""
-    return freeze(get_model(config["teacher_model"])(teacher_config(config), dataset).to(config["device"]))
+    model_class = _teacher_class(config["teacher_model"])
+    return freeze(model_class(teacher_config(config), dataset).to(config["device"]))
 
 
-def load_teacher(config: Any, dataset: Any) -> Any:
+def _teacher_class(name: str) -> type[Teacher]:
+    model_class = get_model(name)
+    if not is_teacher(model_class):
+        raise InputError(f"{name} cannot be a teacher: it gives no level logits, as TIGER does.")
+    return model_class
+
+
+def load_teacher(config: Any, dataset: Any) -> Teacher:
     """Load the teacher at ``teacher_path``, frozen, and record its settings in ``teacher_config``.
 
     Raises:

@@ -50,7 +50,7 @@ class TIGERSettings(GeneratorSettings):
 
 
 class TIGER(Generator):
-    """T5 encoder-decoder over semantic-ID tokens; offers the `Teacher` protocol.
+    """T5 encoder-decoder over semantic-ID tokens; can teach.
 
     Configuration: d_model, d_ff, n_heads, d_kv, encoder_layers, decoder_layers, dropout_prob, n_user_tokens,
     beam_size, constrained (search valid semantic IDs only, or all code combinations as TIGER's authors do).

@@ -17,6 +17,7 @@ from torch import nn
 
 from recbole_sid.errors import InputError
 from recbole_sid.nn.dropout import Dropout
+from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.packing import Packed, Packing
 from recbole_sid.util import hardware
 
@@ -92,10 +93,10 @@ class CausalBlock(nn.Module):
         return x + self.dropout(self.down(F.silu(gate) * up))
 
 
-class CausalTransformer(nn.Module):
+class CausalTransformer(HistoryEncoder):
     """Tokens to states, each of which knows the tokens up to its own."""
 
-    static_shapes = True  # `forward` can be captured in a CUDA graph
+    skips_padding = static_shapes = True
 
     def __init__(self, sizes: CausalSizes, eos: int) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from torch import nn
 from recbole_sid.errors import InputError
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.nn.dropout import Dropout
+from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.packing import Packed, Packing
 
 # Spread of the weights that end a residual branch, so that a fresh layer hardly changes what it is given.
@@ -22,7 +23,7 @@ _SMALL = 0.01
 _HEADS = 4
 
 
-class ItemEncoder(nn.Module):
+class ItemEncoder(HistoryEncoder):
     """Encodes histories as one state per item.
 
     Histories are serialised as in `recbole_sid.nn.vocabulary`, each of at least one item: [user, L codes of the
@@ -42,6 +43,8 @@ class ItemEncoder(nn.Module):
     Raises:
         InputError: if d does not split into the heads of attention.
     """
+
+    skips_padding = static_shapes = True
 
     def __init__(
         self,
@@ -64,8 +67,6 @@ class ItemEncoder(nn.Module):
             MixingLayer(MIXINGS[mixing](d_model, max_items), d_model, ffn_size, dropout) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
-
-    static_shapes = True  # `forward` can be captured in a CUDA graph
 
     def state_mask(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return bool [B, T], which slots of tokens int64 [B, S] hold an item; T = (S - 2) // L.

@@ -21,6 +21,7 @@ from recbole_sid.fast.prepared import Form, Prepared
 from recbole_sid.fast.t5 import DecoderForm, EncoderForm
 from recbole_sid.fast.t5 import T5DecoderCache as T5DecoderCache
 from recbole_sid.nn.dropout import Dropout
+from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.packing import Packed
 from recbole_sid.util import hardware
 
@@ -196,14 +197,14 @@ class HasInferenceForm(nn.Module, Generic[Form]):
         return self._prepared.get(self)
 
 
-class T5Encoder(HasInferenceForm[EncoderForm]):
+class T5Encoder(HasInferenceForm[EncoderForm], HistoryEncoder):
     """Tokens to states. Holds the token embedding, which the decoder and the output layer share.
 
     Args:
         sizes: sizes of the model.
     """
 
-    static_shapes = True  # `forward` can be captured in a CUDA graph
+    skips_padding = static_shapes = True
 
     def __init__(self, sizes: T5Sizes) -> None:
         super().__init__(EncoderForm)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.nn.dropout import Dropout
+from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.packing import Packed, Packing
 from recbole_sid.util import hardware
 
@@ -22,7 +23,7 @@ POSITIONS = ("start", "end")
 _LOG_WEIGHT_SCALE = 10.0
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(HistoryEncoder):
     """Position-specific MLPs with mean mixing in place of the teacher's encoder.
 
     Each layer adds ``F_role([x; g])`` to x, with g a mean of x over valid tokens and one F for each role: the token's
@@ -40,6 +41,8 @@ class MLPEncoder(nn.Module):
             more moves no other.
         mixing: ``mean`` (the paper) or ``weighted``, by weights learned for each position and channel.
     """
+
+    skips_padding = True
 
     def __init__(
         self,

@@ -10,9 +10,9 @@ import torch
 from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint, load_weights
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.model.sid_mlp_pp import state_error
-from recbole_sid.model.supervision import OnlineSupervision
-from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.model.student import Student
+from recbole_sid.model.supervision import OnlineSupervision, Supervise
+from recbole_sid.nn.losses import state_error
 from recbole_sid.trainer.distill_cache import CACHES, CachedSupervision, JoinedSupervision
 from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
 from recbole_sid.util.hardware import release_free_memory
@@ -23,12 +23,18 @@ _MAIN_STAGES = ("decoder", "direct")
 
 
 class DistillationTrainer(SIDTrainer):
-    """Trains SIDMLP and SIDMLPPlusPlus by the stages in ``distill_stages``.
+    """Trains a `Student` by the stages in ``distill_stages``.
 
     Configuration beyond `SIDTrainer`'s: distill_stages; for stages ``encoder`` and ``joint`` their own
     ``<stage>_epochs`` and ``<stage>_learning_rate``; student_path (weights to start from, to run a later stage alone);
     distill_cache (none, memory, disk) and distill_cache_dir.
+
+    Attributes:
+        supervision: what the stage learns from, by the frozen models or from the cache; set at a stage's start.
     """
+
+    model: Student
+    supervision: Supervise
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -53,8 +59,7 @@ class DistillationTrainer(SIDTrainer):
         Raises:
             InputError: if the student has no teacher.
         """
-        if self.model.teacher is None:
-            raise InputError(f"{self.config['model']} is distilled from a teacher: set teacher_path to its checkpoint.")
+        self.model.required_teacher()
         if self.config["student_path"]:
             self._load_student(self.config["student_path"], self._lineage_with_teacher(train_data))
         if self.stages()[-1].key == "encoder":
@@ -67,7 +72,7 @@ class DistillationTrainer(SIDTrainer):
         return {**self._lineage_with_teacher(train_data), **start}
 
     def _lineage_with_teacher(self, train_data: Any) -> dict[str, str]:
-        return {**super().lineage_of(train_data), "teacher": hash_weights(self.model.teacher)}
+        return {**super().lineage_of(train_data), "teacher": hash_weights(self.model.required_teacher())}
 
     def start_stage(self, stage: Stage, train_data: Any) -> None:
         """Freeze what the stage does not train and prepare its supervision."""
@@ -76,15 +81,18 @@ class DistillationTrainer(SIDTrainer):
         super().start_stage(stage, train_data)
         if stage.key == "joint" and before[0] == "decoder":  # it has to beat what the decoder stage reached
             _, self.best_valid_score, self.best_valid_result, self.best_epoch = before
-        encoder = {"encoder": self.model.teacher.history_encoder, "decoder": self.model.states_encoder}.get(stage.key)
-        teacher = None if stage.key == "encoder" else self.model.teacher
         self.model.eval()
-        self.model.supervision = self._supervision(OnlineSupervision(self.model, encoder, teacher), train_data)
+        self.supervision = self._cached_if_asked(self.model.online_supervision(), train_data)
         release_free_memory()
+
+    def batch_loss(self, interaction: Any) -> torch.Tensor:
+        """Return the loss of a batch: how far the student is from what the frozen teacher says of it."""
+        given = self.supervision(interaction)  # now, or from the cache
+        return self.model(interaction, given)  # `Student.forward`: its states or logits, and their loss
 
     def validate(self, valid_data: Any) -> tuple[float, Any]:
         """Return the validation metric; in the encoder stage the error of the states, signed so that it selects."""
-        if self.model.stage != "encoder":
+        if self.model.stage.trains_decoder:
             return super().validate(valid_data)
         error = self.state_error(valid_data)
         return -error if self.valid_metric_bigger else error, {"state error": error}
@@ -93,21 +101,20 @@ class DistillationTrainer(SIDTrainer):
     def state_error(self, data: Any) -> float:
         """Return the mean squared error of the student encoder's states to the teacher's, over tokens of `data`."""
         self.model.eval()
-        online = OnlineSupervision(self.model, self.model.teacher.history_encoder, None)
+        online = OnlineSupervision(self.model, self.model.required_teacher().history_encoder, None)
         parts = []  # read at the end, so that no batch waits for the device
         for batch in progress(data, "Evaluate", self.show_progress):
             interaction = batch[0].to(self.device)
             given = online(interaction)
-            tokens = self.model.history_tokens(interaction)
-            states = self.model.history_encoder(tokens, tokens != PAD)
-            error = state_error(states, given.states, given.mask)
+            own = self.model.encode_padded(self.model.history_tokens(interaction))
+            error = state_error(own.states, given.states, given.mask)
             parts.append(torch.stack([error, given.mask.sum().to(error.dtype)]))
         if not parts:
             return 0.0
         error, n_tokens = torch.stack(parts).cpu().double().unbind(1)
         return float((error * n_tokens).sum() / n_tokens.sum())
 
-    def _supervision(self, online: OnlineSupervision, train_data: Any) -> Any:
+    def _cached_if_asked(self, online: OnlineSupervision, train_data: Any) -> Supervise:
         where = self.config["distill_cache"] or "none"
         if where == "none":
             return online

@@ -226,6 +226,10 @@ class SIDTrainer(Trainer):
         """Return the optimizer's steps an epoch."""
         return math.ceil(len(train_data) / self.accumulation_steps)
 
+    def batch_loss(self, interaction: Any) -> torch.Tensor:
+        """Return the model's loss of a batch on its device, a mean over rows."""
+        return self.model(interaction)
+
     def batch_weight(self, batch: Any) -> float:
         """Return what a batch's loss, a mean over its rows, weighs in its step: its share of a full step's rows."""
         return len(batch) / self.rows_per_step
@@ -293,7 +297,7 @@ class SIDTrainer(Trainer):
     ) -> float:
         """Train one epoch and return the mean loss per row."""
         self.model.train()
-        loss_func = loss_func or self.model
+        loss_func = loss_func or self.batch_loss
         total = torch.zeros((), device=self.device)
         label = f"{self.stage.name} {epoch_idx + 1}/{self.stage.epochs}"
         self.forecast.start_epoch(epoch_idx)
