@@ -11,7 +11,7 @@ import copy
 from abc import abstractmethod
 from contextlib import nullcontext
 from logging import getLogger
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.losses import distillation_loss, state_error
 from recbole_sid.nn.packing import Padded
 from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.settings.training import StudentSettings
 from recbole_sid.util import hardware
 from recbole_sid.util.hardware import cpu_has_fast_bfloat16
 
@@ -71,8 +72,7 @@ class Student(SIDRecommender):
         decoder: states and codes before to level logits.
     """
 
-    learns_from_teacher = True
-    made_of = ("teacher_path",)
+    settings: ClassVar[type[StudentSettings]] = StudentSettings
 
     teacher: Teacher | None
     history_encoder: HistoryEncoder
