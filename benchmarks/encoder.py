@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.benchmark import Timer
 from training import SIZES, Histories, OurT5, TransformersT5
 
 from recbole_sid.nn.vocabulary import PAD
@@ -42,7 +43,9 @@ def multiply_adds(lengths: torch.Tensor) -> int:
 def peak_rate() -> float:
     """Return multiply-adds per second of a large product."""
     x, weight, out = torch.randn(512, 128), torch.randn(128, 1152), torch.empty(512, 1152)
-    return x.numel() * weight.shape[1] / min(seconds([lambda: torch.mm(x, weight, out=out)], 200)[0])
+    names = {"x": x, "weight": weight, "out": out}
+    product = Timer("torch.mm(x, weight, out=out)", globals=names, num_threads=torch.get_num_threads())
+    return x.numel() * weight.shape[1] / min(product.blocked_autorange(min_run_time=0.5).times)
 
 
 @torch.no_grad()

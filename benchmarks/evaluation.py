@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer
 
 from recbole_sid.bench.data import Workload
 from recbole_sid.bench.timing import peak_megabytes
@@ -44,15 +43,13 @@ def main() -> None:
         targets = torch.randint(1, n_items + 1, (options.batch,))
         for decoding in ("beam", "exact"):
             model = workload.model("SIDMLP", decoding=decoding)
-            seconds = []
-            for _ in range(4):
-                started = perf_counter()
-                evaluate(model, interaction, targets)
-                seconds.append(perf_counter() - started)
-            growth = peak_megabytes(partial(evaluate, model, interaction, targets), CPU)
+            call = partial(evaluate, model, interaction, targets)
+            call()  # compiles
+            seconds = Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=2).median
+            growth = peak_megabytes(call, CPU)
             matrix = options.batch * n_items * 4 / 1e6
             print(
-                f"| {n_items:,} | {decoding} | {median(seconds[1:]) * 1e3:.0f} | {growth:.0f} | {matrix:,.0f} |",
+                f"| {n_items:,} | {decoding} | {seconds * 1e3:.0f} | {growth:.0f} | {matrix:,.0f} |",
                 flush=True,
             )
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
+from functools import partial
 
 import torch
+from torch.utils.benchmark import Timer
 
 from recbole_sid.bench.synthetic_catalogue import synthetic_semantic_ids
 from recbole_sid.bench.timing import peak_megabytes
@@ -21,10 +22,10 @@ def build(n_items: int) -> None:
     """Print one Markdown row."""
     semantic_ids = synthetic_semantic_ids(n_items, seed=0)
     torch.sort(torch.arange(1000))  # libraries load
-    started = time.perf_counter()
-    trie = Trie(semantic_ids.codes, semantic_ids.codebook_sizes)
-    seconds = time.perf_counter() - started
-    growth = peak_megabytes(lambda: Trie(semantic_ids.codes, semantic_ids.codebook_sizes), torch.device("cpu"))
+    make = partial(Trie, semantic_ids.codes, semantic_ids.codebook_sizes)
+    trie = make()
+    seconds = Timer("make()", globals={"make": make}).blocked_autorange().median
+    growth = peak_megabytes(make, torch.device("cpu"))
     nodes = " / ".join(f"{trie.n_nodes(depth + 1):,}" for depth in range(trie.n_levels))
     print(
         f"| {n_items:,} | {nodes} | {seconds:.2f} | {trie.n_bytes / 1e6:.1f} | {growth:.0f} |",

@@ -19,7 +19,7 @@ from recbole_sid.bench.data import SyntheticDataset, Workload, kind_of
 from recbole_sid.bench.options import bench_options
 from recbole_sid.bench.rows import ROWS, transformers_generate
 from recbole_sid.bench.synthetic_catalogue import branching, synthetic_semantic_ids
-from recbole_sid.bench.timing import Clock, Samples, Task, measure, peak_megabytes, thread_count
+from recbole_sid.bench.timing import Samples, Task, measure, peak_megabytes, thread_count, timed
 from recbole_sid.cli import main
 from recbole_sid.config import Config
 from recbole_sid.data import SemanticIDs
@@ -214,7 +214,7 @@ def test_samples_leave_out_disturbed_rounds_and_pair_the_others() -> None:
 
 
 def test_clock_returns_the_result() -> None:
-    ms, result = Clock(CPU).time(lambda x: x + 1, 3)
+    ms, result = timed(lambda x: x + 1, 3)
     assert result == 4
     assert ms >= 0
 

@@ -6,12 +6,11 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import psutil
 import torch
+from torch.utils.benchmark import Timer
 
 from recbole_sid.bench.data import Workload
 from recbole_sid.bench.options import BenchOptions
@@ -186,19 +185,9 @@ def _facts(options: BenchOptions, workload: Workload) -> dict[str, Any]:
         build = partial(Trie, semantic_ids.codes, semantic_ids.codebook_sizes)
         facts["codebook_sizes"] = list(semantic_ids.codebook_sizes)
         facts["branching"] = branching(build())
-        with thread_count(1):
-            facts["trie_ms"] = _median_ms(build)
+        facts["trie_ms"] = 1e3 * Timer("build()", globals={"build": build}).blocked_autorange().median
         facts["trie_bytes"] = build().n_bytes
     return facts
-
-
-def _median_ms(build: Any, repeats: int = 3) -> float:
-    seconds = []
-    for _ in range(repeats):
-        started = perf_counter()
-        build()
-        seconds.append(perf_counter() - started)
-    return 1e3 * median(seconds)
 
 
 def _processor(device: torch.device) -> str:

@@ -1,18 +1,24 @@
-"""Interleaved timing: in every round each task runs once, in random order, so that noise hits all alike."""
+"""Interleaved timing: in every round each task runs once, in random order, so that noise hits all alike.
+
+Torch's benchmark gives the clock. Its `Timer` measures one statement until that is stable, so that two of them are
+minutes apart, in which a shared processor changes more than most forms gain; ratios of rounds are what it cannot give.
+"""
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median, quantiles
-from time import perf_counter
 from typing import Any
 
 import psutil
 import torch
+from torch.utils.benchmark import timer
 
+from recbole_sid.util import hardware
 from recbole_sid.util.progress import progress
 
 # A slow task leaves after this many rounds once it has had its share of the time; after one if that took all of it.
@@ -78,45 +84,31 @@ class Samples:
         return median(own[number] / others[number] for number in shared)
 
 
-class Clock:
-    """Wall-clock milliseconds of calls; on CUDA the device's own, between events.
+def timed(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
+    """Return the milliseconds that the call took until its work was done, on a GPU too, and its result."""
+    started = timer()
+    result = function(argument)
+    return 1e3 * (timer() - started), result
+
+
+class Probe:
+    """A fixed matrix product that tells whether the processor is being taken away.
 
     Args:
         device: where the timed work runs.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-
-    def time(self, function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
-        """Return the milliseconds that the call took until its work was done, and its result."""
-        if not self.cuda:
-            started = perf_counter()
-            result = function(argument)
-            return 1e3 * (perf_counter() - started), result
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
-        result = function(argument)
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end), result
-
-
-class Probe:
-    """A fixed matrix product that tells whether the processor is being taken away."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+        self.watches = hardware.on_cpu(device)
         self.matrix = torch.ones(_PROBE_SIZE, _PROBE_SIZE)
         self.usual = median(self._ms() for _ in range(20))
 
     def is_slow(self) -> bool:
-        """Run the product; return whether it took longer than usual. On CUDA nothing is run."""
-        return not self.clock.cuda and self._ms() > _DISTURBED * self.usual
+        """Run the product; return whether it took longer than usual. Where the CPU only waits, nothing is run."""
+        return self.watches and self._ms() > _DISTURBED * self.usual
 
     def _ms(self) -> float:
-        return self.clock.time(self.matrix.matmul, self.matrix)[0]
+        return timed(self.matrix.matmul, self.matrix)[0]
 
 
 def measure(
@@ -138,10 +130,9 @@ def measure(
         label: for the progress bar.
         seed: of the order within rounds.
     """
-    clock = Clock(device)
     for task in progress(list(tasks.values()), f"{label}: warm-up", show=True, unit="row"):
-        warm_up(task, batches[0], clock)
-    probe = Probe(clock)
+        warm_up(task, batches[0])
+    probe = Probe(device)
     samples = {name: Samples() for name in tasks}
     used = dict.fromkeys(tasks, 0.0)
     order, shuffle = list(tasks), random.Random(seed)
@@ -152,32 +143,32 @@ def measure(
         if not running:
             break
         for name in running:
-            used[name] += sample(tasks[name], batches[number % len(batches)], number, samples[name], clock, probe)
+            used[name] += sample(tasks[name], batches[number % len(batches)], number, samples[name], probe)
     return samples
 
 
-def warm_up(task: Task, batch: Any, clock: Clock) -> None:
+def warm_up(task: Task, batch: Any) -> None:
     """Run a task until compiling and first-use set-up are over."""
     for _ in range(_WARM_UP_CALLS):
-        if clock.time(task.whole, batch)[0] > 1e3 * _SLOW_S:
+        if timed(task.whole, batch)[0] > 1e3 * _SLOW_S:
             break
     value = batch
     for stage in task.stages.values():
         value = stage(value)
 
 
-def sample(task: Task, batch: Any, number: int, into: Samples, clock: Clock, probe: Probe) -> float:
+def sample(task: Task, batch: Any, number: int, into: Samples, probe: Probe) -> float:
     """Time `task` once as a whole and once by stages, as round `number`; return the seconds spent."""
-    started = perf_counter()
+    started = timer()
     before = probe.is_slow()
-    into.whole[number] = clock.time(task.whole, batch)[0]
+    into.whole[number] = timed(task.whole, batch)[0]
     if before or probe.is_slow():
         into.disturbed.add(number)
     value = batch
     for name, stage in task.stages.items():
-        ms, value = clock.time(stage, value)
+        ms, value = timed(stage, value)
         into.stages.setdefault(name, []).append(ms)
-    return perf_counter() - started
+    return timer() - started
 
 
 def peak_megabytes(call: Callable[[], Any], device: torch.device) -> float:
@@ -192,7 +183,8 @@ def peak_megabytes(call: Callable[[], Any], device: torch.device) -> float:
         call()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    _give_back_freed_memory()
+    gc.collect()
+    hardware.release_free_memory()
     before = psutil.Process().memory_info().rss
     peak = _peak_of_process(call)
     return max(0, peak - before) / 1e6
@@ -207,15 +199,6 @@ def thread_count(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _give_back_freed_memory() -> None:
-    import ctypes
-    import gc
-
-    gc.collect()
-    with suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _peak_of_process(call: Callable[[], Any]) -> int:
