@@ -133,12 +133,15 @@ def test_checkpoint_that_recbole_wrote_is_loaded_with_the_split_it_was_trained_o
         assert torch.equal(ours._dataset.inter_feat["item_id"], theirs._dataset.inter_feat["item_id"])
 
 
-def test_checkpoint_whose_data_changed_is_refused(
-    make_settings: Callable[..., dict[str, Any]], data_path: Path
+def test_checkpoint_whose_data_changed_is_named_or_refused(
+    make_settings: Callable[..., dict[str, Any]], data_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = run_recbole_sid("TIGER", "tiny", config_dict=make_settings("TIGER"))["model_file"]
     write_dataset(data_path, [items[:-1] for items in random_sequences()])
-    shutil.rmtree("saved/semantic_ids")  # else they are found there
+    with caplog.at_level("WARNING"):
+        load_data_and_model(file)  # the semantic IDs that it was trained with are there
+    assert "was made from another training part" in caplog.text
+    shutil.rmtree("saved/semantic_ids")
     with pytest.raises(InputError, match=r"was trained with semantic IDs \w{16} but this run has semantic IDs \w{16}"):
         load_data_and_model(file)
     write_dataset(data_path, [*random_sequences(), list(range(40))])

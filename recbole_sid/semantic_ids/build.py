@@ -147,7 +147,7 @@ def semantic_ids_from_file(
     decided = [] if options.get("codebook_sizes") and not is_ours else ["codebook_sizes"]
     _warn_of_unused_settings(config, semantic_ids, path, [*decided, *(("collision", "rank_size") if is_ours else ())])
     if is_ours:
-        _warn_of_other_training(train_dataset, semantic_ids, path)
+        warn_of_other_training(train_dataset, semantic_ids, path)
     return semantic_ids
 
 
@@ -171,7 +171,7 @@ def _warn_of_unused_settings(
             getLogger().warning(f"{key}={given} has no effect: '{path}' has its own, {own[key]}.")
 
 
-def _warn_of_other_training(train_dataset: Any, semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
+def warn_of_other_training(train_dataset: Any, semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
     """Say that a tokenizer may have learnt from interactions that are held out here."""
     theirs, ours = semantic_ids.recipe.get("training_part"), training_part(train_dataset)
     if theirs is None or is_same_hash(theirs, ours):

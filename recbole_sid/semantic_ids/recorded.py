@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from recbole_sid.errors import InputError
 from recbole_sid.features.sources import check_recorded_files, model_keys
 from recbole_sid.semantic_ids.artefact import SemanticIDs
-from recbole_sid.semantic_ids.build import kept_semantic_ids, semantic_ids_for
+from recbole_sid.semantic_ids.build import kept_semantic_ids, semantic_ids_for, warn_of_other_training
 from recbole_sid.util.hashing import is_same_hash
 
 
@@ -73,6 +73,7 @@ def _of_fingerprint(config: Any, train_dataset: Any, recorded: Recorded) -> Sema
             continue
         if exact:
             getLogger().info(f"Semantic IDs {semantic_ids.fingerprint} found in {file}")
+            warn_of_other_training(train_dataset, semantic_ids, file)
             return semantic_ids
         extended = semantic_ids
     return extended
