@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.nn.item_encoder import ItemEncoder
 from recbole_sid.nn.t5 import T5Encoder, T5Sizes
 from recbole_sid.nn.token_encoder import MLPEncoder
@@ -82,12 +83,16 @@ def main() -> None:
             if number:
                 times[name].append(spent)
     base = next(iter(times.values()))
-    print("| encoder | own weights | ms a batch | time / T5's |")
-    print("|---|---:|---:|---:|")
-    for name, encoder in rivals.items():
-        weights = sum(weight.numel() for key, weight in encoder.named_parameters() if "embedding" not in key)
-        ratio = median(own / other for own, other in zip(times[name], base, strict=True))
-        print(f"| {name} | {weights:,} | {median(times[name]) * 1e3:.1f} | {ratio:.2f} |")
+    cells = [
+        {
+            "encoder": name,
+            "own weights": sum(weight.numel() for key, weight in encoder.named_parameters() if "embedding" not in key),
+            "ms a batch": f"{median(times[name]) * 1e3:.1f}",
+            "time / T5's": f"{median(own / other for own, other in zip(times[name], base, strict=True)):.2f}",
+        }
+        for name, encoder in rivals.items()
+    ]
+    print(markdown_table(cells, left=["encoder"]))
 
 
 if __name__ == "__main__":

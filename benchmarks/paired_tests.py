@@ -18,6 +18,7 @@ from recbole_sid.comparison.statistics import holm, paired_tests
 from recbole_sid.comparison.summary import aligned, mean_ndcg
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.runs import find_runs
+from recbole_sid.evaluation.tables import markdown_table
 
 
 def rows_of(outputs: Sequence[Path]) -> dict[str, pd.Series]:
@@ -50,12 +51,19 @@ def main() -> None:
         values = aligned({first: rows[first], second: rows[second]})
         found += paired_tests(values, second)
         shares.append(values[first].mean() / values[second].mean())
-    print("| | Share | Difference | 95% interval | p | adjusted by Holm |\n| --- | ---: | ---: | ---: | ---: | ---: |")
-    for test, share, adjusted in zip(found, shares, holm(np.array([test["t_test"] for test in found])), strict=True):
-        print(
-            f"| {test['model']} against {test['baseline']} | {share:.3f} | {test['difference']:+.4f} "
-            f"| {test['ci_low']:.4f} to {test['ci_high']:.4f} | {test['t_test']:.1e} | {adjusted:.2g} |"
-        )
+    adjusted = holm(np.array([test["t_test"] for test in found]))
+    cells = [
+        {
+            "": f"{test['model']} against {test['baseline']}",
+            "Share": f"{share:.3f}",
+            "Difference": f"{test['difference']:+.4f}",
+            "95% interval": f"{test['ci_low']:.4f} to {test['ci_high']:.4f}",
+            "p": f"{test['t_test']:.1e}",
+            "adjusted by Holm": f"{by_holm:.2g}",
+        }
+        for test, share, by_holm in zip(found, shares, adjusted, strict=True)
+    ]
+    print(markdown_table(cells, left=[""]))
 
 
 if __name__ == "__main__":

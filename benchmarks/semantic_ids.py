@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.util.files import write_text
 
 RUNNER = Path(__file__).parent.parent / "run_recbole_sid.py"
@@ -49,47 +50,44 @@ def run(words: list[str]) -> dict[str, Any]:
         return json.loads(file.read_text(encoding="utf-8"))
 
 
-def line(name: str, found: dict[str, Any]) -> str:
-    """Return a Markdown row."""
+def cells(name: str, found: dict[str, Any]) -> dict[str, str]:
+    """Return a row of the table."""
     rows = found["rows"]
 
     def levels(key: str, digits: int) -> str:
         return " / ".join(f"{row[key]:.{digits}f}" for row in rows)
 
     error = found["reconstruction_error"]
+    collided = f"{found['collided_items']:,} ({found['collided_share']:.1%}), largest {found['largest_group']}"
     neighbours, adjacent = found["neighbourhood"]["shared"], found["co_occurrence"]
-    cells = [
-        name,
-        "" if error is None else f"{error:.3f}",
-        f"{found['collided_items']:,} ({found['collided_share']:.1%}), largest {found['largest_group']}",
-        levels("perplexity", 0),
-        levels("children_mean", 1),
-        levels("only_child_share", 2),
-        f"{neighbours[0]:.1%}, {neighbours[1]:.1%}",
-        f"{adjacent['shared'][0]:.1%} / {adjacent['chance'][0]:.1%}",
-    ]
-    return "| " + " | ".join(cells) + " |"
+    return {
+        "semantic IDs": name,
+        "error": "" if error is None else f"{error:.3f}",
+        "collided items": collided,
+        "perplexity per level": levels("perplexity", 0),
+        "children per prefix": levels("children_mean", 1),
+        "only children": levels("only_child_share", 2),
+        "neighbours, 1 and 2 codes": f"{neighbours[0]:.1%}, {neighbours[1]:.1%}",
+        "adjacent / chance": f"{adjacent['shared'][0]:.1%} / {adjacent['chance'][0]:.1%}",
+    }
 
 
 def table(data_path: Path, dataset: str) -> str:
     """Return a dataset's table and the warnings in words."""
     common = [f"--dataset={dataset}", f"--data_path={data_path}", "--features=[file]", "--use_gpu=False"]
     common.append(f"--feature_file={data_path / dataset / f'{dataset}.emb-minilm.npy'}")
-    lines = [
-        "| semantic IDs | error | collided items | perplexity per level | children per prefix | only children "
-        "| neighbours, 1 and 2 codes | adjacent / chance |",
-        "|---|---:|---|---|---|---|---:|---:|",
-    ]
-    warnings = []
+    rows, warnings = [], []
     for name in (*TOKENIZERS, READY_MADE):
         print(f"{dataset}: {name} ...", file=sys.stderr, flush=True)
         if name == READY_MADE:
             found = run(["report", str(data_path / dataset / f"{dataset}.sid.{name}.json"), *common])
         else:
             found = run(["tokenize", f"--tokenizer={name}", "--codebook_sizes=[256,256,256]", "--report", *common])
-        lines.append(line(name, found))
+        rows.append(cells(name, found))
         warnings += [f"- {name}: {warning}" for warning in found["warnings"]]
-    return "\n".join([f"## {dataset}", "", *lines, "", "What the reports warn of:", "", *warnings])
+    texts = [key for key in rows[0] if key not in ("error", "neighbours, 1 and 2 codes", "adjacent / chance")]
+    shown = markdown_table(rows, left=texts)
+    return "\n".join([f"## {dataset}", "", shown, "", "What the reports warn of:", "", *warnings])
 
 
 def main() -> None:

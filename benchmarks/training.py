@@ -21,6 +21,7 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from recbole_sid.data.loader import LengthBucketSampler
+from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.nn.t5 import T5Decoder, T5Encoder, T5Sizes, initialise, to_transformers
 from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 
@@ -162,11 +163,16 @@ def main() -> None:
     rows = measure(batch, steps)
     baseline = rows[0].tokens / rows[0].seconds
     print(f"Batch {batch}, {options.threads} thread(s), {steps} steps a row.\n")
-    print("| training | real tokens/s | ratio | computed / real tokens |")
-    print("|---|---:|---:|---:|")
-    for row in rows:
-        speed = row.tokens / row.seconds
-        print(f"| {row.name} | {speed:,.0f} | {speed / baseline:.2f}x | {row.computed / row.tokens:.2f} |")
+    cells = [
+        {
+            "training": row.name,
+            "real tokens/s": f"{row.tokens / row.seconds:,.0f}",
+            "ratio": f"{row.tokens / row.seconds / baseline:.2f}x",
+            "computed / real tokens": f"{row.computed / row.tokens:.2f}",
+        }
+        for row in rows
+    ]
+    print(markdown_table(cells, left=["training"]))
 
 
 if __name__ == "__main__":

@@ -464,6 +464,32 @@ def test_search_killed_before_its_first_trial_begins_anew(ray: None, config: Con
     assert quick(config, space, searcher="grid", resume=True).result["trials"] == {"done": 1}
 
 
+_FOUND = {
+    "metric": "NDCG@10",
+    "trials": {"done": 2, "failed": 1},
+    "restarts": 0,
+    "best_trial": "a",
+    "best_valid_score": 0.5,
+    "model_file": "a.pth",
+    "test_result": {"ndcg@10": 0.25},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [*((key, None) for key in _FOUND), ("trials", ["done"]), ("test_result", {"ndcg@10": "high"})]
+)
+def test_a_complete_search_is_read_whole_or_refused(config: Config, key: str, value: Any) -> None:
+    space = space_of("learning_rate: {choice: [0.01]}\n")
+    folder = Path(make_plan(config, space, Options(searcher="grid", scheduler="none")).folder)
+    folder.mkdir(parents=True)
+    (folder / "table.md").write_text("| Trial |\n", encoding="utf-8")
+    (folder / "result.json").write_text(json.dumps(_FOUND), encoding="utf-8")
+    assert quick(config, space, searcher="grid", resume=True).result == _FOUND
+    (folder / "result.json").write_text(json.dumps({**_FOUND, key: value}), encoding="utf-8")
+    with pytest.raises(InputError, match=f"no result of a search \\(its {key} is missing or wrong"):
+        quick(config, space, searcher="grid", resume=True)
+
+
 def test_missing_data_is_said_before_ray_starts(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_sid.tune.tuning.ray_running", lambda address: pytest.fail("Ray was started"))
     other = Config("SASRec", "nowhere", config_dict=config.external_config_dict)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from recbole_sid.errors import InputError, first_line
 from recbole_sid.util.files import replacing, write_json
 from recbole_sid.util.item_tokens import token_array
 from recbole_sid.util.reading import read_json, read_parquet
+from recbole_sid.util.typed_json import first_fault
 
 RESULT = "result.json"
 
@@ -135,24 +135,12 @@ def read_result(folder: str | os.PathLike[str]) -> RunResult:
 
 
 def _require(content: Any, declared: type, file: Path, of: str) -> None:
-    """Raise InputError unless `content` has all keys of a TypedDict, of their types."""
-    for key, kind in get_type_hints(declared).items():
-        if not isinstance(content, dict) or key not in content or not _is_a(content[key], kind):
-            raise InputError(
-                f"'{file}' is no result of a run (its {key}{of} is missing or wrong): delete it or run again."
-            )
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Say whether `value`, of JSON, is of a declared type; what other TypedDicts hold is not looked at."""
-    if get_origin(kind) is UnionType:
-        return any(_is_a(value, one) for one in get_args(kind))
-    if get_origin(kind) is dict:
-        of_values = get_args(kind)[1]
-        return isinstance(value, dict) and all(_is_a(one, of_values) for one in value.values())
-    if kind is Any or hasattr(kind, "__total__"):
-        return True
-    return type(value) in ((int, float) if kind is float else (kind,))  # True is no number
+    """Raise InputError unless `content` is what a TypedDict declares."""
+    wrong = first_fault(content, declared)
+    if wrong is not None:
+        raise InputError(
+            f"'{file}' is no result of a run (its {wrong}{of} is missing or wrong): delete it or run again."
+        )
 
 
 def per_user_file(evaluation: str) -> str:

@@ -1,10 +1,10 @@
-"""The whole search: the teacher first, the trials, the report, and the winner on the test split."""
+"""The whole search: the teacher first, the trials, the files, and the winner on the test split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from recbole_sid.cluster import ray_running
 from recbole_sid.config import Config
@@ -23,8 +23,30 @@ from recbole_sid.tune.space import Space
 from recbole_sid.tune.trial import SearchPlan, prepare, run_trial
 from recbole_sid.util.files import write_json
 from recbole_sid.util.reading import read_json
+from recbole_sid.util.typed_json import first_fault
 
 RESULT = "result.json"  # in a search's folder: it came to its end
+
+
+class Winner(TypedDict):
+    """What ``result.json`` holds of a search; JSON types only.
+
+    Attributes:
+        metric: name of the validation score.
+        trials: how a trial ended -> how many did so.
+        restarts: of all trials.
+        best_trial: its name.
+        best_valid_score, model_file: of the best trial.
+        test_result: name -> value on the test split, of the best trial.
+    """
+
+    metric: str
+    trials: dict[str, int]
+    restarts: int
+    best_trial: str
+    best_valid_score: float
+    model_file: str
+    test_result: dict[str, float]
 
 
 class SearchResult(NamedTuple):
@@ -32,13 +54,13 @@ class SearchResult(NamedTuple):
 
     Attributes:
         plan: what was searched.
-        result: as in ``result.json``: metric, best trial, its validation score and test result.
+        result: as in ``result.json``.
         table: the best trials, as Markdown.
         files: written.
     """
 
     plan: SearchPlan
-    result: dict[str, Any]
+    result: Winner
     table: str
     files: Sequence[Path]
 
@@ -104,7 +126,7 @@ def search(
         tell(f"\n{shown}\n\nInterrupted after {findings.n_ended()} trials; the best so far: {folder}/best.yaml")
         raise KeyboardInterrupt
     best = findings.best
-    result = {
+    result: Winner = {
         "metric": metric,
         "trials": {key: int(count) for key, count in findings.trials["status"].value_counts().items()},
         "restarts": int(findings.trials["restarts"].sum()),
@@ -120,9 +142,11 @@ def search(
 def _written(plan: SearchPlan) -> SearchResult:
     """Return the outcome of a search that is complete."""
     folder = Path(plan.folder)
-    result = read_json(folder / RESULT)
-    needed = ("metric", "trials", "restarts", "best_trial", "best_valid_score", "model_file", "test_result")
-    missing = [key for key in needed if not isinstance(result, dict) or key not in result]
-    if missing:
-        raise InputError(f"'{folder / RESULT}' is no result of a search (no {missing[0]}): delete it to search again.")
-    return SearchResult(plan, result, (folder / "table.md").read_text(encoding="utf-8").rstrip(), [folder / RESULT])
+    file = folder / RESULT
+    result = read_json(file)
+    wrong = first_fault(result, Winner)
+    if wrong is not None:
+        raise InputError(
+            f"'{file}' is no result of a search (its {wrong} is missing or wrong): delete it to search again."
+        )
+    return SearchResult(plan, result, (folder / "table.md").read_text(encoding="utf-8").rstrip(), [file])
