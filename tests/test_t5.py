@@ -14,6 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from recbole_sid.errors import InputError
 from recbole_sid.fast import t5 as t5_inference
+from recbole_sid.fast import t5_parts
 from recbole_sid.fast.t5 import T5Past
 from recbole_sid.model.tiger import TIGER
 from recbole_sid.nn.packing import Packed, Packing
@@ -202,7 +203,7 @@ def test_chunks_do_not_change_packed_states(
     tiger: TIGER, monkeypatch: pytest.MonkeyPatch, rows: int, lengths: list[int]
 ) -> None:
     tokens = padded_tokens(tiger, lengths)
-    monkeypatch.setattr(t5_inference, "CPU_CHUNK_ROWS", rows)
+    monkeypatch.setattr(t5_parts, "CPU_CHUNK_ROWS", rows)
     expected = tiger.eval().encoder(tokens, tokens != 0)[tokens != 0]
     assert_close(in_batch_order(tiger.encoder.packed(tokens, tokens != 0)), expected, **TOLERANCE)
 
@@ -383,7 +384,7 @@ def test_cached_steps_with_reordered_beams_equal_transformers(
     chunk: int,
 ) -> None:
     monkeypatch.setattr(T5DecoderCache, "_read_packed", read)
-    monkeypatch.setattr(t5_inference, "CPU_CHUNK_ROWS", chunk)
+    monkeypatch.setattr(t5_parts, "CPU_CHUNK_ROWS", chunk)
     tiger.eval()
     tokens = padded_tokens(tiger, lengths)
     mask = tokens != 0

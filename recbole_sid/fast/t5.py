@@ -1,46 +1,39 @@
 """Inference forms of the T5 stacks: fused weights, no padding, products into reused buffers. No gradients flow.
 
 The gains of the norms are folded into the products that follow them; queries, keys and values come from one product;
-residual stream and norms are float32 whatever the products are. Rows are worked off in chunks that stay in cache.
+residual stream and norms are float32 whatever the products are. Rows are worked off in chunks, for memory's sake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from recbole_sid.fast.t5_parts import (
+    Buffers,
+    FeedForwardWeights,
+    add_product,
+    chunk_rows,
+    eps,
+    folded,
+    gain,
+    inference,
+    key_value,
+    n_rows,
+    transposed,
+    unit_rows,
+    view,
+)
 from recbole_sid.nn.packing import Group, Packed, Packing, chunked
 from recbole_sid.util import hardware
 
 if TYPE_CHECKING:
-    from recbole_sid.nn.t5 import Attention, FeedForward, RelativeBias, RMSNorm, T5Decoder, T5Encoder
+    from recbole_sid.nn.t5 import RelativeBias, T5Decoder, T5Encoder
 
 # The first layer's queries, keys and values are a table over the vocabulary up to this many tokens.
 MAX_TABLE_ROWS = 65_536
-# Rows per chunk: the widest buffer (1,152 floats a row at TIGER's sizes) then takes 2.4 MB.
-CPU_CHUNK_ROWS = 512
-
-
-class FeedForwardWeights(NamedTuple):
-    """[d, d_ff] with the norm's gain, and [d_ff, d]."""
-
-    wi: torch.Tensor
-    wo: torch.Tensor
-
-    @classmethod
-    def of(cls, norm: RMSNorm, module: FeedForward, dtype: torch.dtype) -> FeedForwardWeights:
-        """Return the weights of a feed-forward and the norm before it."""
-        return cls(_folded(norm, [module.wi], dtype), _transposed(module.wo, dtype))
-
-    def add_to(self, x: torch.Tensor, normed: torch.Tensor, buffer: torch.Tensor) -> None:
-        """Add the feed-forward of `normed` [n, d] to x [n, d]; `buffer` holds at least n * d_ff values."""
-        hidden = torch.mm(normed, self.wi, out=_view(buffer, len(x), self.wi.shape[1])).relu_()
-        add_product(x, hidden, self.wo)
 
 
 class EncoderLayer(NamedTuple):
@@ -63,15 +56,15 @@ class EncoderForm:
         self.dtype = dtype
         self.layers = [
             EncoderLayer(
-                _folded(block.attention_norm, [block.attention.q, block.attention.k, block.attention.v], dtype),
-                _transposed(block.attention.o, dtype),
+                folded(block.attention_norm, [block.attention.q, block.attention.k, block.attention.v], dtype),
+                transposed(block.attention.o, dtype),
                 FeedForwardWeights.of(block.feed_forward_norm, block.feed_forward, dtype),
             )
             for block in encoder.typed_blocks
         ]
         self.n_heads = encoder.typed_blocks[0].attention.n_heads
-        self.eps = _eps(encoder.norm)
-        self.final_gain = _gain(encoder.norm)
+        self.eps = eps(encoder.norm)
+        self.final_gain = gain(encoder.norm)
         self.embedding = encoder.embedding.weight.detach().float()
         self.table = self._first_qkv() if len(self.embedding) <= MAX_TABLE_ROWS else None
         self.bias = _GrowingBias(encoder.relative_bias, dtype)
@@ -85,7 +78,7 @@ class EncoderForm:
         packed_tokens = tokens.flatten().index_select(0, packing.index)
         bias = self.bias.up_to(tokens.shape[1])
         chunks = list(chunked(packing.groups, chunk_rows(tokens.device)))
-        buffers = _Buffers.of(self, max((_n_rows(chunk) for chunk in chunks), default=0))
+        buffers = Buffers.of(self, max((n_rows(chunk) for chunk in chunks), default=0))
         values = torch.empty(len(packed_tokens), self.embedding.shape[1], device=tokens.device)
         for chunk in chunks:
             rows = slice(chunk[0].rows.start, chunk[-1].rows.stop)
@@ -93,13 +86,13 @@ class EncoderForm:
         return Packed(values, packing)
 
     def _encode(
-        self, tokens: torch.Tensor, groups: list[Group], bias: torch.Tensor, buffers: _Buffers, out: torch.Tensor
+        self, tokens: torch.Tensor, groups: list[Group], bias: torch.Tensor, buffers: Buffers, out: torch.Tensor
     ) -> None:
         # The residual stream lives in `out`.
         x = torch.index_select(self.embedding, 0, tokens, out=out)
         normed = buffers.normed[: len(x)]
         for number, layer in enumerate(self.layers):
-            qkv = _view(buffers.wide, len(x), layer.qkv.shape[1])
+            qkv = view(buffers.wide, len(x), layer.qkv.shape[1])
             if number == 0 and self.table is not None:
                 torch.index_select(self.table, 0, tokens, out=qkv)
             else:
@@ -121,20 +114,6 @@ class EncoderForm:
     def _first_qkv(self) -> torch.Tensor:
         normed = unit_rows(self.embedding, self.eps, out=torch.empty_like(self.embedding, dtype=self.dtype))
         return normed @ self.layers[0].qkv
-
-
-class _Buffers(NamedTuple):
-    """Room for the normalised rows [rows, d] and for the widest product, flat."""
-
-    normed: torch.Tensor
-    wide: torch.Tensor
-
-    @classmethod
-    def of(cls, form: EncoderForm | DecoderForm, n_rows: int) -> _Buffers:
-        width = max(layer.feed_forward.wi.shape[1] for layer in form.layers)
-        width = max(width, 3 * form.layers[0].output.shape[0])
-        normed = torch.empty(n_rows, len(form.final_gain), dtype=form.dtype, device=form.final_gain.device)
-        return cls(normed, normed.new_empty(n_rows * width))
 
 
 class _GrowingBias:
@@ -176,19 +155,19 @@ class DecoderForm:
         self.dtype = dtype
         self.layers = [
             DecoderLayer(
-                _folded(block.attention_norm, [block.attention.q], dtype),
-                _folded(block.attention_norm, [block.attention.k, block.attention.v], dtype),
-                _transposed(block.attention.o, dtype),
-                _folded(block.cross_norm, [block.cross.q], dtype),
-                _key_value(block.cross, dtype),
-                _transposed(block.cross.o, dtype),
+                folded(block.attention_norm, [block.attention.q], dtype),
+                folded(block.attention_norm, [block.attention.k, block.attention.v], dtype),
+                transposed(block.attention.o, dtype),
+                folded(block.cross_norm, [block.cross.q], dtype),
+                key_value(block.cross, dtype),
+                transposed(block.cross.o, dtype),
                 FeedForwardWeights.of(block.feed_forward_norm, block.feed_forward, dtype),
             )
             for block in decoder.typed_blocks
         ]
         self.n_heads = decoder.typed_blocks[0].attention.n_heads
-        self.eps = _eps(decoder.norm)
-        self.final_gain = _gain(decoder.norm)
+        self.eps = eps(decoder.norm)
+        self.final_gain = gain(decoder.norm)
         self.relative_bias = decoder.relative_bias
 
 
@@ -302,7 +281,7 @@ class T5DecoderCache:
         positions = torch.arange(len(steps) + 1, device=x.device)
         bias = self.form.relative_bias(positions[-1:], positions)[0, :, 0].unbind(1)
         per_chunk = max(1, chunk_rows(x.device) // n_beams)
-        buffers = _Buffers.of(self.form, min(per_chunk, n_users) * n_beams)
+        buffers = Buffers.of(self.form, min(per_chunk, n_users) * n_beams)
         for first in range(0, n_users, per_chunk):
             users = slice(first, min(first + per_chunk, n_users))
             past = [_ancestor_rows(step, users) for step in steps]
@@ -312,7 +291,7 @@ class T5DecoderCache:
                 unit_rows(rows, self.form.eps, out=normed)
                 own = keys_values[number, users]
                 torch.mm(normed, layer.key_value, out=own.view(len(rows), -1))
-                query = torch.mm(normed, layer.query, out=_view(buffers.wide, len(rows), layer.query.shape[1]))
+                query = torch.mm(normed, layer.query, out=view(buffers.wide, len(rows), layer.query.shape[1]))
                 seen = [*(_of_ancestors(step, number, users, at) for step, at in zip(steps, past, strict=True)), own]
                 context = self._self_attention(query.view(-1, n_beams, query.shape[1]), seen, bias)
                 add_product(rows, context, layer.output)
@@ -370,61 +349,3 @@ def _of_ancestors(step: T5Step, layer: int, users: slice, rows: torch.Tensor) ->
     if keys_values.shape[1] == 1:
         return keys_values[users]
     return keys_values.flatten(0, 1).index_select(0, rows).view(users.stop - users.start, -1, keys_values.shape[2])
-
-
-def chunk_rows(device: torch.device) -> int:
-    """Return how many rows to work on at a time: what fits into the cache of a CPU, everything elsewhere."""
-    return CPU_CHUNK_ROWS if hardware.on_cpu(device) else 2**62
-
-
-def unit_rows(x: torch.Tensor, eps: float, out: torch.Tensor) -> torch.Tensor:
-    """Write x [n, d] times (|x|^2 + eps)^-0.5 into `out`: the RMS norm but for a factor d^0.5, which weights carry."""
-    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().add_(eps).rsqrt_()
-    return torch.mul(x, scale, out=out)
-
-
-def add_product(x: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor) -> None:
-    """Add rows [n, m] times weight [m, d] to x float32 [n, d]."""
-    if rows.dtype == x.dtype:
-        x.addmm_(rows, weight)
-    else:
-        x.add_(rows @ weight)
-
-
-@contextmanager
-def inference(device: torch.device) -> Iterator[None]:
-    """Switch off gradients, and autocast, which would mix dtypes into products with `out`."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        if torch.amp.is_autocast_available(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
-        yield
-
-
-def _folded(norm: RMSNorm, linears: list[nn.Linear], dtype: torch.dtype) -> torch.Tensor:
-    weight = torch.cat([linear.weight for linear in linears]).float() * _gain(norm)
-    return weight.t().to(dtype).contiguous()
-
-
-def _gain(norm: RMSNorm) -> torch.Tensor:
-    return norm.weight.detach().float() * len(norm.weight) ** 0.5
-
-
-def _eps(norm: RMSNorm) -> float:
-    return norm.eps * len(norm.weight)
-
-
-def _transposed(linear: nn.Linear, dtype: torch.dtype) -> torch.Tensor:
-    return linear.weight.detach().t().to(dtype).contiguous()
-
-
-def _key_value(attention: Attention, dtype: torch.dtype) -> torch.Tensor:
-    return torch.cat([attention.k.weight, attention.v.weight]).t().to(dtype).contiguous()
-
-
-def _view(buffer: torch.Tensor, n_rows: int, width: int) -> torch.Tensor:
-    return buffer[: n_rows * width].view(n_rows, width)
-
-
-def _n_rows(chunk: list[Group]) -> int:
-    return chunk[-1].rows.stop - chunk[0].rows.start
