@@ -56,6 +56,7 @@ SECTIONS: dict[str, tuple[str, list[list[str]]]] = {
     "evaluation": ("Evaluation without a matrix of scores", [["python", "evaluation.py"]]),
     "mlp_encoder": ("SID-MLP++: sizes at which its encoders win", [["python", "mlp_encoder.py"]]),
     "encoder": ("The T5 encoder", [["python", "encoder.py"]]),
+    "forms": ("What each form for inference gains", [["python", "forms.py"]]),
     "training": ("Training the teacher: real tokens a second", [["python", "training.py"]]),
     "trie": ("The trie", [["python", "trie.py"]]),
     "padding": (
