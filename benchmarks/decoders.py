@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from recbole_sid.evaluation.retrieved import Retrieved
+from recbole_sid.nn.t5 import T5Encoder
 from recbole_sid.quick_start import load_data_and_model
 
 TOP = 10
@@ -38,7 +39,7 @@ def top_items(model: Any, interaction: Any) -> torch.Tensor:
 def compare(model: Any, batches: list[Any]) -> list[str]:
     """Return one Markdown row for each setting that the model has."""
     own_width, encoder = model.beam_size, model.history_encoder
-    has_types = hasattr(encoder, "inference_dtype")
+    has_types = isinstance(encoder, T5Encoder)
     settings = {name: value for name, value in SETTINGS.items() if has_types or value[2] == torch.float32}
     found: dict[str, list[torch.Tensor]] = {name: [] for name in settings}
     seconds: dict[str, list[float]] = {name: [] for name in settings}

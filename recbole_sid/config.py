@@ -30,7 +30,7 @@ from recbole_sid import (
     __version__,
     compat,  # noqa: F401 - patches RecBole
 )
-from recbole_sid.capabilities import capabilities_of
+from recbole_sid.capabilities import ChecksConfig, capabilities_of, lacks_teacher
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.property_files import PAPER, PROPERTIES, size_files, sizes
 from recbole_sid.registry import get_model, get_trainer, is_ours
@@ -86,7 +86,7 @@ class Config(RecBoleConfig):
         self._check_values()
         trainers = [get_trainer(self["MODEL_TYPE"], self.model_class)] if is_ours(self.model_class) else []
         for ours in (self.model_class, *trainers):
-            if hasattr(ours, "check_config"):
+            if issubclass(ours, ChecksConfig):
                 ours.check_config(self)
         self.made_by: dict[str, str] = {}  # key -> name of the run that makes the file which the key names
         self.settle_name()
@@ -231,7 +231,7 @@ class Config(RecBoleConfig):
             raise InputError(f"teacher={teacher!r} must be the name of a network, such as CrossNet.")
         if self["tokenizer"] == "file" and not self["semantic_ids_path"]:
             raise InputError("tokenizer=file takes ready-made semantic IDs: name their file in semantic_ids_path.")
-        if hasattr(self.model_class, "retrieve"):
+        if capabilities_of(self.model_class).retrieves:
             self._check_search()
         metrics = [name for metric in self["metrics"] for name in _measured(metric.lower(), self["topk"])]
         if self["valid_metric"].lower() not in metrics:
@@ -353,8 +353,7 @@ class Config(RecBoleConfig):
         settings = {key: value for key, value in self._asked.items() if key not in volatile}
         # `size` counts by the settings that it chose, so that two runs of equal settings are one, however they came by
         # them; but it also chose those of a teacher that this run trains itself, which are not among its own.
-        trains_teacher = "teacher_model" in settings and not settings["teacher_path"]
-        if settings.get("size") == PAPER or not trains_teacher:
+        if settings.get("size") == PAPER or not lacks_teacher(self):
             settings.pop("size", None)
         return settings
 

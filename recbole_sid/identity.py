@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole_sid.capabilities import capabilities_of
 from recbole_sid.features.sources import feature_sources
 from recbole_sid.util.hashing import content_hash, fingerprint
 
@@ -18,7 +19,8 @@ def data_hash(config: Any) -> str:
     These are all atomic files of the dataset, pre-split ones and those of additional_feat_suffix included, the files of
     its features, and ready-made semantic IDs.
     """
-    sources = dict(feature_sources(config)) if "features" in config else {}
+    uses_features = capabilities_of(config.model_class).uses_semantic_ids
+    sources = dict(feature_sources(config)) if uses_features else {}
     ready_made = config["semantic_ids_path"]
     if ready_made and Path(ready_made).is_file():
         sources["semantic_ids_path"] = content_hash(ready_made)

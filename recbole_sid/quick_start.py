@@ -15,16 +15,18 @@ from typing import Any, NamedTuple
 import torch
 from recbole.utils import init_logger, init_seed
 
+from recbole_sid.capabilities import capabilities_of, lacks_teacher
 from recbole_sid.checkpoint import check_lineage, is_checkpoint, lineage, load_checkpoint, load_weights
 from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
-from recbole_sid.data.dataset import check_folder
+from recbole_sid.data.dataset import TimeOrderedDataset, check_folder
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
 from recbole_sid.settings.known import flagged
+from recbole_sid.trainer.sid_trainer import SIDTrainer
 
 
 class Run(NamedTuple):
@@ -94,7 +96,7 @@ def run_model(config: Config, saved: bool = True) -> Run:
         best_valid_score, best_valid_result = trainer.fit(
             train_data, valid_data, saved=saved, show_progress=config["show_progress"]
         )
-    train_s = getattr(trainer, "train_s", perf_counter() - started)
+    train_s = trainer.train_s if isinstance(trainer, SIDTrainer) else perf_counter() - started
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
     log.info(f"{config['model']} test result: {test_result}")
     return Run(config, trainer, test_data, best_valid_score, best_valid_result, test_result, train_s)
@@ -144,7 +146,7 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
 
     Does nothing for other models.
     """
-    if "teacher_model" not in config or config["teacher_path"]:
+    if not lacks_teacher(config):
         return
     settings = teacher_config(config)
     settings["resume"] = config["resume"]
@@ -194,14 +196,13 @@ def _load_ours(
     model_file: str | os.PathLike[str], overrides: Mapping[str, Any], model_class: type | None
 ) -> tuple[Any, Any, Any, Any, Any, Any]:
     checkpoint = load_checkpoint(model_file)
+    _check_class(checkpoint["model"], model_class, model_file)
     settings = {**checkpoint["config"], **overrides}
-    for key in ("teacher_path", "id_model_path", "sid_model_path"):
-        if key in settings:
-            settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
+    for key in capabilities_of(model_class or get_model(checkpoint["model"])).made_of:
+        settings[key] = None  # the checkpoint holds what it keeps of the models that it was made from
     if settings.get("sid_model_config"):  # an ensemble's semantic IDs are those of its member
         files = {key: overrides[key] for key in flagged("file") if key in overrides}
         settings["sid_model_config"] = {**settings["sid_model_config"], **files}
-    _check_class(checkpoint["model"], model_class, model_file)
     config = Config(model_class or checkpoint["model"], settings["dataset"], config_dict=settings)
     recorded = Recorded(
         overrides.keys(),
@@ -231,7 +232,11 @@ def _load_recbole(
     settings = {**plain_settings(recorded), **overrides}
     config = Config(model_class or recorded["model"], recorded["dataset"], config_dict=settings)
     dataset, loaders = _load_data(config, Recorded(overrides.keys()))
-    if not checkpoint["config"].is_ours and getattr(dataset, "recbole_orders_otherwise", False):
+    if (
+        not checkpoint["config"].is_ours
+        and isinstance(dataset, TimeOrderedDataset)
+        and dataset.recbole_orders_otherwise
+    ):
         getLogger().warning(
             f"'{model_file}' was written by RecBole itself, which orders interactions by the time in float32. Here "
             "they are ordered by the whole time and so split otherwise: the model may have seen what it is tested on. "

@@ -15,6 +15,7 @@ from recbole.utils import init_seed
 from recbole_sid.bench.synthetic_catalogue import synthetic_semantic_ids
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
+from recbole_sid.model.base import SIDRecommender
 from recbole_sid.registry import get_model
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 
@@ -118,7 +119,8 @@ class Workload:
                 return dataset[torch.from_numpy(rng.choice(len(dataset), n, replace=n > len(dataset)))]
             return _random_histories(law, n, model.n_items - 1, (longest, longest), names, rng)
 
-        return cls({kind: lambda: model}, histories, getattr(model, "semantic_ids", None), model.n_items - 1, device)
+        semantic_ids = model.semantic_ids if isinstance(model, SIDRecommender) else None
+        return cls({kind: lambda: model}, histories, semantic_ids, model.n_items - 1, device)
 
     def model(self, kind: str, **attributes: Any) -> Any:
         """Return a copy of the model of `kind` in eval mode with `attributes` set; trie and tables are shared.
@@ -128,7 +130,8 @@ class Workload:
         if kind not in self._models:
             self._models[kind] = self._build[kind]()
         model = self._models[kind]
-        shared = [*model.buffers(), getattr(model, "trie", None), getattr(model, "semantic_ids", None)]
+        of_codes = [model.trie, model.semantic_ids] if isinstance(model, SIDRecommender) else []
+        shared = [*model.buffers(), *of_codes]
         own = copy.deepcopy(model, {id(value): value for value in shared})
         for name, value in attributes.items():
             if not hasattr(own, name):

@@ -10,11 +10,13 @@ def run(call: Call) -> None:
     from recbole_sid.config import Config
     from recbole_sid.evaluation.tables import markdown_table
     from recbole_sid.evaluation.throughput import users_per_second
+    from recbole_sid.model.generator import Generator
     from recbole_sid.quick_start import count_parameters, run_model
 
     config = Config(call.options.get("model"), call.options.get("dataset"), config_files(call), call.overrides)
     result = run_model(config)
-    constrained = getattr(result.trainer.model, "constrained", False)
+    trained = result.trainer.model
+    constrained = isinstance(trained, Generator) and trained.constrained
     row = {
         "model": f"{config['model']}-constrained" if constrained else config["model"],
         **{name: float(value) for name, value in (result.test_result or {}).items()},

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from recbole_sid.capabilities import capabilities_of
 from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError, nearest, require_known
+from recbole_sid.generalization.ensemble import AdaptiveEnsemble
 from recbole_sid.generalization.members import is_id_model, is_sid_model
 from recbole_sid.model.teacher import is_teacher
 from recbole_sid.property_files import PAPER
@@ -217,13 +217,13 @@ def _teacher(
                 f"{name} learns from '{wanted}'{nearest(wanted, teachers)}, which is no teacher before it in the list."
             )
         return wanted
-    learns = not is_teacher(model) and "teacher_path" in _property_keys(model.__name__)
+    learns = capabilities_of(model).learns_from_teacher
     return teachers[-1] if teachers and learns and not settings.get("teacher_path") else None
 
 
 def _members(name: str, model: str, own: Mapping[str, Any], before: Sequence[Entry]) -> dict[str, str]:
     """Return the entries that an ensemble combines: those named, else the last before it of each kind."""
-    if "sid_model_path" not in _property_keys(model):
+    if not issubclass(get_model(model), AdaptiveEnsemble):
         return {}
     found = {}
     for kind, fits in (("id_model", is_id_model), ("sid_model", is_sid_model)):
@@ -238,11 +238,6 @@ def _members(name: str, model: str, own: Mapping[str, Any], before: Sequence[Ent
             )
         found[f"{kind}_path"] = wanted
     return found
-
-
-def _property_keys(model: str) -> list[str]:
-    file = PROPERTIES / "model" / f"{model}.yaml"
-    return list(yaml.safe_load(file.read_text(encoding="utf-8")) or ()) if file.is_file() else []
 
 
 def _evaluations(name: str, model: str, wanted: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:

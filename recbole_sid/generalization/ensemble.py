@@ -95,6 +95,9 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
     settings = EnsembleSettings
 
     input_type = InputType.POINTWISE
+    uses_semantic_ids = True
+    retrieves = True
+    made_of = (f"{ID_MODEL}_path", f"{SID_MODEL}_path")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

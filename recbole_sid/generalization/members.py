@@ -13,6 +13,7 @@ from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import DERIVED_KEYS, Config, plain_settings
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.runs import read_result
+from recbole_sid.model.base import SIDRecommender
 from recbole_sid.registry import MODELS, get_model
 from recbole_sid.settings.known import flagged
 
@@ -43,7 +44,7 @@ def is_id_model(model: str) -> bool:
 
 def is_sid_model(model: str) -> bool:
     """Say whether `model` is one of ours that scores semantic IDs."""
-    return model in MODELS and hasattr(get_model(model), "leaf_log_probs")
+    return issubclass(get_model(model), SIDRecommender)
 
 
 def adopt_members(config: Any) -> None:

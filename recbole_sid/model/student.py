@@ -73,6 +73,8 @@ class Student(SIDRecommender):
     """
 
     settings: ClassVar[type[StudentSettings]] = StudentSettings
+    learns_from_teacher = True
+    made_of = ("teacher_path",)
 
     teacher: Teacher | None
     history_encoder: HistoryEncoder

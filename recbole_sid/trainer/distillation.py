@@ -10,11 +10,12 @@ import torch
 from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint, load_weights
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.model.student import Student
+from recbole_sid.model.student import STAGES, Student
 from recbole_sid.model.supervision import OnlineSupervision, Supervise
 from recbole_sid.nn.losses import state_error
 from recbole_sid.trainer.distill_cache import CACHES, CachedSupervision, JoinedSupervision
-from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
+from recbole_sid.trainer.sid_trainer import SIDTrainer
+from recbole_sid.trainer.stage import Stage
 from recbole_sid.util.hardware import release_free_memory
 from recbole_sid.util.progress import progress
 
@@ -41,16 +42,18 @@ class DistillationTrainer(SIDTrainer):
         super().check_config(config)
         require_known("distill_cache", config["distill_cache"] or "none", CACHES)
 
-    def stages(self) -> list[Stage]:
+    @classmethod
+    def stages_of(cls, config: Any) -> list[Stage]:
         """Return the stages of ``distill_stages``."""
         return [
             Stage(
                 name,
-                f"{self.config['model']} {name}",
-                self.config["epochs" if name in _MAIN_STAGES else f"{name}_epochs"],
-                self.config["learning_rate" if name in _MAIN_STAGES else f"{name}_learning_rate"],
+                f"{config['model']} {name}",
+                config["epochs" if name in _MAIN_STAGES else f"{name}_epochs"],
+                config["learning_rate" if name in _MAIN_STAGES else f"{name}_learning_rate"],
+                ranks=STAGES[name].trains_decoder,
             )
-            for name in self.model.chosen_stages(self.config)
+            for name in config.model_class.chosen_stages(config)
         ]
 
     def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> tuple[float, Any]:
@@ -62,7 +65,7 @@ class DistillationTrainer(SIDTrainer):
         self.model.required_teacher()
         if self.config["student_path"]:
             self._load_student(self.config["student_path"], self._lineage_with_teacher(train_data))
-        if self.stages()[-1].key == "encoder":
+        if not self.stages()[-1].ranks:
             self.logger.warning("Only the encoder is trained: rankings mean nothing before the decoder stage.")
         return super().fit(train_data, valid_data, *args, **kwargs)
 
@@ -92,7 +95,7 @@ class DistillationTrainer(SIDTrainer):
 
     def validate(self, valid_data: Any) -> tuple[float, Any]:
         """Return the validation metric; in the encoder stage the error of the states, signed so that it selects."""
-        if self.model.stage.trains_decoder:
+        if self.stage.ranks:
             return super().validate(valid_data)
         error = self.state_error(valid_data)
         return -error if self.valid_metric_bigger else error, {"state error": error}

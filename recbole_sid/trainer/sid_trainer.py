@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, early_stopping
 from torch.nn.utils import clip_grad_norm_
 
-from recbole_sid.checkpoint import check_lineage, hash_state, lineage, load_checkpoint, load_weights, save_checkpoint
+from recbole_sid.checkpoint import hash_state, lineage, load_checkpoint, load_weights, save_checkpoint
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.evaluation.collector import RetrievedItemsCollector
-from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.trainer.epoch_log import EpochLog
 from recbole_sid.trainer.forecast import Forecast, advice_for
+from recbole_sid.trainer.last_state import random_states, set_random_states, unfinished
+from recbole_sid.trainer.ranking import RankingTrainer
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
+from recbole_sid.trainer.stage import Stage
 from recbole_sid.util.hardware import cpu_has_fast_bfloat16, release_free_memory
 from recbole_sid.util.progress import progress
 
@@ -37,23 +35,7 @@ def amp_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
 
 
-class Stage(NamedTuple):
-    """One training run over the data.
-
-    Attributes:
-        key: what it trains, ``train`` where there is one stage.
-        name: shown in progress and logs.
-        epochs: at most this many.
-        learning_rate: peak of the schedule.
-    """
-
-    key: str
-    name: str
-    epochs: int
-    learning_rate: float
-
-
-class SIDTrainer(Trainer):
+class SIDTrainer(RankingTrainer):
     """Trains a SID model by its `calculate_loss`, selects on validation, and can be interrupted and resumed.
 
     The best weights are in ``saved_model_file``; beside it ``*.last.pth`` holds all that a resume needs and exists only
@@ -75,15 +57,12 @@ class SIDTrainer(Trainer):
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.saved_model_file = os.path.join(self.checkpoint_dir, f"{config.run_name()}.pth")
-        self.eval_collector = RetrievedItemsCollector(config)
-        self.item_tensor = ()  # RecBole would copy all items' features to the device, for models that rank by `predict`
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler or self._needs_scaler())
         self.amp_pays = self.device.type != "cpu" or not self.enable_amp or cpu_has_fast_bfloat16()
         if not self.amp_pays:
             self.logger.warning("enable_amp is left out: this processor has no fast bf16, and would be slower with it.")
         self.epoch_log = EpochLog(self.tensorboard, self.wandblogger)
         self.stage = self.stages()[0]
-        self.lineage: dict[str, str] = {}
         self.best_epoch = -1
         self.best_weights: str | None = None  # hash of what this training wrote to saved_model_file
         self.last_weights: str | None = None  # and to last_file
@@ -113,9 +92,14 @@ class SIDTrainer(Trainer):
         dataset = train_data._dataset
         return {**lineage(self.config, dataset), **self.model.start_lineage(self.config, dataset)}
 
+    @classmethod
+    def stages_of(cls, config: Any) -> list[Stage]:
+        """Return the training stages of a run in order; a subclass may have several."""
+        return [Stage("train", config["model"], config["epochs"], config["learning_rate"])]
+
     def stages(self) -> list[Stage]:
-        """Return the training stages in order; a subclass may have several."""
-        return [Stage("train", self.config["model"], self.epochs, self.learning_rate)]
+        """Return the training stages in order."""
+        return self.stages_of(self.config)
 
     def fit(
         self,
@@ -136,7 +120,9 @@ class SIDTrainer(Trainer):
         if self._reuses_finished(train_data, valid_data, show_progress):
             return self.best_valid_score, self.best_valid_result
         stages = self.stages()
-        resumed = self._unfinished() if self.config["resume"] else None
+        resumed = None
+        if self.config["resume"]:
+            resumed = unfinished(self.last_file, self.saved_model_file, self.config["model"], self.lineage)
         if not resumed:
             self.best_weights = self.last_weights = None
             if saved:
@@ -338,65 +324,6 @@ class SIDTrainer(Trainer):
             self.logger.warning("enable_amp computes in float16 on this device, so enable_scaler is taken as True.")
         return needed
 
-    @torch.no_grad()
-    def evaluate(
-        self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
-    ) -> Any:
-        """Evaluate by RecBole's evaluator, after loading the best weights unless told otherwise.
-
-        Full ranking goes by the model's retrieved items, in memory that does not depend on the catalogue, unless some
-        metric needs the score of every item.
-
-        Raises:
-            InputError: if a metric needs scores that the model does not give, or the training data without `fit`.
-        """
-        if eval_data and load_best_model:
-            file = model_file or self.saved_model_file
-            checkpoint = load_checkpoint(file, self.config["model"], self.device)
-            if self.lineage:
-                check_lineage(file, checkpoint["lineage"], self.lineage)
-            load_weights(self.model, checkpoint["state_dict"], file)
-        if eval_data:
-            self._check_metrics(eval_data)
-            self._check_weights()
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-
-    def _check_weights(self) -> None:
-        """Raise InputError if the model cannot rank because a weight is not a number, on whatever device it is."""
-        broken = [weight.isnan().any() for weight in self.model.parameters() if weight.is_floating_point()]
-        if broken and bool(torch.stack(broken).any()):
-            raise InputError(
-                f"{self.config['model']} has weights that are not numbers (NaN), so nothing can be ranked: its "
-                "training diverged; lower learning_rate or set clip_grad_norm."
-            )
-
-    def _check_metrics(self, eval_data: Any) -> None:
-        """Raise InputError if a configured metric cannot be computed on `eval_data`."""
-        uncounted = self.eval_collector.uncounted_metrics()
-        if uncounted:
-            raise InputError(
-                f"{', '.join(uncounted)} needs counts of the training data: call `fit`, or "
-                "`trainer.eval_collector.data_collect(train_data)`, before `evaluate`."
-            )
-        unscored = self.eval_collector.score_metrics
-        full = isinstance(eval_data, FullSortEvalDataLoader)
-        if full and unscored and not getattr(self.model, "scores_every_item", False):
-            raise InputError(
-                f"{', '.join(unscored)} needs the score of every item: raise full_sort_items "
-                f"(now {self.config['full_sort_items']}) to the number of items {eval_data._dataset.item_num - 1}, "
-                "or leave it out of metrics."
-            )
-
-    def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:
-        """Return a batch of full ranking as RecBole does, with the retrieved items in place of scores if they do."""
-        if self.eval_collector.score_metrics:
-            return super()._full_sort_batch_eval(batched_data)
-        interaction, _, positive_u, positive_i = batched_data
-        interaction = interaction.to(self.device)
-        rows, items, scores = self.model.retrieve(interaction)
-        found = Retrieved(rows, items, scores, (len(interaction), self.tot_item_num))
-        return interaction, found, positive_u, positive_i
-
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write the best weights; `finished` marks a training that ran to its end."""
         # `follows` lets a resume know the weights of an epoch that it has to repeat.
@@ -425,8 +352,6 @@ class SIDTrainer(Trainer):
 
     def _save_last(self, stage: int, epoch: int, stopped: bool, train_data: Any) -> None:
         """Write everything that continuing after `epoch` of the stage with this number needs."""
-        version, words, gauss = random.getstate()
-        numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002 (RecBole samples from the global state)
         content = self._content(epoch)
         self.last_weights = hash_state(content["state_dict"])
         save_checkpoint(
@@ -441,43 +366,8 @@ class SIDTrainer(Trainer):
                 "scaler": self.scaler.state_dict(),
                 "cur_step": self.cur_step,
                 "best_epoch": self.best_epoch,
-                "python_rng": [version, list(words), gauss],
-                "numpy_rng": [part.tolist() if isinstance(part, np.ndarray) else part for part in numpy_state],
-                "torch_rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-                "loader_rng": train_data.generator.get_state(),
+                **random_states(self.device, train_data.generator),
             },
-        )
-
-    def _unfinished(self) -> dict[str, Any] | None:
-        """Return the state of an interrupted training of this configuration, if there is one."""
-        if not self.last_file.is_file():
-            return None
-        state = load_checkpoint(self.last_file, self.config["model"])
-        try:
-            check_lineage(self.last_file, state["lineage"], self.lineage)
-        except InputError as error:
-            raise InputError(f"{error} To train anew, delete '{self.last_file}'.") from error
-        if not self._has_best_of(state):
-            raise InputError(
-                f"'{self.last_file}' continues a training whose best weights are not those in "
-                f"'{self.saved_model_file}': put them back, or delete '{self.last_file}' to train anew."
-            )
-        self.logger.info(f"Resuming after epoch {state['epoch'] + 1} from {self.last_file}")
-        return state
-
-    def _has_best_of(self, state: dict[str, Any]) -> bool:
-        """Say whether ``saved_model_file`` holds the best weights of the training that `state` continues.
-
-        Those of the epoch after it count too: the training was interrupted after writing them and will do so again.
-        """
-        if state.get("best_weights") == "":  # none yet: those that are there are of another training
-            return True
-        if "best_weights" not in state or not os.path.isfile(self.saved_model_file):
-            return False
-        best = load_checkpoint(self.saved_model_file, self.config["model"])
-        return hash_state(best["state_dict"]) == state["best_weights"] or best.get("follows") == hash_state(
-            state["state_dict"]
         )
 
     def _restore(self, state: dict[str, Any], train_data: Any) -> None:
@@ -490,23 +380,7 @@ class SIDTrainer(Trainer):
         self.best_weights, self.last_weights = state["best_weights"] or None, hash_state(state["state_dict"])
         self.best_valid_score, self.best_epoch = state["best_valid_score"], state["best_epoch"]
         self.best_valid_result = state["best_valid_result"] or None
-        version, words, gauss = state["python_rng"]
-        random.setstate((version, tuple(words), gauss))
-        np.random.set_state(tuple(state["numpy_rng"]))  # noqa: NPY002
-        torch.set_rng_state(state["torch_rng"])
-        self._restore_cuda_rng(state["cuda_rng"])
-        train_data.generator.set_state(state["loader_rng"])
-
-    def _restore_cuda_rng(self, states: list[torch.Tensor]) -> None:
-        """Set the random states of the GPUs that there are, of those that the interrupted training had."""
-        for number, state in enumerate(states[: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(state, number)
-        on_gpu = self.device.type == "cuda"
-        if on_gpu != bool(states) or (on_gpu and (self.device.index or 0) >= len(states)):
-            self.logger.warning(
-                f"The training began on {len(states) or 'no'} GPUs and goes on on another device: its random numbers, "
-                "such as those of dropout, are not those of an uninterrupted one."
-            )
+        set_random_states(state, self.device, train_data.generator)
 
     def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
         """Make `fit` continue from `resume_file`, a ``*.last.pth`` of this configuration, as RecBole's method does.

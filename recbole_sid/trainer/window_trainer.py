@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_sid.trainer.sid_trainer import SIDTrainer, Stage
+from recbole_sid.trainer.sid_trainer import SIDTrainer
+from recbole_sid.trainer.stage import Stage
 
 
 class WindowTrainer(SIDTrainer):

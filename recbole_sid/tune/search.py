@@ -11,10 +11,13 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recbole_sid.capabilities import capabilities_of, lacks_teacher
 from recbole_sid.cluster import check_resources
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError, require_known
+from recbole_sid.registry import get_trainer
 from recbole_sid.settings.known import flagged
+from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.tune.space import Space, check_space
 from recbole_sid.tune.trial import SAMPLE, SCORE, SearchPlan, prepare_teacher, read_data, run_trial
 from recbole_sid.util.files import check_only_mine, write_json
@@ -99,7 +102,8 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
         show_progress=False,
         resume=True,
     )
-    if "distill_cache" in config and "distill_cache" not in config.external_config_dict:
+    learns = capabilities_of(config.model_class).learns_from_teacher
+    if learns and "distill_cache" not in config.external_config_dict:
         settings["distill_cache"] = "disk"
     given = {key: config[key] for parameter in space.parameters for key in parameter.when if key in config}
     how = [options.samples, options.scheduler, options.searcher, options.min_epochs]
@@ -237,8 +241,9 @@ def most_epochs(plan: SearchPlan, config: Config) -> int:
     epochs += [
         value for parameter in plan.space.parameters if parameter.key == "epochs" for value in parameter.extremes()
     ]
-    joint = config["joint_epochs"] if "joint" in (config["distill_stages"] or ()) else 0
-    return int(max(epochs)) + joint
+    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)
+    ranking = [stage for stage in trainer.stages_of(config) if stage.ranks] if issubclass(trainer, SIDTrainer) else []
+    return int(max(epochs)) + sum(stage.epochs for stage in ranking[1:])  # the others have epochs of their own
 
 
 def n_trials(plan: SearchPlan, options: Options) -> int:
@@ -267,7 +272,7 @@ def _searcher(config: Config, options: Options) -> Any:
 
 def train_common_teacher(plan: SearchPlan, config: Config) -> None:
     """Train the teacher before the search, with progress, if all trials have the same; else leave it to the trials."""
-    if "teacher_model" not in config or config["teacher_path"]:
+    if not lacks_teacher(config):
         return
     searched = {parameter.key.partition(".")[0] for parameter in plan.space.parameters}
     if searched & {*config.shared_with_teacher(), "teacher_config", "teacher_model"}:

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recbole_sid.capabilities import capabilities_of, lacks_teacher
 from recbole_sid.cluster import assigned_gpus, limit_threads
 from recbole_sid.config import Config
+from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.tune.space import Space
 from recbole_sid.util.files import check_only_mine, locked, replacing, write_json
 
@@ -107,12 +109,13 @@ def train_trial(
 
     best, _ = trainer.fit(prepared.train_data, prepared.valid_data, saved=True, callback_fn=after_epoch)
     if not reported:  # trained to its end before, or a trainer that reports nothing on the way
-        epoch = (_epochs_before(trainer) or 0) + max(0, getattr(trainer, "best_epoch", 0)) + 1
+        best_epoch = max(0, trainer.best_epoch) if isinstance(trainer, SIDTrainer) else 0
+        epoch = (_epochs_before(trainer) or 0) + best_epoch + 1
         report({"epoch": epoch, SCORE: float(best), "model_file": trainer.saved_model_file})
     result = {
         "model_file": trainer.saved_model_file,
         SCORE: float(best),
-        "train_s": getattr(trainer, "train_s", perf_counter() - started),
+        "train_s": trainer.train_s if isinstance(trainer, SIDTrainer) else perf_counter() - started,
     }
     drop_caches(plan.trial_folder(name))
     write_json(plan.trial_folder(name) / FINISHED, result)
@@ -137,7 +140,7 @@ def prepare(plan: SearchPlan, sample: Mapping[str, Any], name: str) -> ReadyTria
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
     prepare_teacher(config, loaders[0], loaders[1])
-    if "distill_cache_dir" in config and not config["distill_cache_dir"]:
+    if capabilities_of(config.model_class).learns_from_teacher and not config["distill_cache_dir"]:
         config["distill_cache_dir"] = str(shared / "distill_cache")
     config["checkpoint_dir"] = str(plan.trial_folder(name))
     return ReadyTrial(config, *loaders, make_trainer(config, loaders[0]))
@@ -148,7 +151,7 @@ def prepare_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
     from recbole_sid.model.teacher import teacher_config
     from recbole_sid.quick_start import ensure_teacher
 
-    if "teacher_model" in config and not config["teacher_path"]:
+    if lacks_teacher(config):
         wanted = teacher_config(config)
         with locked(Path(config["checkpoint_dir"]) / f"{wanted['model']}-{config['dataset']}-{wanted.fingerprint()}"):
             ensure_teacher(config, train_data, valid_data)
@@ -184,13 +187,13 @@ def place_data(dataset: str, data: Mapping[str, Any]) -> str:
 
 def _epochs_before(trainer: Any) -> int | None:
     """Return how many epochs of ranking stages come before the present one; None in a stage that does not rank."""
-    if not hasattr(trainer, "stages"):
+    if not isinstance(trainer, SIDTrainer):
         return 0
-    if trainer.stage.key == "encoder":
+    if not trainer.stage.ranks:
         return None
     before = 0
     for stage in trainer.stages():
         if stage.key == trainer.stage.key:
             return before
-        before += stage.epochs if stage.key != "encoder" else 0
+        before += stage.epochs if stage.ranks else 0
     return before
