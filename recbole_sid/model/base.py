@@ -11,7 +11,6 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_sid.capabilities import Capabilities
-from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.data.histories import cut_histories
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import masked_log_softmax
@@ -55,7 +54,7 @@ class SIDRecommender(Capabilities, SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        if not isinstance(dataset, HistoryDataset) or dataset.semantic_ids is None:
+        if getattr(dataset, "semantic_ids", None) is None:  # RecBole's have no such attribute
             raise InputError(
                 f"{type(self).__name__} needs a dataset with semantic IDs: prepare it with "
                 "recbole_sid.data.data_preparation, or run `recbole_sid.quick_start.run_recbole_sid`."
