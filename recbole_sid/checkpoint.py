@@ -28,6 +28,8 @@ _SPLIT_KEYS = ("split", "order", "group_by")
 # In a lineage: fingerprints of the semantic IDs that the present ones continue.
 _EXTENDS = "extended semantic IDs"
 _CHECKSUM = "checksum"
+# What every checkpoint holds.
+_PARTS = {"model": str, "config": dict, "lineage": dict, "state_dict": dict}
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -100,6 +102,9 @@ def load_checkpoint(
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"'{path}' is no checkpoint of recbole_sid.")
     _check_sum(content, path)
+    for key, kind in _PARTS.items():
+        if not isinstance(content.get(key), kind):
+            raise InputError(f"'{path}' is damaged: it is marked as a checkpoint and has no usable {key}.")
     if model is not None and content["model"] != model:
         raise InputError(f"'{path}' holds a {content['model']}, not a {model}: give a checkpoint of {model}.")
     return content
@@ -203,7 +208,11 @@ def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: s
     Raises:
         InputError: if names or shapes do not fit, or a weight is not a number (NaN).
     """
+    kept = model.state_dict()
     for name, value in state.items():
+        usable = isinstance(value, torch.Tensor) and (name not in kept or value.is_complex() == kept[name].is_complex())
+        if not usable:  # of complex numbers torch would drop the imaginary part
+            raise InputError(f"'{path}' is damaged: its weight {name} is no tensor of real numbers.")
         if value.is_floating_point() and bool(value.isnan().any()):
             raise InputError(
                 f"The weights in '{path}' are not all numbers ({name} holds NaN): the file is of a training that "

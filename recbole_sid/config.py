@@ -39,6 +39,7 @@ from recbole_sid.settings.known import flagged, semantic_id_keys, settings_of
 from recbole_sid.settings.run import RecBoleSettings, RunSettings
 from recbole_sid.settings.semantic_ids import semantic_id_settings
 from recbole_sid.util.hashing import as_json_type, fingerprint
+from recbole_sid.util.names import check_dataset_name
 from recbole_sid.util.reading import check_array_file, check_tensor_file, read_yaml
 from recbole_sid.util.values import PropertyLoader
 from recbole_sid.util.values import parse_value as parse_value
@@ -126,6 +127,7 @@ class Config(RecBoleConfig):
         dataset = dataset or self.external_config_dict.get("dataset")
         if model is None or dataset is None:
             raise InputError("Name a model and a dataset, for example `--model=TIGER --dataset=ml-100k`.")
+        check_dataset_name(dataset)
         if isinstance(model, str):
             return model, get_model(model), dataset
         return model.__name__, model, dataset
@@ -263,10 +265,11 @@ class Config(RecBoleConfig):
         if not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in self["topk"]):
             raise InputError(f"topk={self['topk']!r} must be whole numbers of at least 1, such as [5, 10].")
         clip = self["clip_grad_norm"]
-        if clip is not None and not (
-            isinstance(clip, dict) and "max_norm" in clip and clip.keys() <= {"max_norm", "norm_type"}
-        ):
-            raise InputError(f"clip_grad_norm={clip!r} must be a dictionary such as {{max_norm: 1.0}}, or empty.")
+        if clip is not None and not _is_clipping(clip):
+            raise InputError(
+                f"clip_grad_norm={clip!r} must be a dictionary such as {{max_norm: 1.0}}, of numbers above 0, or empty."
+            )
+        self._check_split_settings()
         for file in self.pretrained_files().values():
             check_tensor_file(file)
         embeddings = Path(self["data_path"]) / "item_emb.npy"  # ldiffrec.py, `__init__`: reads it with pickle
@@ -281,6 +284,21 @@ class Config(RecBoleConfig):
         for key, value in intervals.items():
             if value is not None and not all(_is_interval(part) for part in str(value).split(";")):
                 raise InputError(f"{key}={value!r} must be an interval such as [5,inf) or (0,1];[3,4].")
+
+    def _check_split_settings(self) -> None:
+        """Refuse keys of eval_args that nothing reads, and an order that models of sequences do not have."""
+        given = self.external_config_dict.get("eval_args") or {}
+        for key in given:
+            require_known("key of eval_args", key, ("split", "order", "group_by", "mode"))
+        group_by = self["eval_args"]["group_by"]
+        if group_by not in (None, "none", "user"):
+            raise InputError(f"eval_args.group_by={group_by!r} must be user or none.")
+        order = self["eval_args"]["order"]
+        if self["MODEL_TYPE"] == ModelType.SEQUENTIAL and order != "TO":
+            raise InputError(
+                f"eval_args.order={order!r}: {self.model} learns from interactions in the order of time; name "
+                "`order: TO`, also where only other parts of eval_args are to change, as it replaces the default whole."
+            )
 
     def pretrained_files(self) -> dict[str, str]:
         """Return the files that a model of RecBole starts from, by key."""
@@ -399,6 +417,18 @@ def _data_root(final_config: Mapping[str, Any]) -> str:
 @lru_cache
 def _warn_once(message: str) -> None:
     getLogger().warning(message)
+
+
+def _is_clipping(clip: Any) -> bool:
+    """Say whether `clip` is what torch's `clip_grad_norm_` takes; with a norm below 0 it would turn gradients round."""
+    return (
+        isinstance(clip, dict)
+        and "max_norm" in clip
+        and clip.keys() <= {"max_norm", "norm_type"}
+        and all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 for value in clip.values()
+        )
+    )
 
 
 def _is_interval(text: str) -> bool:

@@ -122,7 +122,11 @@ def build_model(config: Config, dataset: Any) -> Any:
     try:
         with _packages_of(config):
             return config.model_class(config, dataset).to(config["device"])
-    except (UnpicklingError, LookupError, RuntimeError, TypeError, EOFError) as error:
+    except (UnpicklingError, LookupError, RuntimeError, TypeError, EOFError, MemoryError) as error:
+        if _is_want_of_memory(error):
+            raise InputError(
+                f"{config['model']} as configured does not fit into the memory ({first_line(error)}): lower its sizes."
+            ) from error
         files = config.pretrained_files()
         if not files or isinstance(error, InputError):
             raise
@@ -130,14 +134,26 @@ def build_model(config: Config, dataset: Any) -> Any:
         raise InputError(f"{config['model']} cannot start from {shown} ({first_line(error)}).") from error
 
 
+def _is_want_of_memory(error: Exception) -> bool:
+    by_torch = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return by_torch or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+
+
 @contextmanager
 def _packages_of(config: Config) -> Iterator[None]:
-    """Name the package that a model of RecBole imports when it is built or trained, and that is not installed."""
+    """Name what a model of RecBole asks for when it is built or trained and that is not there: a package, a field."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise InputError(
             f"{config['model']} needs the package {error.name}, which is not installed: pip install {error.name}."
+        ) from error
+    except KeyError as error:
+        if is_ours(config.model_class) or config.pretrained_files():  # these may lack a key themselves
+            raise
+        raise InputError(
+            f"{config['model']} asks for {error}, which is no field of the data or key of the configuration: if it is "
+            "a field, name it in load_col, or name another in the key that asks for it (a label comes of threshold)."
         ) from error
 
 

@@ -22,9 +22,10 @@ from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, headers
 from recbole_sid.data.convert import chunks
 from recbole_sid.data.convert.conversion import convert_dataset, convert_options
+from recbole_sid.decoding.trie import LARGEST_SIZE, MOST_LEVELS
 from recbole_sid.errors import InputError
 from recbole_sid.features.file import read_rows
-from recbole_sid.semantic_ids.artefact import LARGEST_SIZE, MOST_LEVELS, SemanticIDs
+from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.ready_made import read_semantic_ids
 from recbole_sid.util.item_tokens import LONGEST_TOKEN, token_array
 from recbole_sid.util.names import check_dataset_name

@@ -466,6 +466,14 @@ def test_missing_recbole_checkpoint_is_refused() -> None:
         ("text_dim", 0, "text_dim=0 must be a whole number of at least 1"),
         ("text_dim", 2.5, "text_dim=2.5 must be a whole number"),
         ("collaborative_dim", -1, "collaborative_dim=-1 must be"),
+        ("codebook_sizes", [4, 10**9], "each a whole number of at least 1 and at most 16,777,216"),
+        ("MAX_ITEM_LIST_LENGTH", 10**9, "MAX_ITEM_LIST_LENGTH=1000000000 must be .* at most 100,000"),
+        ("clip_grad_norm", {"max_norm": -1.0}, "clip_grad_norm=.* must be a dictionary .* of numbers above 0"),
+        ("clip_grad_norm", {"max_norm": None}, "clip_grad_norm=.* must be a dictionary"),
+        ("clip_grad_norm", {"max_norm": 1.0, "norm_type": "x"}, "clip_grad_norm=.* must be a dictionary"),
+        ("eval_args", {"split": {"LS": "valid_and_test"}}, "eval_args.order='RO': TIGER learns from .* `order: TO`"),
+        ("eval_args", {"order": "TO", "foo": 1}, "key of eval_args='foo'"),
+        ("eval_args", {"order": "TO", "group_by": "item"}, "eval_args.group_by='item' must be user or none"),
         ("tokenizer", "file", "tokenizer=file takes ready-made semantic IDs: name their file in semantic_ids_path"),
         ("learning_rate", "fast", r"learning_rate='fast' must be a number of at least 0 \(default: 0\.003\)"),
         ("d_model", -4, "d_model=-4 must be a whole number of at least 1"),
@@ -475,6 +483,12 @@ def test_missing_recbole_checkpoint_is_refused() -> None:
 def test_impossible_value_is_refused(key: str, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Config("TIGER", "ml-100k", config_dict={key: value})
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "tiny/", "x" * 300, "\ud800", "."])
+def test_a_dataset_whose_name_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="dataset="):
+        Config("TIGER", name)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.features.file import read_rows
 from recbole_sid.interop.weights import read_weights
+from recbole_sid.model.tiger import TIGER
 from recbole_sid.quick_start import load_data_and_model, run_recbole_sid
 from recbole_sid.tune.space import read_space
 
@@ -199,6 +200,33 @@ def test_checkpoint_without_checksum_is_read_with_a_warning(trained: str, caplog
     torch.save(content, "earlier.pth")
     assert load_checkpoint("earlier.pth")["model"] == "TIGER"
     assert "'earlier.pth' is of an earlier version and has no checksum" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["model", "config", "lineage", "state_dict"])
+def test_checkpoint_with_odd_content_is_refused(trained: str, key: str) -> None:
+    content = load_checkpoint(trained)
+    for changed in ({**content, key: 3}, {name: value for name, value in content.items() if name != key}):
+        save_checkpoint("odd.pth", changed)
+        with pytest.raises(InputError, match=f"'odd.pth' is damaged: .* no usable {key}"):
+            load_data_and_model("odd.pth")
+
+
+@pytest.mark.parametrize("odd", ["text", torch.zeros(1, dtype=torch.complex64)])
+def test_weights_that_are_no_real_numbers_are_refused(trained: str, odd: Any) -> None:
+    content = load_checkpoint(trained)
+    content["state_dict"][next(iter(content["state_dict"]))] = odd
+    save_checkpoint("odd.pth", content)
+    with pytest.raises(InputError, match=r"'odd\.pth' is damaged: its weight .* is no tensor of real numbers"):
+        load_data_and_model("odd.pth")
+
+
+def test_model_that_does_not_fit_into_the_memory_is_refused(trained: str, monkeypatch: Any) -> None:
+    def allocate(*arguments: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 15360000000 bytes.")
+
+    monkeypatch.setattr(TIGER, "__init__", allocate)
+    with pytest.raises(InputError, match="TIGER as configured does not fit into the memory"):
+        load_data_and_model(trained)
 
 
 def test_nan_weights_name_the_file(trained: str) -> None:

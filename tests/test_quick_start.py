@@ -254,3 +254,10 @@ def test_an_entry_may_name_its_model(settings: Callable[..., dict[str, Any]], tm
     rows = run_main_job(tmp_path / "plan.yaml", report=lambda _: None)
     assert [row["model"] for row in rows] == ["TIGER", "TIGER-constrained", "SIDMLPPlusPlus-item"]
     assert rows[-1]["share_of_teacher"] == pytest.approx(rows[-1]["ndcg@10"] / rows[1]["ndcg@10"])
+
+
+@pytest.mark.parametrize(("model", "asked"), [("SASRecF", "class"), ("FM", "label")])
+def test_field_that_a_model_needs_and_the_data_has_not_is_named(model: str, asked: str, data_path: Path) -> None:
+    settings = {"data_path": str(data_path), "use_gpu": False, "show_progress": False, "state": "WARNING", "epochs": 1}
+    with pytest.raises(InputError, match=f"{model} asks for '{asked}', which is no field of the data"):
+        run_recbole_sid(model, "tiny", config_dict=settings)

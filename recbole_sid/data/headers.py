@@ -64,17 +64,23 @@ def _columns(config: Any, key: str, source: str) -> list[str] | None:
     if not isinstance(config[key], dict):
         raise InputError(f"{key}={config[key]!r} must name the fields of each file, such as {{inter: [user_id]}}.")
     columns = config[key].get(source, [])
+    if columns is not None and not isinstance(columns, (str, list, tuple)):
+        raise InputError(f"{key}.{source}={columns!r} must be a list of fields, such as [user_id, item_id].")
     return None if columns == "*" else list(columns or [])
 
 
 def _fields(path: Path, config: Any) -> dict[str, str]:
     """Return the types in the first line of `path` by their names: each column is ``name:type``."""
     separator, encoding = config["field_separator"], config["encoding"] or "utf-8"
+    if not isinstance(separator, str) or not separator:
+        raise InputError(f"field_separator={separator!r} must be what stands between columns, such as ','.")
     try:
         with path.open(encoding=encoding) as stream:
             line = stream.readline(_LONGEST).rstrip("\n")
     except (UnicodeError, LookupError) as error:
         raise InputError(f"'{path}' is not text in encoding={encoding}: name its own in encoding.") from error
+    if not line:
+        raise InputError(f"'{path}' is empty, or begins with an empty line: its first line must name the columns.")
     if line.startswith(_BOM):
         raise InputError(f"'{path}' starts with a byte order mark: set encoding to utf-8-sig.")
     columns = line.split(separator)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+LARGEST_SIZE = 1 << 24  # codes a level can have; far above any codebook, so larger numbers are item ids or the like
+MOST_LEVELS = 256  # codes an item can have; the longest semantic IDs of the literature have 64
 _WORD_BITS = 62  # of the int64 that several levels' codes are packed into for sorting
 
 

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.decoding.trie import Trie
+from recbole_sid.decoding.trie import LARGEST_SIZE, MOST_LEVELS, Trie
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.util.files import prefixed, replacing, with_prefix
 from recbole_sid.util.hashing import DIGITS, EARLIER_DIGITS
 from recbole_sid.util.item_tokens import LONGEST_TOKEN, hash_tokens, match_rows, token_array
 from recbole_sid.util.reading import Arrays, open_arrays, parse_json
 
-LARGEST_SIZE = 1 << 24  # codes a level can have; far above any codebook, so larger numbers are item ids or the like
-MOST_LEVELS = 256  # codes an item can have; the longest semantic IDs of the literature have 64
 _LARGEST_RECIPE = 1 << 26  # bytes
 # What the arrays of the trie, the tokenizer and the features are called in a file.
 _TRIE = "trie_"

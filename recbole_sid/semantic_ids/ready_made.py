@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recbole_sid.decoding.trie import LARGEST_SIZE
 from recbole_sid.errors import InputError
 from recbole_sid.registry import COLLISIONS, resolve
-from recbole_sid.semantic_ids.artefact import LARGEST_SIZE, SemanticIDs
+from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.formats.code_table import ABSENT, CodeTable, ends_in_rank, numbering_file
 from recbole_sid.semantic_ids.formats.registered import format_of, get_format
 from recbole_sid.tokenizer.collisions import CollisionContext, summary

@@ -235,7 +235,7 @@ def _in_words(kind: Any, said: Key) -> str:
     if kind in (int, float) and least is not None:
         words += f" of at least {least:g}"
     if kind in (int, float) and said.most is not None:
-        words += f" and at most {said.most:g}"
+        words += f" and at most {said.most:,.10g}"
     if kind in (int, float) and said.below is not None:
         words += f" and below {said.below:g}"
     return words

@@ -31,7 +31,7 @@ class RecBoleSettings(Settings):
 
     epochs: int = declare(FROM_RECBOLE)
     train_batch_size: int = declare(FROM_RECBOLE)
-    MAX_ITEM_LIST_LENGTH: int = declare(FROM_RECBOLE)
+    MAX_ITEM_LIST_LENGTH: int = declare(FROM_RECBOLE, most=100_000)  # batches are gathered in this width
     eval_batch_size: int = _place()
     gpu_id: Any = _place()
     use_gpu: bool = _place(shared=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from recbole_sid.decoding.trie import LARGEST_SIZE
 from recbole_sid.registry import COLLISIONS, FEATURES, TOKENIZERS, resolve
 from recbole_sid.settings.declared import Settings, declare
 
@@ -41,7 +42,9 @@ class SemanticIDSettings(Settings):
         "semantic_ids_path).",
         choices=_tokenizers,
     )
-    codebook_sizes: list[int] = declare([256, 256, 256], "Codes per level; any length, sizes may differ.")
+    codebook_sizes: list[int] = declare(
+        [256, 256, 256], "Codes per level; any length, sizes may differ.", most=LARGEST_SIZE
+    )
     collision: str = declare(
         "rank",
         "Items of equal codes: rank (a further level, from 0), nearest, sinkhorn or keep.",

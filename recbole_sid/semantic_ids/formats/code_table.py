@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recbole_sid.decoding.trie import LARGEST_SIZE
 from recbole_sid.errors import InputError
-from recbole_sid.semantic_ids.artefact import LARGEST_SIZE, SemanticIDs
+from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.util.files import write_text
 from recbole_sid.util.item_tokens import match_rows
 
