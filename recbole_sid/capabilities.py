@@ -22,6 +22,7 @@ class Capabilities(ChecksConfig):
         settings: declares the configuration keys of the model and its trainer.
         uses_semantic_ids: its dataset has semantic IDs, built from the features of items or read from a file.
         retrieves: it finds items by a search, ``beam_size`` wide, with `retrieve`, and learns without negatives.
+        trainer: ``"module:class"`` of what trains it, imported when it does; empty: RecBole's.
         trains_windows: one pass over a long sequence trains all of its targets (`data.windows.Windows`), of which
             ``window_stride`` says how far they lie apart.
         learns_from_teacher: it is distilled from the teacher in ``teacher_path``, or else from one that
@@ -33,6 +34,7 @@ class Capabilities(ChecksConfig):
     settings: ClassVar[type[Settings]] = Settings
     uses_semantic_ids: ClassVar[bool] = False
     retrieves: ClassVar[bool] = False
+    trainer: ClassVar[str] = ""
     trains_windows: bool = False
     learns_from_teacher: ClassVar[bool] = False
     made_of: ClassVar[tuple[str, ...]] = ()

@@ -1,6 +1,7 @@
 """The command line: ``recbole-sid COMMAND --key=value ...``, keys as in RecBole's property files.
 
-Commands declare their options in modules of their own; to add one, write a module and add its `Command` to `COMMANDS`.
+Commands declare their options in modules of their own; to add one, write a module and add its `Command` to `_COMMANDS`,
+or name it in a package of your own (docs/extending.md).
 Nothing here, nor at the top of those modules, imports RecBole or torch, so that help is quick.
 """
 
@@ -29,14 +30,16 @@ from recbole_sid.commands.tune import TUNE
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.property_files import PROPERTIES, all_keys, keys_of, model_file, model_names
 from recbole_sid.util.files import check_folder_writable, check_writable
+from recbole_sid.util.installed import imported, with_installed
 from recbole_sid.util.values import parse_value
 
+_COMMANDS = (
+    *(QUICK_START, RUN, COMPARE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
+    COMPLETION,
+)
 COMMANDS: dict[str, Command] = {
-    command.name: command
-    for command in (
-        *(QUICK_START, RUN, COMPARE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
-        COMPLETION,
-    )
+    name: imported(command) if isinstance(command, str) else command
+    for name, command in with_installed("commands", {command.name: command for command in _COMMANDS}).items()
 }
 _HELP = ("-h", "--help")
 _SWITCHES = {option.name for command in COMMANDS.values() for option in command.options if option.alone}

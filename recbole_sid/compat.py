@@ -14,7 +14,7 @@ import os
 import pickle
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -178,6 +178,29 @@ def _patch_collector() -> None:
 
     Collector.get_data_struct = get_data_struct
     Collector._recbole_sid_patched = True
+
+
+def add_metrics(metrics: Mapping[str, Any]) -> None:
+    """recbole/evaluator/register.py, `cluster_info`: knows the metrics of one module of RecBole's only. Add further
+    ones, by name.
+
+    Raises:
+        InputError: if a name is one of RecBole's, or a class is no metric.
+    """
+    from recbole.evaluator import register
+    from recbole.evaluator.base_metric import AbstractMetric
+
+    for name, metric in metrics.items():
+        known = register.metrics_dict.get(name.lower(), metric)
+        if known.__module__ == register.metric_module_name:
+            raise InputError(f"The metric '{name}' is RecBole's: give yours another name.")
+        if not issubclass(metric, AbstractMetric) or not hasattr(metric, "metric_need"):
+            raise InputError(f"The metric '{name}' must be a subclass of RecBole's TopkMetric, LossMetric or the like.")
+        register.metrics_dict[name.lower()] = metric
+        register.metric_information[name.lower()] = metric.metric_need
+        register.metric_types[name.lower()] = metric.metric_type
+        if metric.smaller and name.lower() not in register.smaller_metrics:
+            register.smaller_metrics.append(name.lower())
 
 
 def _silence_future_warnings() -> None:

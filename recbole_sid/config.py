@@ -26,18 +26,14 @@ from recbole.config import Config as RecBoleConfig
 from recbole.evaluator import metric_information, metric_types
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_sid import (
-    __version__,
-    compat,  # noqa: F401 - patches RecBole
-)
+from recbole_sid import __version__, compat
 from recbole_sid.capabilities import ChecksConfig, capabilities_of, lacks_teacher
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.property_files import PAPER, PROPERTIES, size_files, sizes
-from recbole_sid.registry import get_model, get_trainer, is_ours
+from recbole_sid.registry import METRICS, get_model, get_trainer, is_ours, resolve
 from recbole_sid.settings.declared import Key, check_value
-from recbole_sid.settings.known import flagged, semantic_id_keys, settings_of
-from recbole_sid.settings.run import RecBoleSettings, RunSettings
-from recbole_sid.settings.semantic_ids import semantic_id_settings
+from recbole_sid.settings.known import common_settings, flagged, metric_settings, semantic_id_keys, settings_of
+from recbole_sid.settings.run import RecBoleSettings
 from recbole_sid.util.hashing import as_json_type, fingerprint
 from recbole_sid.util.names import check_dataset_name
 from recbole_sid.util.reading import check_array_file, check_tensor_file, read_yaml
@@ -77,6 +73,7 @@ class Config(RecBoleConfig):
         for file in config_file_list or ():
             if not Path(file).is_file():
                 raise InputError(f"The configuration file '{file}' does not exist.")
+        compat.add_metrics({name: resolve(METRICS, name, "metric") for name in METRICS})
         try:
             super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
         except InputError:
@@ -136,8 +133,7 @@ class Config(RecBoleConfig):
         self._kind_files: list[str] = []
         super()._load_internal_config_dict(model, model_class, dataset)
         of_all: list[str | Path] = [PROPERTIES / "overall.yaml", PROPERTIES / "semantic_ids.yaml"]
-        self.internal_config_dict.update(RunSettings.defaults())
-        for declared in semantic_id_settings():
+        for declared in common_settings():
             self.internal_config_dict.update(declared.defaults())
         for file in (*of_all, *self._kind_files):
             self._update_internal_config_dict(file)
@@ -336,6 +332,7 @@ class Config(RecBoleConfig):
         """Return the settings that a student's run and its teacher's have in common (data, SIDs, evaluation)."""
         keys = {key for section in _SHARED_SECTIONS for key in self.parameters[section]}
         keys |= {*semantic_id_keys(), *flagged("shared")}
+        keys |= {key for declared in metric_settings() for key in declared.declarations()}
         keys -= DERIVED_KEYS
         shared = {key: value for key, value in self.final_config_dict.items() if key in keys}
         return {**shared, "data_path": _data_root(self.final_config_dict)}

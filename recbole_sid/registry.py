@@ -1,18 +1,20 @@
-"""Where names in property files meet classes. To add a model, trainer, tokenizer or feature, add one line here.
+"""Where names in property files meet classes: what is added is one line here, or in a package of its own.
 
-Values are ``"module:attribute"`` and are imported on first use.
+Values are ``"module:attribute"`` and are imported on first use. Other packages add theirs without a change here, as
+entry points of the groups ``recbole_sid.models``, ``recbole_sid.tokenizers`` and so on, or at run time, as in
+``registry.MODELS["Mine"] = "my_module:Mine"``. How: docs/extending.md.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_sid.compat import keeping_anomaly_mode
+from recbole_sid.capabilities import Capabilities, capabilities_of
 from recbole_sid.errors import InputError, first_line, nearest
+from recbole_sid.util.installed import imported, with_installed
 
-MODELS = {
+_MODELS = {
     "TIGER": "recbole_sid.model.tiger:TIGER",
     "CausalSID": "recbole_sid.model.causal:CausalSID",
     "SIDMLP": "recbole_sid.model.sid_mlp:SIDMLP",
@@ -20,21 +22,13 @@ MODELS = {
     "AdaptiveEnsemble": "recbole_sid.generalization.ensemble:AdaptiveEnsemble",
 }
 
-TRAINERS = {
-    "TIGER": "recbole_sid.trainer.sid_trainer:SIDTrainer",
-    "CausalSID": "recbole_sid.trainer.window_trainer:WindowTrainer",
-    "SIDMLP": "recbole_sid.trainer.distillation:DistillationTrainer",
-    "SIDMLPPlusPlus": "recbole_sid.trainer.distillation:DistillationTrainer",
-    "AdaptiveEnsemble": "recbole_sid.generalization.ensemble_trainer:EnsembleTrainer",
-}
-
-FEATURES = {
+_FEATURES = {
     "collaborative": "recbole_sid.features.collaborative:CollaborativeFeatures",
     "text": "recbole_sid.features.text:TextFeatures",
     "file": "recbole_sid.features.file:FileFeatures",
 }
 
-TOKENIZERS = {
+_TOKENIZERS = {
     "rq_kmeans": "recbole_sid.tokenizer.rq_kmeans:ResidualKMeans",
     "rq_kmeans_balanced": "recbole_sid.tokenizer.rq_kmeans_balanced:BalancedResidualKMeans",
     "rq_vae": "recbole_sid.tokenizer.rq_vae:RQVAE",
@@ -43,14 +37,14 @@ TOKENIZERS = {
     "random": "recbole_sid.tokenizer.random_codes:RandomCodes",
 }
 
-COLLISIONS = {
+_COLLISIONS = {
     "rank": "recbole_sid.tokenizer.collisions:rank",
     "sinkhorn": "recbole_sid.tokenizer.reassign:sinkhorn",
     "nearest": "recbole_sid.tokenizer.reassign:nearest",
     "keep": "recbole_sid.tokenizer.collisions:keep",
 }
 
-FORMATS = {
+_FORMATS = {
     "json": "recbole_sid.semantic_ids.formats.json_files:PLAIN",
     "index": "recbole_sid.semantic_ids.formats.json_files:INDEX",
     "sem_ids": "recbole_sid.semantic_ids.formats.json_files:SEM_IDS",
@@ -59,17 +53,26 @@ FORMATS = {
     "parquet": "recbole_sid.semantic_ids.formats.column_files:PARQUET",
 }
 
+MODELS = with_installed("models", _MODELS)
+FEATURES = with_installed("features", _FEATURES)
+TOKENIZERS = with_installed("tokenizers", _TOKENIZERS)
+COLLISIONS = with_installed("collisions", _COLLISIONS)
+FORMATS = with_installed("formats", _FORMATS)
+METRICS = with_installed("metrics", {})  # beside RecBole's
+
 
 def resolve(registry: Mapping[str, str], name: str, what: str) -> Any:
     """Import what `registry` holds under `name`.
 
     Raises:
-        InputError: if `name` is not registered; names the nearest known one.
+        InputError: if `name` is not registered (names the nearest known one), or cannot be imported.
     """
     if name not in registry:
         raise InputError(f"Unknown {what} '{name}'{nearest(name, registry)}; known: {', '.join(sorted(registry))}.")
-    module, _, attribute = registry[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return imported(registry[name])
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"The {what} '{name}' ({registry[name]}) cannot be imported ({first_line(error)}).") from error
 
 
 def get_model(name: str) -> type:
@@ -77,6 +80,8 @@ def get_model(name: str) -> type:
     if name in MODELS:
         return resolve(MODELS, name, "model")
     from recbole.utils import get_model as recbole_get_model
+
+    from recbole_sid.compat import keeping_anomaly_mode  # not at the top: names are known without RecBole
 
     try:
         with keeping_anomaly_mode():
@@ -92,26 +97,18 @@ def get_model(name: str) -> type:
 
 
 def is_ours(model_class: type) -> bool:
-    """Say whether a model is one of `MODELS`, or a user's own class made from one."""
-    return _registered_base(model_class) is not None
+    """Say whether a model is made for this package, by us or by others, not one of RecBole's."""
+    return issubclass(model_class, Capabilities)
 
 
 def get_trainer(model_type: Any, model_class: type) -> type:
-    """Return the trainer class of a model: for ours, and what is made from them, that of `TRAINERS`; else RecBole's."""
-    base = _registered_base(model_class)
-    if base is not None and base in TRAINERS:
-        return resolve(TRAINERS, base, "trainer")
+    """Return the trainer class of a model: what the model itself names, else RecBole's."""
+    own = capabilities_of(model_class).trainer
+    if own:
+        return imported(own)
     from recbole.utils import get_trainer as recbole_get_trainer
 
     return recbole_get_trainer(model_type, model_class.__name__)
-
-
-def _registered_base(model_class: type) -> str | None:
-    """Return the name in `MODELS` of a class or of the nearest class that it is made from."""
-    for base in model_class.__mro__:
-        if base.__name__ in MODELS and resolve(MODELS, base.__name__, "model") is base:
-            return base.__name__
-    return None
 
 
 def _recbole_model_names() -> list[str]:

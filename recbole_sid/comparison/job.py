@@ -31,7 +31,7 @@ from recbole_sid.evaluation.throughput import users_per_second
 from recbole_sid.features.pipeline import check_sources
 from recbole_sid.identity import data_hash
 from recbole_sid.quick_start import Run, count_parameters, run_model
-from recbole_sid.registry import MODELS
+from recbole_sid.registry import get_model, is_ours
 from recbole_sid.semantic_ids.build import used_semantic_id_keys
 from recbole_sid.settings.known import flagged
 from recbole_sid.util.hardware import peak_memory
@@ -92,7 +92,7 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
         places: dict[str, str] = {}
         for entry in plan.entries:
             settings: dict[str, Any] = {**entry.settings, "seed": seed}
-            if entry.model in MODELS:
+            if is_ours(get_model(entry.model)):
                 settings.setdefault("resume", resume)
             if entry.teacher is not None:
                 settings["teacher_path"] = checkpoints[entry.teacher]
@@ -146,7 +146,7 @@ def _check_sources(entry: Entry, config: Config) -> None:
         written_before = key == "teacher_path" and entry.teacher is not None
         if config[key] and not written_before and not Path(config[key]).exists():
             raise InputError(f"{entry.name}: {key}='{config[key]}' does not exist.")
-    if entry.model in MODELS and not config["semantic_ids_path"]:
+    if is_ours(config.model_class) and not config["semantic_ids_path"]:
         check_sources(config)
 
 

@@ -93,6 +93,7 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
     """
 
     settings = EnsembleSettings
+    trainer = "recbole_sid.generalization.ensemble_trainer:EnsembleTrainer"
 
     input_type = InputType.POINTWISE
     uses_semantic_ids = True

@@ -14,7 +14,7 @@ from recbole_sid.config import DERIVED_KEYS, Config, plain_settings
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.runs import read_result
 from recbole_sid.model.base import SIDRecommender
-from recbole_sid.registry import MODELS, get_model
+from recbole_sid.registry import get_model, is_ours
 from recbole_sid.settings.known import flagged
 
 ID_MODEL, SID_MODEL = "id_model", "sid_model"
@@ -39,7 +39,8 @@ class TrainedMember(NamedTuple):
 
 def is_id_model(model: str) -> bool:
     """Say whether `model` is one that ranks items by their own vectors: a sequential model of RecBole."""
-    return model not in MODELS and getattr(get_model(model), "type", None) == ModelType.SEQUENTIAL
+    found = get_model(model)
+    return not is_ours(found) and getattr(found, "type", None) == ModelType.SEQUENTIAL
 
 
 def is_sid_model(model: str) -> bool:

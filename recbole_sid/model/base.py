@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from logging import Logger
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -12,7 +12,7 @@ from recbole.utils import InputType
 
 from recbole_sid.capabilities import Capabilities
 from recbole_sid.data.histories import cut_histories
-from recbole_sid.decoding import DECODERS
+from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.children import masked_log_softmax
 from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.scorer import LevelScorer
@@ -44,6 +44,7 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         item_tokens: their token ids int64 [n_items, L], 0 for the padding item.
     """
 
+    trainer: ClassVar[str] = "recbole_sid.trainer.sid_trainer:SIDTrainer"
     input_type = InputType.POINTWISE
     uses_semantic_ids = True
     retrieves = True
@@ -132,7 +133,7 @@ class SIDRecommender(Capabilities, SequentialRecommender):
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
         """Return leaves and log-probabilities [B, K] of the best semantic IDs, by the configured decoder."""
-        return DECODERS[self.decoding](scorer, self.trie, self.beam_size, self.shared_among)
+        return decoder_named(self.decoding)(scorer, self.trie, self.beam_size, self.shared_among)
 
     def check_finite(self, leaves: torch.Tensor) -> None:
         """Raise InputError if some user's search for valid semantic IDs found none: only NaN scores do that."""

@@ -55,7 +55,7 @@ class CausalSID(Generator):
     """
 
     settings = CausalSettings
-
+    trainer = "recbole_sid.trainer.window_trainer:WindowTrainer"
     trains_windows = True
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from recbole_sid.decoding import DECODERS
+from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
@@ -124,7 +124,7 @@ class SIDMLP(Student):
 
     def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return leaves and log-probabilities [B, K]; beam search on CUDA runs as one captured graph."""
-        static = self.history_encoder.static_shapes and DECODERS[self.decoding] is beam_search
+        static = self.history_encoder.static_shapes and decoder_named(self.decoding) is beam_search
         if not (tokens.is_cuda and self.compiled and static):
             return self.rank_eagerly(tokens)
         in_graph = (self.beam_size, self.normaliser, self.history_encoder.inference_dtype)  # besides the weights
@@ -139,7 +139,7 @@ class SIDMLP(Student):
         return on_cpu and self.normaliser == "children" and can_compile(heads) and is_usable()
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
-        compiled = COMPILED.get(DECODERS[self.decoding])
+        compiled = COMPILED.get(decoder_named(self.decoding))
         if compiled and isinstance(scorer, CompiledScorer):
             return scorer.search(compiled, self.beam_size)
         if not hardware.on_cpu(scorer.device) or not isinstance(scorer, FactorisedScorer):

@@ -75,6 +75,7 @@ class Student(SIDRecommender):
     settings: ClassVar[type[StudentSettings]] = StudentSettings
     learns_from_teacher = True
     made_of = ("teacher_path",)
+    trainer = "recbole_sid.trainer.distillation:DistillationTrainer"
 
     teacher: Teacher | None
     history_encoder: HistoryEncoder

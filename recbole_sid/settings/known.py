@@ -1,17 +1,28 @@
-"""All declarations of keys there are: of every run, of semantic IDs, of the registered models."""
+"""All declarations of keys there are: of every run, of semantic IDs, of registered metrics and models."""
 
 from __future__ import annotations
 
 from recbole_sid.capabilities import capabilities_of
-from recbole_sid.registry import MODELS, get_model
+from recbole_sid.registry import METRICS, MODELS, get_model, resolve
 from recbole_sid.settings.declared import Settings
 from recbole_sid.settings.run import RecBoleSettings, RunSettings
 from recbole_sid.settings.semantic_ids import semantic_id_settings
 
 
+def common_settings() -> list[type[Settings]]:
+    """Return the declarations of the keys that every run has, RecBole's own keys aside."""
+    return [RunSettings, *semantic_id_settings(), *metric_settings()]
+
+
+def metric_settings() -> list[type[Settings]]:
+    """Return the declarations of the keys of registered metrics."""
+    metrics = [resolve(METRICS, name, "metric") for name in METRICS]
+    return list(dict.fromkeys(metric.settings for metric in metrics if hasattr(metric, "settings")))
+
+
 def settings_of(model_class: type) -> list[type[Settings]]:
     """Return the declarations of the keys that a run of `model_class` has, RecBole's own keys aside."""
-    return [RunSettings, *semantic_id_settings(), capabilities_of(model_class).settings]
+    return [*common_settings(), capabilities_of(model_class).settings]
 
 
 def flagged(flag: str, model_class: type | None = None) -> tuple[str, ...]:

@@ -26,12 +26,17 @@ def shipped_files() -> dict[Path, str]:
     head = (
         "# How items get their semantic IDs. Part of every model's defaults that needs them (and of their lineage).\n"
     )
-    lines = [line for declared in semantic_id_settings() for line in property_lines(declared)]
+    lines = [line for declared in filter(_ships, semantic_id_settings()) for line in property_lines(declared)]
     files = {Path("semantic_ids.yaml"): head + "".join(lines)}
-    for name in MODELS:
+    for name in filter(lambda name: _ships(get_model(name)), MODELS):
         declared = capabilities_of(get_model(name)).settings
         files[Path("model") / f"{name}.yaml"] = f"# {title(declared)}\n" + "".join(property_lines(declared))
     return files
+
+
+def _ships(declared: type) -> bool:
+    """Say whether a class is of this package, not of one that adds to it."""
+    return declared.__module__.startswith("recbole_sid.")
 
 
 def title(declared: type[Settings]) -> str:
