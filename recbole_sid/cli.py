@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
 from recbole_sid import __version__
+from recbole_sid.capabilities import capabilities_of
 from recbole_sid.commands.analyze import ANALYZE
 from recbole_sid.commands.bench import BENCH
 from recbole_sid.commands.call import Call, Command, Option
@@ -28,7 +29,16 @@ from recbole_sid.commands.run import RUN
 from recbole_sid.commands.semantic_ids import EXPORT, IMPORT, REPORT, TOKENIZE
 from recbole_sid.commands.tune import TUNE
 from recbole_sid.errors import InputError, nearest
-from recbole_sid.property_files import PROPERTIES, all_keys, keys_of, model_file, model_names
+from recbole_sid.property_files import (
+    PROPERTIES,
+    DocumentedKey,
+    all_keys,
+    keys_of,
+    model_file,
+    model_names,
+    parse_keys,
+)
+from recbole_sid.registry import MODELS, get_model
 from recbole_sid.util.files import check_folder_writable, check_writable
 from recbole_sid.util.installed import imported, with_installed
 from recbole_sid.util.values import parse_value
@@ -190,20 +200,32 @@ def _command_help(command: Command, words: list[str]) -> str:
     model = model or next((after for word, after in pairwise(words) if word == "--model"), "")
     if not model:
         return f"{text}\n{_KEYS.format(command=command.name, properties=PROPERTIES)}"
-    file = model_file(model)
-    if file is None:
-        raise InputError(f"There is no property file of a model '{model}'{nearest(model, model_names())}.")
-    parts = [_key_list(f"Keys of {model}", file)]
-    parts += [_key_list(title, PROPERTIES / name) for title, name in _COMMON_KEYS.items()]
-    return "\n".join([text, *parts])
+    parts = [_key_list(title, PROPERTIES / name) for title, name in _COMMON_KEYS.items()]
+    return "\n".join([text, _keys_of_model(model), *parts])
 
 
 _COMMON_KEYS = {"Keys of every model": "overall.yaml", "Keys of semantic IDs": "semantic_ids.yaml"}
 
 
+def _keys_of_model(model: str) -> str:
+    file = model_file(model)
+    if file is not None:
+        return _key_list(f"Keys of {model}", file)
+    if model not in MODELS:
+        raise InputError(f"There is no property file of a model '{model}'{nearest(model, [*model_names(), *MODELS])}.")
+    from recbole_sid.settings.property_files import property_lines  # of another package: its class says its keys
+
+    settings = capabilities_of(get_model(model)).settings
+    return _listed(f"Keys of {model} ({MODELS[model]})", parse_keys(property_lines(settings)))
+
+
 def _key_list(title: str, file: Path) -> str:
-    lines = [f"{f'  --{key.name}={key.default}':<44}  {key.comment}".rstrip() for key in keys_of(file)]
-    return "\n".join([f"{title} ({file}):", *lines, ""])
+    return _listed(f"{title} ({file})", keys_of(file))
+
+
+def _listed(title: str, keys: Iterable[DocumentedKey]) -> str:
+    lines = [f"{f'  --{key.name}={key.default}':<44}  {key.comment}".rstrip() for key in keys]
+    return "\n".join([f"{title}:", *lines, ""])
 
 
 def _versions() -> str:

@@ -26,9 +26,13 @@ class DocumentedKey(NamedTuple):
 
 def keys_of(file: Path) -> Iterator[DocumentedKey]:
     """Yield the top-level keys of a property file, in order; none if there is no such file."""
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
+    if file.is_file():
+        yield from parse_keys(file.read_text(encoding="utf-8").splitlines())
+
+
+def parse_keys(lines: Iterable[str]) -> Iterator[DocumentedKey]:
+    """Yield the top-level keys of the lines of a property file, in order."""
+    for line in lines:
         found = re.match(r"(\w+):\s*(.*?)(?:\s+#\s*(.*))?$", line)
         if found:
             yield DocumentedKey(found[1], found[2], found[3] or "")

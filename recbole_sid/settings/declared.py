@@ -168,12 +168,12 @@ def check_value(name: str, value: Any, kind: Any, said: Key, default: Any) -> No
     Raises:
         InputError: if it is of another type, out of bounds, or not among the choices.
     """
-    optional, kind = _without_none(kind)
+    optional, kind = without_none(kind)
     if value is None and optional:
         return
     if not _is_a(value, kind):
         shown = "" if default is FROM_RECBOLE else f" (default: {default!r})"
-        raise InputError(f"{name}={value!r} must be {_in_words(kind, said)}{shown}.")
+        raise InputError(f"{name}={value!r} must be {in_words(kind, said)}{shown}.")
     for each in value if isinstance(value, (list, tuple)) else [value]:
         _check_bounds(name, each, value, kind, said)
     if said.choices is not None:
@@ -188,7 +188,7 @@ def _check_bounds(name: str, each: Any, value: Any, kind: Any, said: Key) -> Non
     small = least is not None and not each >= least  # not each < least: NaN is refused too
     large = (said.most is not None and not each <= said.most) or (said.below is not None and not each < said.below)
     if small or large:
-        raise InputError(f"{name}={value!r} must be {_in_words(kind, said)}.")
+        raise InputError(f"{name}={value!r} must be {in_words(kind, said)}.")
 
 
 def _least(kind: Any, said: Key) -> float | None:
@@ -199,7 +199,7 @@ def _least(kind: Any, said: Key) -> float | None:
     return {int: 1, float: 0}.get(number) if number is not None else None
 
 
-def _without_none(kind: Any) -> tuple[bool, Any]:
+def without_none(kind: Any) -> tuple[bool, Any]:
     """Return whether a type has None, and what else it is."""
     if get_origin(kind) not in (Union, types.UnionType):
         return False, kind
@@ -224,12 +224,13 @@ def _is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, get_origin(kind) or kind)
 
 
-def _in_words(kind: Any, said: Key) -> str:
+def in_words(kind: Any, said: Key) -> str:
+    """Return what a key of a type takes, such as ``a whole number of at least 1``."""
     if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(_in_words(each, said) for each in get_args(kind))
+        return " or ".join(in_words(each, said) for each in get_args(kind))
     if get_origin(kind) is list or kind is list:
         inner = (get_args(kind) or (Any,))[0]
-        return "a list" if inner is Any else f"a list, each {_in_words(inner, said)}"
+        return "a list" if inner is Any else f"a list, each {in_words(inner, said)}"
     words = _WORDS.get(get_origin(kind) or kind, "another value")
     least = _least(kind, said)
     if kind in (int, float) and least is not None:
@@ -243,7 +244,7 @@ def _in_words(kind: Any, said: Key) -> str:
 
 def short_type(kind: Any) -> str:
     """Return a type as property files name it, such as ``int``, ``str or list``."""
-    _, kind = _without_none(kind)
+    _, kind = without_none(kind)
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(short_type(each) for each in get_args(kind))
     return "" if kind is Any else (get_origin(kind) or kind).__name__
