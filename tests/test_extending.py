@@ -235,6 +235,10 @@ def test_metrics_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(registry.METRICS, "Recall", "recbole_sid.util.files:replacing")
     with pytest.raises(InputError, match="metric 'Recall' is RecBole's"):
         Config("Pop", "tiny")
+    monkeypatch.delitem(registry.METRICS, "Recall")
+    monkeypatch.setitem(registry.METRICS, "Mine", "recbole_sid.util.files:replacing")
+    with pytest.raises(InputError, match="metric 'Mine' must be a subclass of RecBole's"):
+        Config("Pop", "tiny")
 
 
 def test_command(add: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,5 +292,7 @@ def test_a_package_of_ones_own_needs_no_change_here(data_path: Path, tmp_path: P
 
 def test_what_cannot_be_imported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.TOKENIZERS, "lost", "no_such_module:Tokenizer")
-    with pytest.raises(InputError, match=r"tokenizer 'lost' \(no_such_module:Tokenizer\) cannot be imported \(No mod"):
+    with pytest.raises(
+        InputError, match=r"tokenizer 'lost' \(no_such_module:Tokenizer\) cannot be imported \(ModuleNot"
+    ):
         Config("TIGER", "tiny", config_dict={"tokenizer": "lost"})

@@ -13,9 +13,10 @@ from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.model.tiger import TIGER, TIGERSettings
 from recbole_sid.property_files import PROPERTIES
-from recbole_sid.registry import MODELS
+from recbole_sid.registry import MODELS, get_model
 from recbole_sid.settings import Settings, declare
-from recbole_sid.settings.property_files import shipped_files
+from recbole_sid.settings.known import settings_of
+from recbole_sid.settings.property_files import settings_page, shipped_files
 from recbole_sid.util.values import PropertyLoader
 
 
@@ -88,6 +89,15 @@ def test_the_shipped_property_files_are_those_of_the_declarations() -> None:
     """After a change: python -m recbole_sid.settings.property_files"""
     for file, text in shipped_files().items():
         assert (PROPERTIES / file).read_text(encoding="utf-8") == text
+
+
+def test_the_page_of_settings_is_that_of_the_declarations() -> None:
+    """After a change: python -m recbole_sid.settings.property_files"""
+    page = (PROPERTIES.parent / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == settings_page()
+    for declared in {each for name in MODELS for each in settings_of(get_model(name))}:
+        for key in declared.declarations():
+            assert f"| `{key}` |" in page
 
 
 def test_a_property_file_reads_as_the_declared_defaults() -> None:
