@@ -194,7 +194,8 @@ def add_metrics(metrics: Mapping[str, Any]) -> None:
         known = register.metrics_dict.get(name.lower(), metric)
         if known is not metric and known.__module__ == register.metric_module_name:
             raise InputError(f"The metric '{name}' is RecBole's: give yours another name.")
-        if not (isinstance(metric, type) and issubclass(metric, AbstractMetric)) or not hasattr(metric, "metric_need"):
+        is_metric = isinstance(metric, type) and issubclass(metric, AbstractMetric) and hasattr(metric, "metric_need")
+        if not is_metric:
             raise InputError(f"The metric '{name}' must be a subclass of RecBole's TopkMetric, LossMetric or the like.")
         register.metrics_dict[name.lower()] = metric
         register.metric_information[name.lower()] = metric.metric_need
