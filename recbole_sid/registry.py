@@ -53,12 +53,18 @@ _FORMATS = {
     "parquet": "recbole_sid.semantic_ids.formats.column_files:PARQUET",
 }
 
+_BREAKDOWNS = {
+    "history": "recbole_sid.comparison.breakdown:HISTORY",
+    "popularity": "recbole_sid.comparison.breakdown:POPULARITY",
+}
+
 MODELS = with_installed("models", _MODELS)
 FEATURES = with_installed("features", _FEATURES)
 TOKENIZERS = with_installed("tokenizers", _TOKENIZERS)
 COLLISIONS = with_installed("collisions", _COLLISIONS)
 FORMATS = with_installed("formats", _FORMATS)
 METRICS = with_installed("metrics", {})  # beside RecBole's
+BREAKDOWNS = with_installed("breakdowns", _BREAKDOWNS)
 
 
 def resolve(registry: Mapping[str, str], name: str, what: str) -> Any:

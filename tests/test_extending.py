@@ -86,7 +86,7 @@ def install(folder: Path, **entries: list[str]) -> str:
 
 
 def test_every_kind_has_one_example_and_every_example_its_row() -> None:
-    assert len(BY_KIND) == len(documented()) == 8
+    assert len(BY_KIND) == len(documented()) == 9
     assert sorted(example.file for example in documented()) == sorted(file.name for file in EXAMPLES.glob("*.py"))
 
 
@@ -205,10 +205,10 @@ def test_decoder_of_a_student_and_of_tiger(add: Callable[..., str], trained: dic
         assert torch.equal(leaves[apart], true_leaves[apart])
 
 
-def test_metric_is_a_column_of_compare(
+def test_metric_and_breakdown_in_the_tables_of_compare(
     add: Callable[..., str], data_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = add("metric")
+    name, by = add("metric"), add("breakdown")
     monkeypatch.syspath_prepend(install(Path("site"), metrics=["RBP = rank_biased:RankBiased"]))  # for its processes
     plain = {key: value for key, value in SMALL.items() if key not in OWN}
     plan = {
@@ -227,6 +227,9 @@ def test_metric_is_a_column_of_compare(
         ranks = read_per_user(file)["rank"].to_numpy()
         expected = np.where((ranks > 0) & (ranks <= 10), 0.5 * 0.5 ** (ranks - 1.0), 0).mean()
         assert float(found[model]["rbp@10"]) == pytest.approx(expected, abs=1e-4)
+
+    breakdown = [row for row in rows if row[0] == by]
+    assert [row[1:3] for row in breakdown] == [["7 Sunday", "40"]]  # 1,600,000,000 is 13 September 2020
 
 
 def test_metrics_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,9 @@ def markdown(summary: Summary) -> str:
             markdown_table([{**{key: row[key] for key in _TEST_COLUMNS}, **_as_p(row)} for row in summary.tests]),
         ]
     if summary.breakdown:
-        parts += ["NDCG@10 by length of the history and by how often the target occurs in the training part."]
+        parts += [
+            "NDCG@10 in bins: history is its length, popularity how often the target occurs in the training part."
+        ]
         parts += [markdown_table(summary.breakdown)]
     if summary.failures:
         parts += ["Failed:", "\n".join(f"- {failure}" for failure in summary.failures)]
