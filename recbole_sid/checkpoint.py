@@ -135,14 +135,22 @@ def _read(path: str | os.PathLike[str], **options: Any) -> Any:
         return load_tensors(path, **options)
 
 
+def training_part(train_dataset: Any) -> str:
+    """Return 16 hex digits over the sequences of the training part."""
+    items, offsets = train_dataset.training_sequences()
+    return hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:DIGITS]
+
+
 def lineage(config: Any, dataset: Any) -> dict[str, str]:
     """Return what a model was trained on: dataset name, item tokens and semantic IDs (hashes); for semantic IDs with
-    later items, which ones they extend.
+    later items, which ones they extend; without semantic IDs, the training part.
     """
+    of_items = {"dataset": config["dataset"], "item tokens": hash_tokens(dataset.item_tokens())}
+    if dataset.semantic_ids is None:
+        return {**of_items, "training part": training_part(dataset)}
     extends = dataset.semantic_ids.extends
     return {
-        "dataset": config["dataset"],
-        "item tokens": hash_tokens(dataset.item_tokens()),
+        **of_items,
         "semantic IDs": dataset.semantic_ids.fingerprint,
         **({_EXTENDS: " ".join(extends)} if extends else {}),
     }

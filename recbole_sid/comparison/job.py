@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from recbole.utils import init_logger
 
 from recbole_sid import __version__
+from recbole_sid.capabilities import capabilities_of
 from recbole_sid.comparison.plan import Entry, Plan
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_files, left_empty
@@ -146,7 +147,7 @@ def _check_sources(entry: Entry, config: Config) -> None:
         written_before = key == "teacher_path" and entry.teacher is not None
         if config[key] and not written_before and not Path(config[key]).exists():
             raise InputError(f"{entry.name}: {key}='{config[key]}' does not exist.")
-    if is_ours(config.model_class) and not config["semantic_ids_path"]:
+    if capabilities_of(config.model_class).uses_semantic_ids and not config["semantic_ids_path"]:
         check_sources(config)
 
 

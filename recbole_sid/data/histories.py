@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 
 from recbole_sid.data.batch import Batch
+from recbole_sid.util import hardware
 
 
 def cut_histories(interaction: Interaction, field: str, length_field: str) -> Interaction:
@@ -32,6 +34,25 @@ def widen_histories(interaction: Interaction, field: str, width: int) -> Interac
         padding = (0, 0) * (values.dim() - 2) + (0, width - values.shape[1])
         wide[name] = F.pad(values, padding)
     return Interaction({**interaction.interaction, **wide})
+
+
+def known_items(history: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return histories int64 [B, T] without their unknown items (0), and how many are left int64 [B]."""
+    known = history > 0
+    n_known = known.sum(1)
+    if hardware.on_cpu(history) and torch.equal(n_known, lengths):
+        return history, lengths
+    order = torch.argsort(known.int(), dim=1, descending=True, stable=True)  # the known ones first, in their order
+    return history.gather(1, order), n_known
+
+
+def recent_items(history: torch.Tensor, lengths: torch.Tensor, window: int) -> torch.Tensor:
+    """Return the last known items of histories int64 [B, T], the most recent first: int64 [B, min(window, T)], 0 where
+    there are no more.
+    """
+    known, n_known = known_items(history, lengths)
+    place = n_known.unsqueeze(1) - 1 - torch.arange(min(window, known.shape[1]), device=known.device)
+    return known.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
 
 
 def _lists(interaction: Interaction, field: str) -> list[str]:

@@ -67,8 +67,8 @@ def data_preparation(
 ) -> tuple[Any, Any, Any]:
     """Split `dataset` and return the (train, valid, test) loaders, as RecBole's `data_preparation`.
 
-    For our models, training batches are bucketed by history length, and the semantic IDs, loaded or built from the
-    training part, are attached to the training dataset.
+    For our models, training batches are bucketed by history length, and for those that need them the semantic IDs,
+    loaded or built from the training part, are attached to the training dataset.
 
     Args:
         config: of the run.
@@ -95,8 +95,10 @@ def data_preparation(
                 loader.batch_sampler.batch_size = config["eval_batch_size"]
     if is_ours(config.model_class):
         train = loaders[0]
-        deciding = capabilities_of(config.model_class).semantic_id_config(config)
-        train._dataset.semantic_ids = find_semantic_ids(deciding, train._dataset)
+        capabilities = capabilities_of(config.model_class)
+        if capabilities.uses_semantic_ids:
+            deciding = capabilities.semantic_id_config(config)
+            train._dataset.semantic_ids = find_semantic_ids(deciding, train._dataset)
         arrange(train, config)
         for loader in loaders[1:]:
             cut_batches(loader)

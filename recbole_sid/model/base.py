@@ -11,7 +11,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_sid.capabilities import Capabilities
-from recbole_sid.data.histories import cut_histories
+from recbole_sid.data.histories import cut_histories, known_items
 from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.children import masked_log_softmax
 from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
@@ -243,16 +243,6 @@ class SIDRecommender(Capabilities, SequentialRecommender):
             log_probs = masked_log_softmax(logits[level], mask)
             total = total + log_probs.gather(1, codes[:, level : level + 1]).squeeze(1)
         return total
-
-
-def known_items(history: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return histories int64 [B, T] without their unknown items (0), and how many are left int64 [B]."""
-    known = history > 0
-    n_known = known.sum(1)
-    if hardware.on_cpu(history) and torch.equal(n_known, lengths):
-        return history, lengths
-    order = torch.argsort(known.int(), dim=1, descending=True, stable=True)  # the known ones first, in their order
-    return history.gather(1, order), n_known
 
 
 def is_cpu_inference(tokens: torch.Tensor) -> bool:

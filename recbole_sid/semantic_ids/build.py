@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import recbole_sid
+from recbole_sid.checkpoint import training_part
 from recbole_sid.features import FeaturePipeline, feature_names
 from recbole_sid.features.sources import feature_sources, file_keys, growing_keys, source_files
 from recbole_sid.features.text import item_texts
@@ -224,12 +225,6 @@ def training_popularity(train_dataset: Any) -> np.ndarray:
     """Return how often each item occurs in the training part: int64 [n_items]."""
     items, _ = train_dataset.training_sequences()
     return np.bincount(items - 1, minlength=len(train_dataset.item_tokens()))
-
-
-def training_part(train_dataset: Any) -> str:
-    """Return 16 hex digits over the sequences of the training part."""
-    items, offsets = train_dataset.training_sequences()
-    return hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:DIGITS]
 
 
 def used_semantic_id_keys(config: Any) -> list[str]:

@@ -1,0 +1,40 @@
+"""The few numbers of a memory of transitions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LEAST_PSEUDO_COUNTS = 0.001  # with none at all, items that never followed would have no probability
+
+LARGEST = 1 << 30  # of hops, window and pseudo_counts
+
+
+class Numbers(NamedTuple):
+    """What decides a memory beside its training part.
+
+    Attributes:
+        hops: pairs up to so many positions apart count.
+        hop_decay: a pair one position further apart counts so much of it, 0 to 1.
+        window: so many last items of a history are looked up.
+        window_decay: an item one position further back weighs so much of it, 0 to 1.
+        pseudo_counts: of the base measure in each row.
+    """
+
+    hops: int = 3
+    hop_decay: float = 0.3
+    window: int = 5
+    window_decay: float = 0.3
+    pseudo_counts: float = 1.0
+
+    def problem(self) -> str | None:
+        """Return what is wrong with them in words, None if nothing is."""
+        for name in ("hops", "window"):
+            value = getattr(self, name)
+            if not 1 <= value <= LARGEST or value % 1:  # not value < 1: NaN is refused too
+                return f"{name}={value} is no whole number of at least 1"
+        for name in ("hop_decay", "window_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                return f"{name}={getattr(self, name)} is not from 0 to 1"
+        if not LEAST_PSEUDO_COUNTS <= self.pseudo_counts <= LARGEST:
+            return f"pseudo_counts={self.pseudo_counts} is not from {LEAST_PSEUDO_COUNTS} to {LARGEST}"
+        return None

@@ -1,0 +1,87 @@
+"""The table of transitions: how often, and how closely, one item came after another in the training sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.sparse import coo_matrix, csr_matrix
+
+# Pairs that are counted together (16 bytes each, and as much again while they are sorted).
+_PAIRS = 1 << 22
+
+
+def transition_table(items: np.ndarray, offsets: np.ndarray, n_items: int, hops: int, decay: float) -> csr_matrix:
+    """Count which item follows which: ``T[a, b]`` is the sum over pairs, a and then b `d` positions later in one
+    sequence, d = 1..hops, of ``decay ** (d - 1)``.
+
+    Time is linear in interactions x hops; memory is that of the result, twice, and of a block of pairs.
+
+    Args:
+        items: int [n], below `n_items`, one sequence after the other.
+        offsets: int64 [n_sequences + 1], where each starts.
+        n_items: size of the catalogue.
+        hops: the largest distance that counts.
+        decay: 0 to 1; 0 counts neighbours only.
+
+    Returns:
+        float32 [n_items, n_items], columns rising within a row, no entry zero.
+    """
+    items = np.asarray(items).astype(np.int32)
+    lengths = np.diff(offsets)
+    hops = int(min(hops if decay > 0 else 1, max(0, lengths.max(initial=0) - 1)))
+    left = (np.repeat(offsets[1:], lengths) - 1 - np.arange(len(items))).clip(max=hops).astype(np.int32)
+    by_item = np.argsort(items, kind="stable")
+    ends = np.cumsum(np.bincount(items, minlength=n_items))
+    columns, counts, sizes = [], [], []
+    for first, last in _blocks(ends, hops):
+        start = ends[first - 1] if first else 0
+        rows = _rows(items, left, by_item[start : ends[last - 1]], first, (last - first, n_items), hops, decay)
+        columns.append(rows.indices)
+        counts.append(rows.data)
+        sizes.append(np.diff(rows.indptr))
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(sizes), dtype=np.int64)])
+    data = np.concatenate(counts)
+    counts.clear()  # the pieces are as large as the whole
+    return csr_matrix((data, np.concatenate(columns), starts), shape=(n_items, n_items))
+
+
+def _blocks(ends: np.ndarray, hops: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of items whose occurrences make about `_PAIRS` pairs; a block holds at least one item."""
+    block = ends * max(1, hops) // _PAIRS
+    bounds = np.flatnonzero(np.diff(block, prepend=-1))
+    yield from zip(bounds.tolist(), [*bounds[1:].tolist(), len(ends)], strict=True)
+
+
+def _rows(
+    items: np.ndarray,
+    left: np.ndarray,
+    positions: np.ndarray,
+    first: int,
+    shape: tuple[int, int],
+    hops: int,
+    decay: float,
+) -> csr_matrix:
+    """Return some rows of the table.
+
+    Args:
+        items: int32 [n], all.
+        left: int32 [n], how many of the next `hops` are of the same sequence.
+        positions: int64, where the items of these rows occur.
+        first: the item of the first row.
+        shape: of these rows.
+        hops, decay: as of `transition_table`.
+    """
+    rows, columns, counts = [], [], []
+    for gap in range(1, hops + 1):
+        positions = positions[left[positions] >= gap]
+        rows.append(items[positions] - first)
+        columns.append(items[positions + gap])
+        counts.append(np.full(len(positions), decay ** (gap - 1), dtype=np.float32))
+    if not rows:
+        return csr_matrix(shape, dtype=np.float32)
+    pairs = coo_matrix((np.concatenate(counts), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
+    found = pairs.tocsr()
+    found.eliminate_zeros()  # a small decay of a far hop
+    found.sort_indices()
+    return found

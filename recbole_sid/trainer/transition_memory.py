@@ -1,0 +1,124 @@
+"""Counts the transitions of the training part, and chooses on validation how they are weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from recbole_sid.checkpoint import lineage
+from recbole_sid.data.histories import recent_items
+from recbole_sid.errors import InputError
+from recbole_sid.evaluation.per_user import rank_metrics
+from recbole_sid.memory import Numbers, ranks
+from recbole_sid.trainer.choosing import ChoosingTrainer
+
+# Tried together, the others as they are: how pairs are counted, which items are looked up, how much is smoothed.
+_TRIED: Sequence[tuple[tuple[str, ...], Sequence[tuple[float, ...]]]] = (
+    (("hops", "hop_decay"), ((1, 0.3), (2, 0.3), (3, 0.3), (3, 0.5), (5, 0.3), (5, 0.5), (5, 0.8), (10, 0.8))),
+    (("window", "window_decay"), ((1, 0.3), (2, 0.3), (5, 0.3), (5, 0.5), (5, 0.8), (10, 0.5), (10, 0.8))),
+    (("pseudo_counts",), ((0.3,), (1.0,), (3.0,), (10.0,), (30.0,))),
+)
+_WIDEST = 10  # of the windows above
+_SWEEPS = 3
+# Instances of validation that the choice is made by, and that are ranked together.
+_MOST_INSTANCES, _TOGETHER = 20_000, 1024
+
+
+class _Instances(NamedTuple):
+    """Histories, the most recent items first, int64 [n, W], and their targets int64 [n]."""
+
+    recent: torch.Tensor
+    targets: torch.Tensor
+
+
+class TransitionMemoryTrainer(ChoosingTrainer):
+    """Chooses each number of the memory that is not set by ``valid_metric``, the first of equals.
+
+    One group of numbers is varied at a time, starting from values that suit sparse data, until none changes. Of a large
+    validation split 20,000 instances, evenly spaced, are looked at.
+    """
+
+    def lineage_of(self, train_data: Any) -> dict[str, str]:
+        """Return what the table depends on."""
+        return lineage(self.config, train_data._dataset)
+
+    def choose(self, train_data: Any, valid_data: Any) -> str:
+        """As `ChoosingTrainer.choose`."""
+        fixed: dict[str, Any] = {name: self.config[name] for name in Numbers._fields if self.config[name] is not None}
+        start = Numbers()._replace(**fixed)
+        if len(fixed) == len(Numbers._fields):
+            self.model.learn(train_data._dataset, start)
+            return f"{_shown(start)}, as set: {self._size()}"
+        if not valid_data:
+            raise InputError(
+                "TransitionMemory is tuned on validation: set eval_args.split to LS: valid_and_test, or all of "
+                f"{', '.join(Numbers._fields)}."
+            )
+        metric, k = self.rank_metric()
+        instances = self._instances(valid_data, fixed.get("window", _WIDEST))
+        values: dict[Numbers, float] = {}
+        chosen, before = start, None
+        for _ in range(_SWEEPS):
+            for candidates in _groups(fixed):
+                settings = list(dict.fromkeys(chosen._replace(**each) for each in candidates))
+                for setting in settings:
+                    if setting not in values:
+                        self._set(train_data._dataset, setting)
+                        values[setting] = float(self._measure(instances, metric, k))
+                chosen = max(settings, key=values.__getitem__)
+            if chosen == before:
+                break
+            before = chosen
+        self._set(train_data._dataset, chosen)
+        best = f"validation {self.valid_metric} {values[chosen]:.4f} on {len(instances.targets):,} instances"
+        return f"{_shown(chosen)} of {len(values)} settings: {best}; {self._size()}"
+
+    def _set(self, dataset: Any, numbers: Numbers) -> None:
+        """Let the model have `numbers`; count anew only if the table changes."""
+        present = self.model.memory.numbers
+        same_table = (present.hops, present.hop_decay) == (numbers.hops, numbers.hop_decay)
+        if same_table and len(self.model.memory.counts):
+            self.model.memory.use(numbers)
+        else:
+            self.model.learn(dataset, numbers)
+
+    def _instances(self, valid_data: Any, window: int) -> _Instances:
+        recent, targets = [], []
+        for interaction, _, rows, items in valid_data:
+            histories, lengths = interaction[self.model.ITEM_SEQ], interaction[self.model.ITEM_SEQ_LEN]
+            last = recent_items(histories, lengths, window)
+            wide = last.new_zeros(len(last), window)
+            wide[:, : last.shape[1]] = last
+            recent.append(wide[rows])
+            targets.append(items)
+        n = sum(map(len, targets))
+        kept = torch.arange(n) if n <= _MOST_INSTANCES else torch.linspace(0, n - 1, _MOST_INSTANCES).long()
+        return _Instances(torch.cat(recent)[kept], torch.cat(targets)[kept])
+
+    @torch.no_grad()
+    def _measure(self, instances: _Instances, metric: str, k: int) -> float:
+        """Return the mean `metric` at `k` of the model as it is."""
+        found = []
+        for recent, targets in zip(*(part.split(_TOGETHER) for part in instances), strict=True):
+            recall = self.model.memory.recall(recent.to(self.device))
+            found.append(ranks(recall, self.model.base, targets.to(self.device)).cpu().numpy())
+        return rank_metrics(np.concatenate(found), [k])[f"{metric}@{k}"].mean()
+
+    def _size(self) -> str:
+        entries = len(self.model.memory.counts)
+        return f"{entries:,} pairs, {entries / max(1, self.model.n_items - 1):.0f} an item"
+
+
+def _groups(fixed: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return what is tried of each group of numbers: those that are set keep their values."""
+    return [
+        [{**dict(zip(names, values, strict=True)), **{n: fixed[n] for n in names if n in fixed}} for values in tried]
+        for names, tried in _TRIED
+    ]
+
+
+def _shown(numbers: Numbers) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in numbers._asdict().items())
