@@ -15,8 +15,6 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +31,11 @@ from recbole_sid.property_files import PAPER, PROPERTIES, size_files, sizes
 from recbole_sid.registry import METRICS, get_model, get_trainer, is_ours, resolve
 from recbole_sid.settings.declared import Key, check_value
 from recbole_sid.settings.known import common_settings, flagged, metric_settings, semantic_id_keys, settings_of
+from recbole_sid.settings.recbole_checks import check_launch, check_recbole_keys
 from recbole_sid.settings.run import RecBoleSettings
 from recbole_sid.util.hashing import as_json_type, fingerprint
 from recbole_sid.util.names import check_dataset_name
-from recbole_sid.util.reading import check_array_file, check_tensor_file, read_yaml
+from recbole_sid.util.reading import read_yaml
 from recbole_sid.util.values import PropertyLoader
 from recbole_sid.util.values import parse_value as parse_value
 
@@ -50,7 +49,6 @@ DERIVED_KEYS = frozenset(
 )
 # Keys that a student's run and its teacher's run share: the data, the semantic IDs and how results are measured.
 _SHARED_SECTIONS = ("Dataset", "Evaluation", "General")
-_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class Config(RecBoleConfig):
@@ -179,16 +177,8 @@ class Config(RecBoleConfig):
         # RecBole 1.2.1 takes the GPU even when use_gpu is False.
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["gpu_id"] = ""
-        self._check_launch()
+        check_launch(self.external_config_dict)
         super()._init_device()
-
-    def _check_launch(self) -> None:
-        """Refuse settings of several processes: RecBole would ignore them, or wait for processes that never come."""
-        alone = {"nproc": (1,), "world_size": (-1, 1), "local_rank": ()}
-        for key, harmless in alone.items():
-            value = self.external_config_dict.get(key)
-            if value is not None and value not in harmless:
-                raise InputError(f"recbole_sid trains in one process: leave out {key}={value}.")
 
     def _check_keys(self) -> None:
         known = self.known_keys()
@@ -209,24 +199,14 @@ class Config(RecBoleConfig):
         return known
 
     def _check_values(self) -> None:
-        self._check_placement()
-        if self["log_wandb"]:
-            _require_wandb()
-        self._check_protocol()
+        check_recbole_keys(self)
         if is_ours(self.model_class) and self["benchmark_filename"]:
             raise InputError(f"{self['model']} needs whole sequences of interactions: leave out benchmark_filename.")
-        if self["save_dataset"] or self["save_dataloaders"]:
-            raise InputError(
-                "recbole_sid rebuilds datasets instead of pickling them: leave out save_dataset/dataloaders."
-            )
         RecBoleSettings.of(self)
         for declared in settings_of(self.model_class):
             declared.of(self)
         for key, value in self.external_config_dict.items():
             self._check_kind(key, value)
-        teacher = str(self.final_config_dict.get("teacher") or "")
-        if teacher and not teacher.isidentifier():  # kd_dagfm.py, `__init__`: runs it through `eval`
-            raise InputError(f"teacher={teacher!r} must be the name of a network, such as CrossNet.")
         if self["tokenizer"] == "file" and not self["semantic_ids_path"]:
             raise InputError("tokenizer=file takes ready-made semantic IDs: name their file in semantic_ids_path.")
         if capabilities_of(self.model_class).retrieves:
@@ -236,64 +216,6 @@ class Config(RecBoleConfig):
             raise InputError(
                 f"valid_metric={self['valid_metric']} is not measured{nearest(self['valid_metric'].lower(), metrics)}: "
                 "add it to metrics and topk."
-            )
-
-    def _check_placement(self) -> None:
-        """Refuse what names no GPU, and say that the CPU is used where a GPU was asked for, here or by a checkpoint."""
-        gpu = str(self.external_config_dict.get("gpu_id", ""))
-        if not all(part.strip().isdigit() for part in gpu.split(",") if gpu):
-            raise InputError(f"gpu_id={gpu!r} must be numbers of GPUs, such as 0 or 0,1.")
-        asked = self["use_gpu"] and (gpu or self.external_config_dict.get("use_gpu"))
-        if asked and self["device"].type == "cpu":
-            _warn_once(f"torch finds no GPU {gpu or '0'} here: the CPU is used in spite of use_gpu=True.")
-
-    def _check_protocol(self) -> None:
-        """Refuse values of RecBole's own keys that RecBole accepts and that mean nothing, or not what they seem."""
-        require_known("state", str(self["state"]).lower(), _LOG_LEVELS)
-        seed = self["seed"]
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-            raise InputError(f"seed={seed!r} must be a whole number from 0 to 4294967295.")
-        for key, what in (("eval_step", "epochs between validations; 0: none"), ("metric_decimal_place", "decimals")):
-            if not isinstance(self[key], int) or isinstance(self[key], bool) or self[key] < 0:
-                raise InputError(f"{key}={self[key]!r} must be a whole number of at least 0 ({what}).")
-        if self.external_config_dict.get("eval_step") == 0:
-            _warn_once("eval_step=0: nothing is validated, so training never stops early and its last weights count.")
-        if not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in self["topk"]):
-            raise InputError(f"topk={self['topk']!r} must be whole numbers of at least 1, such as [5, 10].")
-        clip = self["clip_grad_norm"]
-        if clip is not None and not _is_clipping(clip):
-            raise InputError(
-                f"clip_grad_norm={clip!r} must be a dictionary such as {{max_norm: 1.0}}, of numbers above 0, or empty."
-            )
-        self._check_split_settings()
-        for file in self.pretrained_files().values():
-            check_tensor_file(file)
-        embeddings = Path(self["data_path"]) / "item_emb.npy"  # ldiffrec.py, `__init__`: reads it with pickle
-        if self.model == "LDiffRec" and embeddings.is_file():
-            check_array_file(embeddings)
-        intervals = {key: self[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}
-        by_value = self["val_interval"] or {}
-        if not isinstance(by_value, dict):
-            raise InputError(f"val_interval={by_value!r} must name fields, such as {{rating: '[3,inf)'}}.")
-        lists = {field for field, value in by_value.items() if isinstance(value, (list, tuple))}  # of tokens
-        intervals |= {f"val_interval of {field}": value for field, value in by_value.items() if field not in lists}
-        for key, value in intervals.items():
-            if value is not None and not all(_is_interval(part) for part in str(value).split(";")):
-                raise InputError(f"{key}={value!r} must be an interval such as [5,inf) or (0,1];[3,4].")
-
-    def _check_split_settings(self) -> None:
-        """Refuse keys of eval_args that nothing reads, and an order that models of sequences do not have."""
-        given = self.external_config_dict.get("eval_args") or {}
-        for key in given:
-            require_known("key of eval_args", key, ("split", "order", "group_by", "mode"))
-        group_by = self["eval_args"]["group_by"]
-        if group_by not in (None, "none", "user"):
-            raise InputError(f"eval_args.group_by={group_by!r} must be user or none.")
-        order = self["eval_args"]["order"]
-        if self["MODEL_TYPE"] == ModelType.SEQUENTIAL and order != "TO":
-            raise InputError(
-                f"eval_args.order={order!r}: {self.model} learns from interactions in the order of time; name "
-                "`order: TO`, also where only other parts of eval_args are to change, as it replaces the default whole."
             )
 
     def pretrained_files(self) -> dict[str, str]:
@@ -409,39 +331,6 @@ def plain_settings(final_config: Mapping[str, Any]) -> dict[str, Any]:
 def _data_root(final_config: Mapping[str, Any]) -> str:
     """Return data_path as the user gave it: RecBole appends the dataset's name when it builds the configuration."""
     return str(Path(final_config["data_path"]).parent)
-
-
-@lru_cache
-def _warn_once(message: str) -> None:
-    getLogger().warning(message)
-
-
-def _is_clipping(clip: Any) -> bool:
-    """Say whether `clip` is what torch's `clip_grad_norm_` takes; with a norm below 0 it would turn gradients round."""
-    return (
-        isinstance(clip, dict)
-        and "max_norm" in clip
-        and clip.keys() <= {"max_norm", "norm_type"}
-        and all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 for value in clip.values()
-        )
-    )
-
-
-def _is_interval(text: str) -> bool:
-    """Say whether `text` is an interval, not an empty one, that RecBole's filters understand, such as ``[5,inf)``."""
-    found = re.fullmatch(r"\s*[\[(]\s*([^,\s]+)\s*,\s*([^,\s]+)\s*[\])]\s*", text)
-    try:
-        return found is not None and float(found[1]) <= float(found[2])
-    except ValueError:
-        return False
-
-
-def _require_wandb() -> None:
-    try:
-        import wandb  # noqa: F401
-    except ImportError as error:
-        raise InputError("log_wandb needs the package wandb: `pip install wandb`, or leave log_wandb out.") from error
 
 
 def _keys_read_by(model_class: type) -> set[str]:
