@@ -26,6 +26,7 @@ class AxisCuts(Tokenizer):
     """Level t is the range of the item's place on principal axis t, the first being that of largest variance."""
 
     settings = AxisCutsSettings
+    cuts = "even"
 
     @classmethod
     def from_config(cls, config: Any) -> AxisCuts:

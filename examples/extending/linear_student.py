@@ -29,6 +29,7 @@ class LinearStudent(Student):
     """The logits of level t are linear in the mean state and the sum of the embeddings of the codes before."""
 
     settings = LinearStudentSettings
+    decoder: nn.ModuleList
 
     @property
     def form_keys(self) -> tuple[str, ...]:
