@@ -11,6 +11,7 @@ from typing import Any
 
 from recbole.utils import ModelType
 
+from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.util.reading import check_array_file, check_tensor_file
 
