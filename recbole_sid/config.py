@@ -256,6 +256,7 @@ class Config(RecBoleConfig):
         keys |= {*semantic_id_keys(), *flagged("shared")}
         keys |= {key for declared in metric_settings() for key in declared.declarations()}
         keys -= DERIVED_KEYS
+        keys -= {"use_gpu", "gpu_id"} - self.external_config_dict.keys()  # a GPU that nobody asked for is not missed
         shared = {key: value for key, value in self.final_config_dict.items() if key in keys}
         return {**shared, "data_path": _data_root(self.final_config_dict)}
 

@@ -33,4 +33,5 @@ def first_line(error: Exception) -> str:
     """
     if any(word in str(error) for word in _UNSAFE_ADVICE):
         return "it is damaged, or holds Python objects, which can run code when they are loaded and so are not"
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    lines = str(error).strip().splitlines()  # some begin with an empty line
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -106,10 +106,25 @@ def make_trainer(config: Config, train_data: Any) -> Any:
     """Build the configured model on its device, seeded, and its trainer."""
     init_seed(config["seed"], config["reproducibility"])
     model = build_model(config, train_data._dataset)
-    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)(config, model)
+    trainer = _trainer_of(config, model)
     # RecBole's trainers name it by the second, so that two that start together would write over each other.
     trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{config.run_name()}.pth")
     return trainer
+
+
+def _trainer_of(config: Config, model: Any) -> Any:
+    make = get_trainer(config["MODEL_TYPE"], config.model_class)
+    if not config["log_wandb"]:
+        return make(config, model)
+    import wandb
+
+    try:
+        return make(config, model)
+    except wandb.Error as error:  # no key, no network
+        raise InputError(
+            f"wandb cannot log ({first_line(error)}): run `wandb login`, set WANDB_MODE=offline, or "
+            "leave log_wandb out."
+        ) from error
 
 
 def build_model(config: Config, dataset: Any) -> Any:

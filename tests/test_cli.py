@@ -23,7 +23,7 @@ from recbole_sid.cli import COMMANDS, main, parse
 from recbole_sid.commands.call import Call
 from recbole_sid.data import SemanticIDs
 from recbole_sid.data.convert.conversion import ConvertOptions
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, first_line
 from recbole_sid.property_files import PROPERTIES, all_keys
 from recbole_sid.tune.search import Options
 
@@ -340,3 +340,13 @@ def test_interruption_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, caps
 def test_option_that_a_command_does_not_take_is_refused(words: list[str]) -> None:
     with pytest.raises(InputError, match=f"{words[0]} takes no --"):
         parse(words)
+
+
+def test_a_search_resumes_or_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "--model=TIGER", "--dataset=ml-100k", "--resume=maybe"]) == 2
+    assert "resume='maybe' must be True or False" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "line"), [("\n  first\nsecond", "ValueError: first"), ("", "ValueError: ")])
+def test_errors_are_quoted_by_their_first_words(text: str, line: str) -> None:
+    assert first_line(ValueError(text)) == line

@@ -16,6 +16,7 @@ import torch
 from conftest import SMALL, SMALL_TIGER
 from recbole.utils import init_seed
 
+from recbole_sid import config as config_module
 from recbole_sid.checkpoint import load_checkpoint, save_checkpoint
 from recbole_sid.cli import main
 from recbole_sid.comparison.plan import read_plan
@@ -290,6 +291,14 @@ def test_gpu_that_is_asked_for_and_missing_is_said(settings: dict[str, Any], cap
     assert [record.message for record in caplog.records] == [
         "torch finds no GPU 5 here: the CPU is used in spite of use_gpu=True."
     ]
+
+
+def test_gpu_that_nobody_asked_for_is_not_missed_for_a_teacher(settings: dict[str, Any], caplog: Any) -> None:
+    config_module._warn_once.cache_clear()
+    default = {key: value for key, value in settings.items() if key not in ("use_gpu", "gpu_id")}
+    known = Config("SIDMLP", "tiny").known_keys()
+    Config("SIDMLP", "tiny", config_dict={key: value for key, value in default.items() if key in known})
+    assert "torch finds no GPU" not in caplog.text
 
 
 def test_gpu_that_is_named_alone_and_missing_is_said(settings: dict[str, Any], caplog: Any) -> None:

@@ -1091,6 +1091,21 @@ class FakeWandb(types.ModuleType):
         self.logged.append(metrics)
 
 
+def test_wandb_that_cannot_log_is_refused_in_a_sentence(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoKey(FakeWandb):
+        class Error(Exception):
+            pass
+
+        def init(self, **settings: Any) -> None:
+            raise self.Error("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setitem(sys.modules, "wandb", NoKey())
+    with pytest.raises(InputError, match=r"wandb cannot log \(Error: No API key .*run `wandb login`"):
+        train("TIGER", log_wandb=True)
+
+
 def test_every_epoch_of_every_stage_is_logged(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     fake, scalars = FakeWandb(), {}
     monkeypatch.setitem(sys.modules, "wandb", fake)

@@ -34,9 +34,11 @@ def tune(call: Call) -> None:
     chosen |= {key: call.options[key] for key in ("scheduler", "searcher", "address") if key in call.options}
     settings = dict(call.overrides)
     resume = settings.pop("resume", False)
+    if not isinstance(resume, bool):
+        raise InputError(f"resume={resume!r} must be True or False.")
     config = Config(call.options.get("model"), call.options.get("dataset"), config_files(call), settings)
     space = read_space(call.options.get("space") or _shipped_space(config["model"], config["size"]))
-    outcome = search(config, space, Options(**chosen), call.options.get("storage_path"), bool(resume))
+    outcome = search(config, space, Options(**chosen), call.options.get("storage_path"), resume)
     result = outcome.result
     row = {"model": config["model"], **result["test_result"]}
     write_result(call, config, [row], {key: value for key, value in result.items() if key != "test_result"})
