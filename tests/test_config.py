@@ -485,6 +485,11 @@ def test_impossible_value_is_refused(key: str, value: Any, message: str) -> None
         Config("TIGER", "ml-100k", config_dict={key: value})
 
 
+def test_keys_of_students_are_unknown_to_teachers() -> None:
+    with pytest.raises(InputError, match="Unknown configuration key 'teacher_path'"):
+        Config("TIGER", "ml-100k", config_dict={"teacher_path": "x"})
+
+
 @pytest.mark.parametrize("name", ["a/b", "../x", "tiny/", "x" * 300, "\ud800", "."])
 def test_a_dataset_whose_name_leads_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="dataset="):

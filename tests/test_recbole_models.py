@@ -305,6 +305,12 @@ def test_a_comparison_takes_models_of_every_kind_that_rank_all_items(tmp_path: P
     assert all(0 <= row["ndcg@10"] <= 1 for row in summary.rows)
 
 
+def test_a_comparison_of_files_that_are_split_already_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    split = {**TINY, "benchmark_filename": ["train", "valid", "test"]}
+    with pytest.raises(InputError, match="whole sequences of interactions: leave out benchmark_filename"):
+        make_jobs(make_plan("ml-100k", {"BPR": split}, [1]), tmp_path)
+
+
 def test_fearec_finds_the_stored_histories() -> None:
     run = run_model(config_of("FEARec"))
     dataset = run.test_data._dataset

@@ -127,6 +127,10 @@ def _check_ranks_all(entry: Entry, config: Config) -> None:
     """Raise InputError if a model is not evaluated by ranking all items for users of a test part, as tests over users
     and breakdowns need it.
     """
+    if config["benchmark_filename"]:
+        raise InputError(
+            "A comparison breaks results down by whole sequences of interactions: leave out benchmark_filename."
+        )
     split = config["eval_args"]["split"]
     if isinstance(split, dict) and "test" in left_empty(split):
         raise InputError(
