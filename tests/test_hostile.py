@@ -16,7 +16,6 @@ import torch
 from conftest import SMALL, SMALL_TIGER
 from recbole.utils import init_seed
 
-from recbole_sid import config as config_module
 from recbole_sid.checkpoint import load_checkpoint, save_checkpoint
 from recbole_sid.cli import main
 from recbole_sid.comparison.plan import read_plan
@@ -27,6 +26,7 @@ from recbole_sid.features.file import read_rows
 from recbole_sid.interop.weights import read_weights
 from recbole_sid.model.tiger import TIGER
 from recbole_sid.quick_start import load_data_and_model, run_recbole_sid
+from recbole_sid.settings import recbole_checks
 from recbole_sid.tune.space import read_space
 
 MARKER = Path("marker")
@@ -294,7 +294,7 @@ def test_gpu_that_is_asked_for_and_missing_is_said(settings: dict[str, Any], cap
 
 
 def test_gpu_that_nobody_asked_for_is_not_missed_for_a_teacher(settings: dict[str, Any], caplog: Any) -> None:
-    config_module._warn_once.cache_clear()
+    recbole_checks._warn_once.cache_clear()
     default = {key: value for key, value in settings.items() if key not in ("use_gpu", "gpu_id")}
     known = Config("SIDMLP", "tiny").known_keys()
     Config("SIDMLP", "tiny", config_dict={key: value for key, value in default.items() if key in known})
