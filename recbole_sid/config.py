@@ -167,6 +167,11 @@ class Config(RecBoleConfig):
         for key in ("topk", "metrics"):
             if self.final_config_dict[key] in ([], (), "", None):
                 raise InputError(f"{key}={self.final_config_dict[key]!r} measures nothing: name at least one.")
+        for key in ("metrics", "valid_metric"):
+            names = self.final_config_dict[key]
+            names = names if key == "metrics" and isinstance(names, (list, tuple)) else [names]
+            if not all(isinstance(name, str) for name in names):
+                raise InputError(f"{key}={self.final_config_dict[key]!r} must be names, such as NDCG.")
         own = os.path.join(self.final_config_dict["data_path"], self.dataset)
         super()._set_default_parameters()
         # RecBole 1.2.1 reads its own copy of ml-100k whatever data_path says (config/configurator.py, line 330).

@@ -61,7 +61,7 @@ def test_a_key_given_again_has_another_default_and_is_else_the_same() -> None:
         ({"rate": float("nan")}, "rate=nan must be a number of at least 0"),
         ({"rate": "1"}, "rate='1' must be a number"),
         ({"names": ["a", "c"]}, "names='c'.* must be one of a, b"),
-        ({"names": [1]}, "must be a list, each text or text"),
+        ({"names": [1]}, "must be text or a list, each text"),
         ({"own": []}, "own=.* must be a dictionary"),
         ({"depth": -1}, "depth=-1 must be a whole number of at least 0"),
     ],

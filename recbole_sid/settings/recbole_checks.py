@@ -15,6 +15,7 @@ from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.util.reading import check_array_file, check_tensor_file
 
+_MOST_DECIMALS = 15  # a float has no more
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -61,6 +62,8 @@ def _check_protocol(config: Any) -> None:
     for key, what in (("eval_step", "epochs between validations; 0: none"), ("metric_decimal_place", "decimals")):
         if not isinstance(config[key], int) or isinstance(config[key], bool) or config[key] < 0:
             raise InputError(f"{key}={config[key]!r} must be a whole number of at least 0 ({what}).")
+    if config["metric_decimal_place"] > _MOST_DECIMALS:
+        raise InputError(f"metric_decimal_place={config['metric_decimal_place']} must be at most {_MOST_DECIMALS}.")
     if config.external_config_dict.get("eval_step") == 0:
         _warn_once("eval_step=0: nothing is validated, so training never stops early and its last weights count.")
     if not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in config["topk"]):
