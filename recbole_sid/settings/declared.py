@@ -227,8 +227,8 @@ def _is_a(value: Any, kind: Any) -> bool:
 def in_words(kind: Any, said: Key) -> str:
     """Return what a key of a type takes, such as ``a whole number of at least 1``."""
     if get_origin(kind) in (Union, types.UnionType):
-        words = [in_words(each, said) for each in get_args(kind)]
-        return " or ".join(sorted(words, key=len))  # the list, which has a comma, comes last
+        kinds = [in_words(each, said) for each in get_args(kind)]
+        return " or ".join(sorted(kinds, key=len))  # the list, which has a comma, comes last
     if get_origin(kind) is list or kind is list:
         inner = (get_args(kind) or (Any,))[0]
         return "a list" if inner is Any else f"a list, each {in_words(inner, said)}"
