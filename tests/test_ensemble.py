@@ -169,6 +169,12 @@ def test_tuning_keeps_the_first_best_of_the_grid_on_validation(
     assert run.best_valid_score == max(scores)
 
 
+def test_tuning_ranks_all_items(ensemble: Callable[..., Config]) -> None:
+    sampled = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}
+    with pytest.raises(InputError, match="AdaptiveEnsemble is tuned by ranking all items: set eval_args"):
+        run_model(ensemble(eval_args=sampled))
+
+
 def test_tuning_reads_validation_and_no_other_split(
     ensemble: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

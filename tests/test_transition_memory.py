@@ -268,6 +268,32 @@ def test_without_validation_all_numbers_must_be_set(make: Callable[..., Config])
         run_model(make(**split))
 
 
+def test_it_is_tuned_by_full_ranking_and_evaluated_by_any(make: Callable[..., Config]) -> None:
+    sampled = {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}}
+    with pytest.raises(InputError, match="is tuned by ranking all items: set eval_args"):
+        run_model(make(**sampled))
+    among_ten = run_model(make(**SET, **sampled)).test_result["recall@5"]
+    assert run_model(make(**SET)).test_result["recall@5"] < among_ten < 1
+    sampled["eval_args"]["mode"] = {"valid": "full", "test": "uni10"}
+    assert run_model(make(**sampled)).test_result["recall@5"] > 0
+
+
+def test_a_second_fit_forgets_the_first(make: Callable[..., Config], tmp_path: Path) -> None:
+    write_dataset(tmp_path / "other", random_sequences(seed=5))
+    config = make()
+    train, valid, _ = data_preparation(config, create_dataset(config))
+    other = make(data_path=str(tmp_path / "other"))
+    other_train, other_valid, _ = data_preparation(other, create_dataset(other))
+    trainer = make_trainer(config, train)
+    trainer.fit(other_train, other_valid, saved=False)
+    assert trainer.fit(train, valid, saved=False) == make_trainer(config, train).fit(train, valid, saved=False)
+
+
+def test_a_window_beyond_every_history_costs_nothing(make: Callable[..., Config]) -> None:
+    wide, narrow = (counted(make(window=window))[0] for window in (1 << 30, 6))
+    assert wide.memory.numbers._replace(window=6) == narrow.memory.numbers
+
+
 def test_it_is_tuned_by_the_rank_alone(make: Callable[..., Config]) -> None:
     with pytest.raises(InputError, match="TransitionMemory is tuned on Recall or NDCG, not on valid_metric=MRR@10"):
         run_model(make(metrics=["MRR", "NDCG"], valid_metric="MRR@10"))

@@ -38,7 +38,7 @@ class EnsembleTrainer(ChoosingTrainer):
     @torch.no_grad()
     def _metric_by_setting(self, valid_data: Any) -> np.ndarray:
         """Return ``valid_metric`` [n_settings] of each setting of the grid."""
-        metric, k = self.rank_metric()
+        metric, k = self.rank_metric(valid_data)
         self.model.eval()
         ranks = []
         for interaction, _, rows, targets in progress(valid_data, "tuning the ensemble", self.show_progress):

@@ -49,15 +49,15 @@ class TransitionMemoryTrainer(ChoosingTrainer):
         """As `ChoosingTrainer.choose`."""
         fixed: dict[str, Any] = {name: self.config[name] for name in Numbers._fields if self.config[name] is not None}
         start = Numbers()._replace(**fixed)
+        self.model.learn(train_data._dataset, start)
         if len(fixed) == len(Numbers._fields):
-            self.model.learn(train_data._dataset, start)
             return f"{_shown(start)}, as set: {self._size()}"
         if not valid_data:
             raise InputError(
                 "TransitionMemory is tuned on validation: set eval_args.split to LS: valid_and_test, or all of "
                 f"{', '.join(Numbers._fields)}."
             )
-        metric, k = self.rank_metric()
+        metric, k = self.rank_metric(valid_data)
         instances = self._instances(valid_data, fixed.get("window", _WIDEST))
         values: dict[Numbers, float] = {}
         chosen, before = start, None
@@ -80,12 +80,13 @@ class TransitionMemoryTrainer(ChoosingTrainer):
         """Let the model have `numbers`; count anew only if the table changes."""
         present = self.model.memory.numbers
         same_table = (present.hops, present.hop_decay) == (numbers.hops, numbers.hop_decay)
-        if same_table and len(self.model.memory.counts):
+        if same_table:
             self.model.memory.use(numbers)
         else:
             self.model.learn(dataset, numbers)
 
     def _instances(self, valid_data: Any, window: int) -> _Instances:
+        window = min(window, self.model.max_seq_length)
         recent, targets = [], []
         for interaction, _, rows, items in valid_data:
             histories, lengths = interaction[self.model.ITEM_SEQ], interaction[self.model.ITEM_SEQ_LEN]
