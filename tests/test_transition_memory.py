@@ -28,6 +28,7 @@ from recbole_sid.quick_start import load_data_and_model, make_trainer, run_model
 from recbole_sid.trainer.transition_memory import TransitionMemoryTrainer
 from recbole_sid.tune.space import read_space
 from recbole_sid.tune.trial import SearchPlan, train_trial
+from recbole_sid.util import hardware
 
 SET = {"hops": 2, "hop_decay": 0.5, "window": 3, "window_decay": 0.5, "pseudo_counts": 2.0}
 SETTINGS = {key: value for key, value in SMALL.items() if key not in ("codebook_sizes", "collaborative_dim")}
@@ -97,6 +98,15 @@ def test_the_ranking_equals_the_transcription_from_the_files(make: Callable[...,
     assert whole[:, 0].isneginf().all()
     torch.testing.assert_close(whole.exp().sum(dim=1), torch.ones(len(whole)))
     torch.testing.assert_close(model.predict(interaction), whole.gather(1, interaction["item_id"].unsqueeze(1))[:, 0])
+
+
+def test_other_devices_rank_as_the_cpu(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, _, test = counted(make(**SET))
+    interaction, *_ = next(iter(test))
+    expected = model.retrieve(interaction)
+    monkeypatch.setattr(hardware, "on_cpu", lambda place: False)
+    for mine, theirs in zip(model.retrieve(interaction), expected, strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_recent_items_leave_out_unknown_ones() -> None:

@@ -63,20 +63,22 @@ def best(recall: Recall, base: BaseMeasure, k: int) -> tuple[torch.Tensor, torch
         that has any. Of the items that are equal to the last, some are left out.
     """
     n_rows = len(recall.remaining)
-    frequent = base.order[:k].expand(n_rows, -1)
-    row = torch.arange(n_rows, device=frequent.device).unsqueeze(1).expand_as(frequent)
+    frequent = base.order[:k]
+    row = torch.arange(n_rows, device=frequent.device).unsqueeze(1)
     left = recall.remaining.unsqueeze(1) * base.probabilities[frequent]
-    left = left.masked_fill(recall.mass_of(row, frequent) > 0, 0)
+    left = left.masked_fill(recall.mass_of(*torch.broadcast_tensors(row, frequent)) > 0, 0)
     remembered = recall.masses + recall.remaining[recall.rows] * base.probabilities[recall.items]
     sizes = torch.bincount(recall.rows, minlength=n_rows)
+    starts = sizes.cumsum(0) - sizes
     width = int(sizes.max()) if n_rows else 0
-    column = torch.arange(len(recall.rows), device=frequent.device) - (sizes.cumsum(0) - sizes)[recall.rows]
-    scores = torch.cat([left.new_zeros(n_rows, width), left], dim=1)
-    items = torch.cat([frequent.new_zeros(n_rows, width), frequent], dim=1)
-    scores[recall.rows, column] = remembered
-    items[recall.rows, column] = recall.items
+    # Columns: what is remembered, then what is frequent.
+    scores = left.new_zeros(n_rows, width + len(frequent))
+    scores[:, width:] = left
+    scores[recall.rows, torch.arange(len(recall.rows), device=frequent.device) - starts[recall.rows]] = remembered
     scores, place = scores.topk(min(k, scores.shape[1]), dim=1)
-    items = items.gather(1, place).masked_fill(scores == 0, 0)
+    entry = (starts.unsqueeze(1) + place).clamp(max=max(0, len(recall.items) - 1))
+    of_entry = recall.items[entry] if len(recall.items) else torch.zeros_like(place)
+    items = torch.where(place < width, of_entry, frequent[(place - width).clamp(min=0)]).masked_fill(scores == 0, 0)
     items, by_number = items.sort(dim=1)
     scores, by_score = scores.gather(1, by_number).sort(dim=1, descending=True, stable=True)
     return items.gather(1, by_score), scores
