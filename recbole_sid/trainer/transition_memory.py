@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,18 +60,14 @@ class TransitionMemoryTrainer(ChoosingTrainer):
         metric, k = self.rank_metric(valid_data)
         instances = self._instances(valid_data, fixed.get("window", _WIDEST))
         values: dict[Numbers, float] = {}
-        chosen, before = start, None
-        for _ in range(_SWEEPS):
-            for candidates in _groups(fixed):
-                settings = list(dict.fromkeys(chosen._replace(**each) for each in candidates))
-                for setting in settings:
-                    if setting not in values:
-                        self._set(train_data._dataset, setting)
-                        values[setting] = float(self._measure(instances, metric, k))
-                chosen = max(settings, key=values.__getitem__)
-            if chosen == before:
-                break
-            before = chosen
+
+        def value_of(numbers: Numbers) -> float:
+            if numbers not in values:
+                self._set(train_data._dataset, numbers)
+                values[numbers] = float(self._measure(instances, metric, k))
+            return values[numbers]
+
+        chosen = _best_by_groups(start, _groups(fixed), value_of)
         self._set(train_data._dataset, chosen)
         best = f"validation {self.valid_metric} {values[chosen]:.4f} on {len(instances.targets):,} instances"
         return f"{_shown(chosen)} of {len(values)} settings: {best}; {self._size()}"
@@ -111,6 +107,20 @@ class TransitionMemoryTrainer(ChoosingTrainer):
     def _size(self) -> str:
         entries = len(self.model.memory.counts)
         return f"{entries:,} pairs, {entries / max(1, self.model.n_items - 1):.0f} an item"
+
+
+def _best_by_groups(
+    start: Numbers, groups: Sequence[Sequence[dict[str, Any]]], value_of: Callable[[Numbers], float]
+) -> Numbers:
+    """Return numbers of the largest value that varying one group at a time finds, the first of equals."""
+    chosen = start
+    for _ in range(_SWEEPS):
+        before = chosen
+        for tried in groups:
+            chosen = max((chosen._replace(**each) for each in tried), key=value_of)
+        if chosen == before:
+            break
+    return chosen
 
 
 def _groups(fixed: dict[str, Any]) -> list[list[dict[str, Any]]]:
