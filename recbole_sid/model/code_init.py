@@ -12,7 +12,6 @@ from recbole_sid.features.scaling import Reduction
 from recbole_sid.nn.vocabulary import TokenVocabulary
 from recbole_sid.tokenizer import residual as rq
 
-CODE_INITS = ("random", "features")
 NOISE = 1e-5  # means this much smaller than the features are what float32 leaves of zero
 
 

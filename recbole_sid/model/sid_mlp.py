@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.errors import InputError
 from recbole_sid.fast.captured import CapturedSearches
 from recbole_sid.fast.compiled_scorer import (
     COMPILED,
@@ -59,15 +58,6 @@ class SIDMLP(Student):
 
     decoder: SIDMLPDecoder
 
-    @classmethod
-    def check_config(cls, config: Any) -> None:
-        super().check_config(config)
-        if config["attention_dim"] % config["attention_heads"]:
-            raise InputError(
-                f"attention_dim={config['attention_dim']} must be a multiple of attention_heads="
-                f"{config['attention_heads']}."
-            )
-
     @property
     def form_keys(self) -> tuple[str, ...]:
         """As `Student.form_keys`."""
@@ -75,7 +65,7 @@ class SIDMLP(Student):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.compiled = config["compiled"]
+        self.compiled = StudentSettings.of(config).compiled
         if self.compiled and hardware.on_cpu(config["device"]):
             is_usable()  # compiles now, before anything is timed
         self.heads_form = Prepared(_factorise)
@@ -83,17 +73,18 @@ class SIDMLP(Student):
         self.graphs: Prepared[CapturedSearches] = Prepared(_no_graphs)
 
     def make_decoder(self, config: Any, d_model: int) -> SIDMLPDecoder:
+        settings = StudentSettings.of(config)
         return SIDMLPDecoder(
             d_model,
             self.vocabulary.codebook_sizes,
-            attention_dim=config["attention_dim"],
-            n_heads=config["attention_heads"],
-            ffn_size=config["ffn_size"],
-            head_hidden=config["head_hidden"],
-            head_layers=config["head_layers"],
-            dropout=config["dropout_prob"],
-            query_per_level=config["query_per_level"],
-            query_from_last=config["query_from_last"],
+            attention_dim=settings.attention_dim,
+            n_heads=settings.attention_heads,
+            ffn_size=settings.ffn_size,
+            head_hidden=settings.head_hidden,
+            head_layers=settings.head_layers,
+            dropout=settings.dropout_prob,
+            query_per_level=settings.query_per_level,
+            query_from_last=settings.query_from_last,
         )
 
     def level_logits(self, encoded: Padded, codes: torch.Tensor) -> list[torch.Tensor]:

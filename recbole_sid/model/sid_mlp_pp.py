@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recbole_sid.data.histories import cut_histories
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import InputError
 from recbole_sid.model.sid_mlp import SIDMLP
 from recbole_sid.nn import item_encoder, token_encoder
 from recbole_sid.nn.history_encoder import HistoryEncoder
@@ -88,10 +88,6 @@ class SIDMLPPlusPlus(SIDMLP):
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        require_known("encoder", config["encoder"], _ENCODERS)
-        require_known("encoder_positions", config["encoder_positions"], token_encoder.POSITIONS)
-        require_known("encoder_mixing", config["encoder_mixing"], token_encoder.MIXINGS)
-        require_known("item_mixing", config["item_mixing"], item_encoder.MIXINGS)
         super().check_config(config)
         if config["encoder_dtype"] != "float32":
             raise InputError(f"{cls.__name__} computes in float32 only: leave out encoder_dtype.")
@@ -123,31 +119,33 @@ class SIDMLPPlusPlus(SIDMLP):
 
 
 def _token_encoder(model: SIDMLPPlusPlus, config: Any) -> MLPEncoder:
+    settings = SIDMLPPlusPlusSettings.of(config)
     longest = 2 + model.max_seq_length * model.vocabulary.n_levels
     return MLPEncoder(
         model.token_embedding,
         n_roles=model.vocabulary.n_levels,
         eos=model.vocabulary.eos,
-        n_positions=max(config["max_positions"], longest),
-        n_layers=config["encoder_layers"],
-        ffn_size=config["encoder_ffn_size"],
-        dropout=config["encoder_dropout_prob"],
-        positions=config["encoder_positions"],
-        mixing=config["encoder_mixing"],
+        n_positions=max(settings.max_positions, longest),
+        n_layers=settings.encoder_layers,
+        ffn_size=settings.encoder_ffn_size,
+        dropout=settings.encoder_dropout_prob,
+        positions=settings.encoder_positions,
+        mixing=settings.encoder_mixing,
     )
 
 
 def _item_encoder(model: SIDMLPPlusPlus, config: Any) -> ItemEncoder:
+    settings = SIDMLPPlusPlusSettings.of(config)
     return ItemEncoder(
         model.token_embedding,
         n_levels=model.vocabulary.n_levels,
         first_code_token=model.vocabulary.level_offsets[0],
         n_code_tokens=sum(model.vocabulary.codebook_sizes),
         max_items=model.max_seq_length,
-        n_layers=config["item_layers"],
-        ffn_size=config["item_ffn_size"],
-        mixing=config["item_mixing"],
-        dropout=config["item_dropout_prob"],
+        n_layers=settings.item_layers,
+        ffn_size=settings.item_ffn_size,
+        mixing=settings.item_mixing,
+        dropout=settings.item_dropout_prob,
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from recbole_sid.config import Config
-from recbole_sid.errors import InputError, nearest, require_known
+from recbole_sid.errors import InputError, nearest
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
@@ -86,11 +86,6 @@ class Student(SIDRecommender):
         super().check_config(config)
         if not config["teacher_path"]:
             teacher_config(config)
-        if not 0 <= config["alpha"] <= 1:
-            raise InputError(f"alpha={config['alpha']} must be in 0..1.")
-        if config["temperature"] <= 0:
-            raise InputError(f"temperature={config['temperature']} must be above 0.")
-        require_known("encoder_dtype", config["encoder_dtype"], DTYPES)
         cls.chosen_stages(config)
         given = config["teacher_config"] or {}
         known = Config(config["teacher_model"], config["dataset"]).known_keys(given)
@@ -136,14 +131,15 @@ class Student(SIDRecommender):
         teacher = load_teacher(config, dataset) if config["teacher_path"] else build_teacher(config, dataset)
         # Not registered as a submodule: it is no part of the student.
         object.__setattr__(self, "teacher", teacher if config["teacher_path"] else None)
-        self.alpha, self.temperature = config["alpha"], config["temperature"]
+        settings = StudentSettings.of(config)
+        self.alpha, self.temperature = settings.alpha, settings.temperature
         token_embedding, encoder = teacher.token_embedding, teacher.history_encoder
         if self.teacher is not None:  # own copies (of both at once: they share weights), so that the teacher stays
             token_embedding, encoder = copy.deepcopy((token_embedding, encoder))
         self.token_embedding: nn.Embedding = freeze(token_embedding)
         self.history_encoder = self.make_encoder(config, encoder)
         self.decoder = self.make_decoder(config, teacher.d_model)
-        _compute_in(self.history_encoder, DTYPES[config["encoder_dtype"]], config["device"])
+        _compute_in(self.history_encoder, DTYPES[settings.encoder_dtype], config["device"])
         self.stages = self.stages_of(config)
         self.start_stage(self.stages[-1])
 

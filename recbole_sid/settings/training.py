@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import NORMALISERS
+from recbole_sid.errors import InputError
 from recbole_sid.settings.declared import Settings, declare
 
 
@@ -97,9 +98,21 @@ class StudentSettings(TrainingSettings, DecodingSettings):
     compiled: bool = declare(
         True, "Decode with the compiled kernels on the CPU, if the extra `fast` is installed.", volatile=True
     )
-    encoder_dtype: str = declare("float32", "Of the encoder's products in inference: float32 or bfloat16.")
+    encoder_dtype: str = declare(
+        "float32",
+        "Of the encoder's products in inference: float32 or bfloat16.",
+        choices=("float32", "bfloat16"),
+    )
     epochs: int = 200
     train_batch_size: int = 512
     learning_rate: float = declare(0.001, "The paper searches 1e-5 to 5e-4 over 200 to 300 epochs.")
     weight_decay: float = 0.0001
     full_sort_items: int = 50000
+
+    def check(self) -> None:
+        if self.attention_dim % self.attention_heads:
+            raise InputError(
+                f"attention_dim={self.attention_dim} must be a multiple of attention_heads={self.attention_heads}."
+            )
+        if not self.temperature > 0:
+            raise InputError(f"temperature={self.temperature} must be above 0.")

@@ -26,7 +26,6 @@ from recbole_sid.util.hardware import moved
 from recbole_sid.util.progress import progress
 from recbole_sid.util.reading import read_json
 
-CACHES = ("none", "memory", "disk")
 _FILES = ("states.npy", "logits.npy")
 _MANIFEST = "manifest.json"  # of sizes and hashes; written last
 _CHUNK = 1 << 24

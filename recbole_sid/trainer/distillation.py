@@ -9,11 +9,11 @@ import torch
 
 from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint, load_weights
 from recbole_sid.config import Config
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import InputError
 from recbole_sid.model.student import STAGES, Student
 from recbole_sid.model.supervision import OnlineSupervision, Supervise
 from recbole_sid.nn.losses import state_error
-from recbole_sid.trainer.distill_cache import CACHES, CachedSupervision, JoinedSupervision
+from recbole_sid.trainer.distill_cache import CachedSupervision, JoinedSupervision
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.trainer.stage import Stage
 from recbole_sid.util.hardware import release_free_memory
@@ -36,11 +36,6 @@ class DistillationTrainer(SIDTrainer):
 
     model: Student
     supervision: Supervise
-
-    @classmethod
-    def check_config(cls, config: Any) -> None:
-        super().check_config(config)
-        require_known("distill_cache", config["distill_cache"] or "none", CACHES)
 
     @classmethod
     def stages_of(cls, config: Any) -> list[Stage]:
