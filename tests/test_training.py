@@ -326,7 +326,7 @@ def test_resume_checkpoint_asks_for_a_resume(configure: Callable[..., Config]) -
 @pytest.mark.parametrize("model", OURS)
 def test_finished_training_is_reused(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     first = train(model)
-    monkeypatch.setattr(type(first.trainer.model), "calculate_loss", raise_interrupt)
+    monkeypatch.setattr(type(first.trainer), "batch_loss", raise_interrupt)
     again = train(model, resume=True)
     assert again.test_result == first.test_result
     assert (again.best_valid_score, again.best_valid_result) == (first.best_valid_score, first.best_valid_result)
@@ -546,8 +546,8 @@ def test_loss_that_is_not_finite_is_refused(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     trainer, train_data, valid_data, _ = make(configure(model))
-    loss = trainer.model.calculate_loss
-    monkeypatch.setattr(trainer.model, "calculate_loss", lambda batch: loss(batch) * float("nan"))
+    loss = trainer.batch_loss
+    monkeypatch.setattr(trainer, "batch_loss", lambda batch: loss(batch) * float("nan"))
     with pytest.raises(InputError, match=f"loss of {model}.* no longer finite: lower learning_rate"):
         trainer.fit(train_data, valid_data)
 
