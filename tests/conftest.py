@@ -21,8 +21,9 @@ torch.set_num_threads(1)  # on tiny tensors, threads only wait for each other
 
 @pytest.fixture(autouse=True)
 def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs write log/, log_tensorboard/ and saved/ here."""
+    """Runs write log/, log_tensorboard/ and saved/ here; RecBole's own Config reads no arguments of pytest's."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pytest"])
     return tmp_path
 
 
