@@ -191,14 +191,17 @@ def test_semantic_ids_that_name_a_model_do_not_make_it_be_downloaded(monkeypatch
         sentence.SentenceEncoder(config).load_state({**state, "text_model": np.asarray("folder")})
 
 
+WHOLE: dict[str, Any] = {"model": "TIGER", "config": {}, "lineage": {}, "state_dict": {}}
+
+
 def test_a_stale_checksum_is_not_written(data_path: Path) -> None:
-    save_checkpoint("one.pth", {"model": "TIGER", "checksum": "of something else"})
-    assert load_checkpoint("one.pth") == {"format": "recbole_sid-checkpoint-1", "model": "TIGER"}
+    save_checkpoint("one.pth", {**WHOLE, "checksum": "of something else"})
+    assert load_checkpoint("one.pth") == {"format": "recbole_sid-checkpoint-1", **WHOLE}
 
 
 def test_a_missing_checksum_is_said_once_a_file(caplog: pytest.LogCaptureFixture) -> None:
     for name in ("one.pth", "two.pth", "one.pth"):
-        torch.save({"format": "recbole_sid-checkpoint-1", "model": "TIGER"}, name)
+        torch.save({"format": "recbole_sid-checkpoint-1", **WHOLE}, name)
         load_checkpoint(name)
     assert [record.message.split("'")[1] for record in caplog.records] == ["one.pth", "two.pth"]
 
