@@ -208,10 +208,12 @@ class Config(RecBoleConfig):
         if is_ours(self.model_class) and self["benchmark_filename"]:
             raise InputError(f"{self['model']} needs whole sequences of interactions: leave out benchmark_filename.")
         RecBoleSettings.of(self)
-        for declared in settings_of(self.model_class):
+        ours = settings_of(self.model_class)
+        for declared in ours:
             declared.of(self)
         for key, value in self.external_config_dict.items():
-            self._check_kind(key, value)
+            if not any(key in declared.declarations() for declared in ours):
+                self._check_kind(key, value)
         if self["tokenizer"] == "file" and not self["semantic_ids_path"]:
             raise InputError("tokenizer=file takes ready-made semantic IDs: name their file in semantic_ids_path.")
         if capabilities_of(self.model_class).retrieves:
@@ -243,8 +245,7 @@ class Config(RecBoleConfig):
         """Refuse what is no number, truth or dictionary where the default, RecBole's, is one."""
         default = self.internal_config_dict.get(key)
         kind = next((each for each in (bool, int, float, dict) if isinstance(default, each)), None)
-        declared = any(key in each.declarations() for each in settings_of(self.model_class))
-        if kind is not None and not declared and not (kind is dict and value is None):
+        if kind is not None and not (kind is dict and value is None):
             check_value(key, value, kind, Key(least=-math.inf), default)
 
     def plain(self) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_a_value_of_another_type_is_refused(key: str, value: Any) -> None:
         ({**_EVALUATION, "metrics": {"ndcg@10": "high"}}, "its metrics of the evaluation '' is missing or wrong"),
         ({**_EVALUATION, "metrics": {"ndcg@10": True}}, "its metrics of the evaluation '' is missing or wrong"),
         ({**_EVALUATION, "per_user": "../other/per_user.parquet"}, "of another folder"),
-        ({**_EVALUATION, "per_user": "/tmp/per_user.parquet"}, "of another folder"),
+        ({**_EVALUATION, "per_user": "/elsewhere/per_user.parquet"}, "of another folder"),
         (3, "its settings of the evaluation '' is missing"),
     ],
 )

@@ -121,9 +121,10 @@ class Settings:
             InputError: for a value of another type, out of bounds or not among the choices, or values that do not fit
                 together.
         """
-        values = {name: config[name] for name in cls.declarations()}
+        declarations, kinds = cls.declarations(), cls.types()
+        values = {name: config[name] for name in declarations}
         for name, value in values.items():
-            check_value(name, value, cls.types()[name], cls.declarations()[name], cls.default(name))
+            check_value(name, value, kinds[name], declarations[name], cls.default(name))
         settings = cls(**values)
         settings.check()
         return settings

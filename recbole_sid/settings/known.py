@@ -33,7 +33,8 @@ def flagged(flag: str, model_class: type | None = None) -> tuple[str, ...]:
         model_class: whose keys count beside those of registered models.
     """
     models = [get_model(name) for name in MODELS] + ([model_class] if model_class else [])
-    declared: list[type[Settings]] = [RecBoleSettings, *(each for model in models for each in settings_of(model))]
+    of_models = [capabilities_of(model).settings for model in models]
+    declared: list[type[Settings]] = [RecBoleSettings, *common_settings(), *of_models]
     return tuple(dict.fromkeys(name for each in declared for name in each.flagged(flag)))
 
 
