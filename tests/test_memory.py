@@ -113,6 +113,47 @@ def test_masses_and_what_remains_are_a_whole(lists: list[list[int]], asked: list
     assert (recall.remaining > 0).all()
 
 
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(sequences, numbers)
+def test_without_its_own_pairs_a_training_pair_is_as_recounted(lists: list[list[int]], chosen: Numbers) -> None:
+    """The reference counts all sequences anew for each instance, but no pair that ends in its target."""
+    memory, base = memory_of(lists, chosen)
+    instances = [(number, place) for number, items in enumerate(lists) for place in range(1, len(items))]
+    if not instances:
+        return
+    recent = recent_of([lists[number][:place] for number, place in instances]).long()
+    targets = torch.tensor([lists[number][place] for number, place in instances])
+    recall = memory.recall_without(recent, targets)
+    found, p0 = probabilities(recall, base), base.probabilities.double().numpy()
+    for row, (number, place) in enumerate(instances):
+        table = literal_table(lists, chosen.hops, chosen.hop_decay)
+        for d in range(1, min(chosen.hops, place) + 1):
+            table[lists[number][place - d], lists[number][place]] -= chosen.hop_decay ** (d - 1)
+        expected = literal_probabilities(table.round(9), p0, lists[number][:place], chosen)
+        np.testing.assert_allclose(found[row].numpy(), expected, rtol=1e-4, atol=1e-7)
+        remembered = recall.items[recall.rows == row].tolist()
+        assert all(table[:, item].sum() > 1e-9 for item in remembered)  # nothing is left of what has been counted once
+    assert (recall.masses > 0).all()
+    keys = recall.rows * N_ITEMS + recall.items
+    assert (keys.diff() > 0).all()
+
+
+@pytest.mark.parametrize(("n_rows", "width"), [(0, 3), (2, 0), (0, 0)])
+def test_nothing_is_asked(n_rows: int, width: int) -> None:
+    memory, _ = memory_of([[1, 2, 3]], Numbers())
+    recent, targets = torch.zeros(n_rows, width, dtype=torch.int64), torch.zeros(n_rows, dtype=torch.int64)
+    for recall in (memory.recall(recent), memory.recall_without(recent, targets)):
+        assert (recall.items.tolist(), recall.remaining.tolist()) == ([], [1] * n_rows)
+
+
+def test_what_was_seen_once_is_not_remembered_without_it() -> None:
+    memory, _ = memory_of([[1, 2, 3], [1, 4]], Numbers(hops=2, hop_decay=0.3, window=2))
+    asked, targets = torch.tensor([[2, 1], [1, 0]]), torch.tensor([3, 4])
+    assert memory.recall(asked).items.tolist() == [2, 3, 4, 2, 3, 4]
+    found = memory.recall_without(asked, targets)
+    assert (found.rows.tolist(), found.items.tolist()) == ([0, 0, 1, 1], [2, 4, 2, 3])
+
+
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(sequences, histories, numbers, st.integers(1, N_ITEMS))
 def test_the_best_are_those_of_all_items_in_order(

@@ -53,6 +53,21 @@ class Recall(NamedTuple):
         return table
 
 
+class _Found(NamedTuple):
+    """The arrays of a `Recall`; masses may be 0, as where the weight of a far item is too small for a number."""
+
+    rows: np.ndarray
+    items: np.ndarray
+    masses: np.ndarray
+    n_items: int
+
+    def recall(self, remaining: np.ndarray, device: torch.device) -> Recall:
+        kept = self.masses > 0
+        parts = self.rows[kept], self.items[kept], self.masses[kept], remaining.astype(np.float32)
+        rows, items, masses, left = (torch.from_numpy(part).to(device) for part in parts)
+        return Recall(rows, items, masses, left, self.n_items)
+
+
 class Memory(torch.nn.Module):
     """A table of transitions and its numbers; all of it is part of the state_dict.
 
@@ -98,21 +113,66 @@ class Memory(torch.nn.Module):
             recent: int64 [B, W], the last items, the most recent first; 0 where there is none, at the end of a row
                 only. Items beyond the window are not looked at. An item may come several times.
         """
-        looked_up = recent[:, : self.numbers.window].cpu().numpy()
-        there = looked_up > 0
-        weights = np.where(there, self.numbers.window_decay ** np.arange(looked_up.shape[1]), 0)
+        items = self._looked_up(recent)
+        share, remaining = self._shares(items, self._row_sums[items])
+        return self._found(items, share).recall(remaining, recent.device)
+
+    @torch.no_grad()
+    def recall_without(self, recent: torch.Tensor, targets: torch.Tensor) -> Recall:
+        """Look up histories of the sequences that were learnt as if the item that follows each had not been counted.
+
+        What `recall` finds after such a history the target has partly put there itself. Without the target's own pairs
+        this is what the other counts say, as after a history that was not learnt. (Pairs of other items of the same
+        sequence, later ones too, stay.)
+
+        Args:
+            recent: as of `recall`. To leave out all of the target's pairs with these items it must hold the last
+                `hops` items before the target, where there are so many.
+            targets: int64 [B], the item that came next in a sequence that was learnt.
+        """
+        items, wanted = self._looked_up(recent), targets.cpu().numpy()
+        before = recent[:, : self.numbers.hops].cpu().numpy()
+        count = (self.numbers.hop_decay ** np.arange(before.shape[1])).astype(np.float32)  # as in the table
+        own = np.where(items[:, :, None] == before[:, None, :], count, 0).sum(axis=2)
+        share, remaining = self._shares(items, _less(self._row_sums[items], own))
+        of_target = self._counts_of(items, np.repeat(wanted[:, None], items.shape[1], axis=1))
+        found = self._found(items, share)
+        is_target = found.items == wanted[found.rows]
+        masses = (share * _less(of_target, own)).sum(axis=1).astype(np.float32)
+        found.masses[is_target] = masses[found.rows[is_target]]
+        return found.recall(remaining, recent.device)
+
+    def _looked_up(self, recent: torch.Tensor) -> np.ndarray:
+        """Return the items [B, W] of histories that the window holds."""
+        return recent[:, : self.numbers.window].cpu().numpy()
+
+    def _shares(self, items: np.ndarray, row_sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what one count in each item's row is worth, [B, W], and what remains for the base measure, [B].
+
+        Args:
+            items: int64 [B, W], 0 where there is none.
+            row_sums: [B, W], of their rows.
+        """
+        there = items > 0
+        weights = np.where(there, self.numbers.window_decay ** np.arange(items.shape[1]), 0)
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        share = weights / (self._row_sums[looked_up] + self.numbers.pseudo_counts)
-        left = np.where(there.any(axis=1), self.numbers.pseudo_counts * share.sum(axis=1), 1)
+        share = weights / (row_sums + self.numbers.pseudo_counts)
+        return share, np.where(there.any(axis=1), self.numbers.pseudo_counts * share.sum(axis=1), 1)
+
+    def _counts_of(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the entries T[first, second] of the table, both of one shape."""
+        if not first.size:  # for which scipy answers [[]], of one row
+            return np.zeros(first.shape, dtype=np.float32)
+        return np.asarray(self._table[first.ravel(), second.ravel()]).reshape(first.shape)
+
+    def _found(self, items: np.ndarray, share: np.ndarray) -> _Found:
+        there = items > 0
         indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-        shape = (len(looked_up), self.n_items)
-        found = csr_matrix((share[there].astype(np.float32), looked_up[there], indptr), shape=shape) @ self._table
-        found.eliminate_zeros()  # the weight of a far item may be too small for a number
+        shape = (len(items), self.n_items)
+        found = csr_matrix((share[there].astype(np.float32), items[there], indptr), shape=shape) @ self._table
         found.sort_indices()
         row = np.repeat(np.arange(shape[0]), np.diff(found.indptr))
-        parts = row, found.indices.astype(np.int64), found.data, left.astype(np.float32)
-        rows, items, masses, remaining = (torch.from_numpy(part).to(recent.device) for part in parts)
-        return Recall(rows, items, masses, remaining, self.n_items)
+        return _Found(row, found.indices.astype(np.int64), found.data, self.n_items)
 
     def _take(self, table: csr_matrix) -> None:
         """Make `table`, float32 [n_items, n_items], the memory's."""
@@ -154,3 +214,9 @@ class Memory(torch.nn.Module):
         if not bool((counts.isfinite() & (counts > 0)).all()):
             return "a count is not a number above 0"
         return Numbers(*settings.tolist()).problem()
+
+
+def _less(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Return `whole` - `part`, 0 where only rounding is left: counts are sums of float32."""
+    rest = whole - part
+    return np.where(rest > 1e-6 * whole, rest, 0)
