@@ -358,7 +358,7 @@ def masked(mask: torch.Tensor) -> torch.Tensor:
 def test_without_numba_the_torch_path_ranks_alike(prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, rows = tiny_model(prepare, "SIDMLP", compiled=True)
     items, scores = ranking(model, rows)
-    monkeypatch.setattr("recbole_sid.model.sid_mlp.is_usable", lambda: False)
+    monkeypatch.setattr("recbole_sid.model.mlp_ranking.is_usable", lambda: False)
     monkeypatch.setattr("recbole_sid.fast.compiled.decoders.beam", None)
     monkeypatch.setattr("recbole_sid.fast.compiled.decoders.exact", None)
     assert ranking(model, rows)[0] == items

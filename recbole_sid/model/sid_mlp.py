@@ -1,43 +1,19 @@
 """SID-MLP: the teacher's frozen encoder, one attention readout and one MLP head per level.
 
-"MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617. How it learns is in `model.student`; here is
-what it is made of, and how it ranks.
+"MLPs are Efficient Distilled Generative Recommenders", arXiv 2605.12617. How it learns is in `model.student`; how it
+ranks in `model.mlp_ranking`; here is what it is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
-
-from recbole_sid.decoding import decoder_named
-from recbole_sid.decoding.beam import beam_search
-from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.fast.captured import CapturedSearches
-from recbole_sid.fast.compiled_scorer import (
-    COMPILED,
-    CompiledScorer,
-    can_compile,
-    compiled_heads,
-    compiled_prefixes,
-    is_usable,
-)
-from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
-from recbole_sid.fast.prepared import Prepared
-from recbole_sid.model.base import is_cpu_inference
+from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.model.student import Student
-from recbole_sid.nn.packing import Packed, Padded
 from recbole_sid.nn.readout import SIDMLPDecoder
-from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.settings import declare
 from recbole_sid.settings.training import StudentSettings
-from recbole_sid.util import hardware
-
-# Users whose beams are searched together on the CPU: more, and activations leave the cache.
-_USERS_IN_CACHE = 32
 
 
 @dataclass(frozen=True)
@@ -47,7 +23,7 @@ class SIDMLPSettings(StudentSettings):
     distill_stages: Any = declare(["decoder"], "The stages to train: there is one.")
 
 
-class SIDMLP(Student):
+class SIDMLP(MLPRanking, Student):
     """Student with the teacher's encoder and token table, both frozen and part of its own checkpoint.
 
     Configuration: `Student`'s, and attention_heads, attention_dim, query_per_level, query_from_last, ffn_size,
@@ -63,15 +39,6 @@ class SIDMLP(Student):
         """As `Student.form_keys`."""
         return ("attention_heads",)
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.compiled = StudentSettings.of(config).compiled
-        if self.compiled and hardware.on_cpu(config["device"]):
-            is_usable()  # compiles now, before anything is timed
-        self.heads_form = Prepared(_factorise)
-        self.compiled_form = Prepared(_compile)
-        self.graphs: Prepared[CapturedSearches] = Prepared(_no_graphs)
-
     def make_decoder(self, config: Any, d_model: int) -> SIDMLPDecoder:
         settings = StudentSettings.of(config)
         return SIDMLPDecoder(
@@ -86,81 +53,3 @@ class SIDMLP(Student):
             query_per_level=settings.query_per_level,
             query_from_last=settings.query_from_last,
         )
-
-    def level_logits(self, encoded: Padded, codes: torch.Tensor) -> list[torch.Tensor]:
-        return self.decoder(self.decoder.readout(*encoded), self.embed_prefix(codes))
-
-    def embed_prefix(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return the embedded codes of all levels but the last: [B, L - 1, d]."""
-        return self.token_embedding(self.vocabulary.code_tokens(codes[:, :-1]))
-
-    def encode(self, tokens: torch.Tensor) -> Packed | Padded:
-        """Return the encoder's states: for inference on the CPU without padding."""
-        if is_cpu_inference(tokens):
-            return self.history_encoder.packed(tokens, tokens != PAD)
-        return self.encode_padded(tokens)
-
-    def context(self, encoded: Packed | Padded) -> torch.Tensor:
-        """Return the user contexts z [B, Q, d] (see `Readout`)."""
-        readout = self.decoder.readout
-        return readout.packed(encoded) if isinstance(encoded, Packed) else readout(*encoded)
-
-    def scorer(self, encoded: Packed | Padded) -> LevelScorer:
-        context = self.context(encoded)
-        heads = self.heads_form.get(self)
-        user_parts = heads.user_parts(context)
-        if self._runs_compiled(heads, context):
-            return CompiledScorer(heads, user_parts, self.trie, *self.compiled_form.get(self))
-        return FactorisedScorer(heads, user_parts)
-
-    def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return leaves and log-probabilities [B, K]; beam search on CUDA runs as one captured graph."""
-        static = self.history_encoder.static_shapes and decoder_named(self.decoding) is beam_search
-        if not (tokens.is_cuda and self.compiled and static):
-            return self.rank_eagerly(tokens)
-        in_graph = (self.beam_size, self.normaliser, self.history_encoder.inference_dtype)  # besides the weights
-        return self.graphs.get(self).rank(self, tokens, in_graph)
-
-    def rank_eagerly(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what `rank` does, operation by operation."""
-        return super().rank(tokens)
-
-    def _runs_compiled(self, heads: FactorisedHeads, context: torch.Tensor) -> bool:
-        on_cpu = self.compiled and hardware.on_cpu(context)  # asked first: numba compiles for seconds
-        return on_cpu and self.normaliser == "children" and can_compile(heads) and is_usable()
-
-    def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
-        compiled = COMPILED.get(decoder_named(self.decoding))
-        if compiled and isinstance(scorer, CompiledScorer):
-            return scorer.search(compiled, self.beam_size)
-        if not hardware.on_cpu(scorer.device) or not isinstance(scorer, FactorisedScorer):
-            return super().search(scorer)
-        return join_rankings([super(SIDMLP, self).search(part) for part in scorer.split(_USERS_IN_CACHE)])
-
-    def leaf_log_probs(self, scorer: LevelScorer) -> torch.Tensor:
-        if isinstance(scorer, CompiledScorer):
-            return scorer.leaf_log_probs()
-        return super().leaf_log_probs(scorer)
-
-    def groups(self, lengths: torch.Tensor) -> list[torch.Tensor | None]:
-        return [None] if self.history_encoder.skips_padding else super().groups(lengths)
-
-
-def _factorise(model: SIDMLP) -> FactorisedHeads:
-    return FactorisedHeads.of(model.decoder, model.token_embedding.weight, model.vocabulary.level_offsets)
-
-
-def _no_graphs(model: SIDMLP) -> CapturedSearches:
-    return CapturedSearches()
-
-
-def _compile(model: SIDMLP) -> tuple[Any, Any]:
-    return compiled_heads(model.heads_form.get(model)), compiled_prefixes(model.trie)
-
-
-def join_rankings(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Join leaves and scores [b, K] of parts of a batch, whose K may differ."""
-    width = max(leaves.shape[1] for leaves, _ in parts)
-    leaves = [F.pad(leaves, (0, width - leaves.shape[1]), value=-1) for leaves, _ in parts]
-    scores = [F.pad(scores, (0, width - scores.shape[1]), value=-torch.inf) for _, scores in parts]
-    return torch.cat(leaves), torch.cat(scores)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from contextlib import nullcontext
 from logging import getLogger
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,7 +24,6 @@ from recbole_sid.model.teacher import Teacher, build_teacher, freeze, load_teach
 from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.losses import distillation_loss, state_error
 from recbole_sid.nn.packing import Padded
-from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.settings.training import StudentSettings
 from recbole_sid.util import hardware
 from recbole_sid.util.hardware import cpu_has_fast_bfloat16
@@ -223,12 +221,7 @@ class Student(SIDRecommender):
 
     def encode_padded(self, tokens: torch.Tensor) -> Padded:
         """Return the encoder's states of histories int64 [B, S] by shapes that do not depend on the data."""
-        encoder, mask = self.history_encoder, tokens != PAD
-        low = encoder.inference_dtype != torch.float32 and not torch.is_grad_enabled()
-        # Without autocast's cache: casts made inside a captured graph must not be used outside of it.
-        with torch.autocast(tokens.device.type, encoder.inference_dtype, cache_enabled=False) if low else nullcontext():
-            states = encoder(tokens, mask)
-        return Padded(states.float() if low else states, encoder.state_mask(tokens))
+        return self.history_encoder.encode_padded(tokens)
 
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
         return self.level_logits(self.encode_padded(tokens), codes)

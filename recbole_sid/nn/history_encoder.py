@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from recbole_sid.errors import InputError
-from recbole_sid.nn.packing import Packed, Packing
+from recbole_sid.nn.packing import Packed, Packing, Padded
 from recbole_sid.nn.vocabulary import PAD
 
 
@@ -30,6 +31,14 @@ class HistoryEncoder(nn.Module):
     def state_mask(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return which states of tokens int64 [B, S] are no padding, bool [B, S']: here those of the tokens."""
         return tokens != PAD
+
+    def encode_padded(self, tokens: torch.Tensor) -> Padded:
+        """Return the states of `forward` by shapes that do not depend on the data, in float32."""
+        low = self.inference_dtype != torch.float32 and not torch.is_grad_enabled()
+        # Without autocast's cache: casts made inside a captured graph must not be used outside of it.
+        with torch.autocast(tokens.device.type, self.inference_dtype, cache_enabled=False) if low else nullcontext():
+            states = self(tokens, tokens != PAD)
+        return Padded(states.float() if low else states, self.state_mask(tokens))
 
     def packed(self, tokens: torch.Tensor, mask: torch.Tensor) -> Packed:
         """Return the states of `forward` that are no padding, for inference on the CPU."""
