@@ -59,6 +59,7 @@ def _config(call: Call, runs: list[FinishedRun]) -> Config:
     """Return a sequential model's configuration of the data: as given, else as the runs recorded it."""
     from recbole_sid.config import Config
     from recbole_sid.data.dataset import check_folder
+    from recbole_sid.evaluation.recorded_data import data_config
 
     if not runs:
         return Config("SASRec", call.options.get("dataset"), config_files(call), call.overrides)
@@ -67,10 +68,7 @@ def _config(call: Call, runs: list[FinishedRun]) -> Config:
         raise InputError(
             f"--dataset={call.options['dataset']} but the runs are of {recorded['dataset']}: leave it out."
         )
-    sections = Config("SASRec", recorded["dataset"]).parameters
-    keys = {"data_path", "checkpoint_dir", "use_gpu", *sections["Dataset"], *sections["Evaluation"]}
-    settings = {key: value for key, value in recorded["settings"].items() if key in keys}
-    config = Config("SASRec", recorded["dataset"], config_files(call), {**settings, **call.overrides})
+    config = data_config(recorded, config_files(call), call.overrides)
     check_folder(config)
     return config
 

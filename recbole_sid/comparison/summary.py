@@ -12,9 +12,9 @@ import pandas as pd
 from recbole_sid.comparison.breakdown import breakdown, test_instances
 from recbole_sid.comparison.runner import JobOutcome
 from recbole_sid.comparison.statistics import paired_tests
-from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
+from recbole_sid.evaluation.recorded_data import data_config
 from recbole_sid.evaluation.runs import read_per_user
 
 TEST_METRIC = "ndcg@10"
@@ -76,7 +76,8 @@ def summarise(outcomes: Sequence[JobOutcome], baseline: str | None = None) -> Su
         failures.append(f"The tests are against {rows[0]['model']}, as there are no results of {baseline}.")
         baseline = None
     values = aligned(per_user)
-    instances = test_instances(_sequential_config(done[0]))
+    assert done[0].result is not None
+    instances = test_instances(data_config(done[0].result))
     first = next(iter(per_user.values()))
     order = pd.MultiIndex.from_frame(instances[["user", "target"]]).get_indexer(first.index)
     return Summary(
@@ -131,13 +132,18 @@ def _mean_over_seeds(runs: Sequence[JobOutcome], evaluation: str) -> pd.Series:
 
 
 def mean_ndcg(files: Sequence[Path]) -> pd.Series:
-    """Return each instance's NDCG@10, averaged over files of results per user, by (user, target)."""
-    found = []
+    """Return each instance's NDCG@10, averaged over files of results per user, by (user, target).
+
+    Raises:
+        InputError: if the files are not of the same users and targets.
+    """
+    found = {}
     for file in files:
         frame = read_per_user(file, ("user", "target", "rank"))
         frame[TEST_METRIC] = rank_metrics(frame["rank"].to_numpy(), [_CUT_OFF])[TEST_METRIC]
-        found.append(frame)
-    return pd.concat(found).groupby(["user", "target"], sort=True)[TEST_METRIC].mean()
+        found[f"'{file}'"] = frame.groupby(["user", "target"], sort=True)[TEST_METRIC].mean()
+    index = next(iter(found.values())).index
+    return pd.Series(np.mean(list(aligned(found).values()), axis=0), index, name=TEST_METRIC)
 
 
 def aligned(per_user: Mapping[str, pd.Series]) -> dict[str, np.ndarray]:
@@ -151,12 +157,3 @@ def aligned(per_user: Mapping[str, pd.Series]) -> dict[str, np.ndarray]:
         if not values.index.equals(per_user[first].index):
             raise InputError(f"{name} and {first} were not evaluated on the same users and targets: run both again.")
     return {name: values.to_numpy() for name, values in per_user.items()}
-
-
-def _sequential_config(outcome: JobOutcome) -> Config:
-    """Return a sequential model's configuration of the data that `outcome` was evaluated on."""
-    assert outcome.result is not None
-    sections = Config("SASRec", outcome.job.dataset).parameters
-    keys = {"data_path", *sections["Dataset"], *sections["Evaluation"]}
-    recorded = {key: value for key, value in outcome.result["settings"].items() if key in keys}
-    return Config("SASRec", outcome.job.dataset, config_dict=recorded)

@@ -1,0 +1,74 @@
+"""The rows of finished comparisons, and their test instances in groups: by category, by popularity of the target."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from recbole_sid.errors import InputError
+from recbole_sid.evaluation.recorded_data import data_config
+from recbole_sid.evaluation.runs import FinishedRun, RunResult, find_runs
+from recbole_sid.generalization.analysis import label_split
+from recbole_sid.generalization.labels import CLASSES
+from recbole_sid.semantic_ids.build import training_popularity
+
+CATEGORY, POPULARITY = "category", "popularity"
+# Where a range of training occurrences of the target begins, below the first: never seen. The same for every dataset.
+POPULARITY_FROM = (1, 4, 8, 20)
+NEVER = "never"
+
+
+class Groups(NamedTuple):
+    """Test instances and how they are told apart.
+
+    Attributes:
+        instances: (user, target) tokens, the order of the masks.
+        masks: by `CATEGORY` and by `POPULARITY`: name -> bool [n]. Each of the two is a partition without empty groups.
+    """
+
+    instances: pd.MultiIndex
+    masks: dict[str, dict[str, np.ndarray]]
+
+
+def runs_by_row(outputs: Sequence[str | os.PathLike[str]]) -> dict[str, list[FinishedRun]]:
+    """Return row -> its runs, one a seed, over the outputs of several comparisons; a run in two of them counts once.
+
+    Raises:
+        InputError: if two different runs have the same row and seed, or as `find_runs`.
+    """
+    found: dict[str, dict[int, FinishedRun]] = {}
+    for run in find_runs([Path(output) / "runs" for output in outputs]):
+        seeds, seed = found.setdefault(run.name, {}), run.result["seed"]
+        if seed in seeds and seeds[seed].per_user.parent.name != run.per_user.parent.name:
+            raise InputError(f"Two rows are called {run.name}, seed {seed}: leave out an output.")
+        seeds[seed] = run
+    return {row: list(seeds.values()) for row, seeds in found.items()}
+
+
+def groups_of(result: RunResult) -> Groups:
+    """Return the groups of the test instances that a run was evaluated on, read from its data.
+
+    Raises:
+        InputError: if the data is not where the run had it.
+    """
+    labelled = label_split(data_config(result))
+    counts = training_popularity(labelled.dataset)[labelled.instances.targets - 1]
+    category = labelled.labels["category"].to_numpy()
+    masks = {CATEGORY: {name: category == name for name in CLASSES}, POPULARITY: by_popularity(counts)}
+    return Groups(
+        pd.MultiIndex.from_frame(labelled.frame[["user", "target"]]),
+        {by: {name: mask for name, mask in of.items() if mask.any()} for by, of in masks.items()},
+    )
+
+
+def by_popularity(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return range -> bool [n], whether an occurrence count [n] of the target in training is in it."""
+    names = [NEVER, *(f"{low}-{after - 1}" for low, after in pairwise(POPULARITY_FROM))]
+    place = np.searchsorted(POPULARITY_FROM, counts, side="right")
+    return {name: place == number for number, name in enumerate([*names, f"{POPULARITY_FROM[-1]}+"])}

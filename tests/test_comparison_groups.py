@@ -1,0 +1,175 @@
+"""Rows of finished comparisons and the groups of their users, with made-up answers: tests of pairs, and the figure."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import N_ITEMS, SMALL, random_sequences, table_cells, write_dataset
+from scipy import stats
+from test_analysis import literal_label
+
+from recbole_sid.comparison.groups import by_popularity
+from recbole_sid.comparison.statistics import holm
+from recbole_sid.config import Config
+from recbole_sid.evaluation.runs import write_per_user, write_result
+
+SEQUENCES = random_sequences(n_users=90, seed=3)
+USERS = [f"u{user}" for user in range(len(SEQUENCES))]
+TARGETS = [f"i{items[-1]}" for items in SEQUENCES]
+SEEDS = {"SASRec": (2020, 2021), "TIGER": (2020, 2021, 2022), "Pop": (2020,)}
+
+
+def script(name: str) -> ModuleType:
+    """Return a script of benchmarks/ as a module."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ranks_of(row: str, seed: int) -> np.ndarray:
+    """Return made-up ranks (0: not found), the same for the same row and seed."""
+    worst = {"SASRec": 12, "TIGER": 20, "Pop": 40}[row]
+    return np.random.default_rng([seed, worst]).integers(0, worst, len(USERS))
+
+
+def ndcg(row: str) -> np.ndarray:
+    """Return each user's NDCG@10, the mean over seeds, by a loop."""
+    of_seed = [
+        [1 / np.log2(rank + 1) if 1 <= rank <= 10 else 0.0 for rank in ranks_of(row, seed)] for seed in SEEDS[row]
+    ]
+    return np.mean(of_seed, axis=0)
+
+
+def write_run(output: Path, row: str, seed: int, data_path: Path, users: list[str] = USERS) -> Path:
+    settings = {key: value for key, value in SMALL.items() if key not in ("codebook_sizes", "collaborative_dim")}
+    config = Config("SASRec", "tiny", config_dict={**settings, "data_path": str(data_path)})
+    folder = output / "runs" / f"{row}-tiny-{seed}"
+    folder.mkdir(parents=True)
+    result = {"name": row, "model": row, "dataset": "tiny", "seed": seed, "fingerprint": f"{row}{seed}"}
+    result |= {"settings": config.plain(), "data": "", "model_file": "", "teacher_file": None, "parameters": 1}
+    result |= {"train_s": 1.0, "best_valid": {}, "peak_memory_mb": None, "device": "cpu", "version": "0"}
+    speed = 100.0 * (seed - 2018)
+    found = {"settings": {}, "metrics": {}, "users_per_s": speed, "per_user": "per_user.parquet"}
+    write_result(folder, {**result, "evaluations": {"": found}})  # type: ignore[typeddict-item]
+    order = np.random.default_rng(seed).permutation(len(users))  # rows may come in any order
+    frame = pd.DataFrame({"user": users, "target": TARGETS, "rank": ranks_of(row, seed).astype(np.int32)})
+    frame["items"], frame["scores"] = [["i0"]] * len(frame), [np.ones(1, np.float32)] * len(frame)
+    write_per_user(frame.iloc[order], folder / "per_user.parquet")
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    data = write_dataset(tmp_path / "data", SEQUENCES)
+    for row, seeds in SEEDS.items():
+        for seed in seeds:
+            write_run(tmp_path / "output", row, seed, data)
+    return tmp_path / "output"
+
+
+def call(name: str, *words: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *words])
+        script(name).main()
+
+
+def literal_groups() -> dict[str, list[str]]:
+    """Return the category and the range of popularity of each user, by loops."""
+    training = [items[:-2] for items in SEQUENCES]
+    counts = Counter(item for items in training for item in items)
+    ranges = [(0, 0, "never"), (1, 3, "1-3"), (4, 7, "4-7"), (8, 19, "8-19"), (20, 10**9, "20+")]
+    labels = [literal_label(training, items[:-1], items[-1], 4)["category"] for items in SEQUENCES]
+    occurrences = [counts[items[-1]] for items in SEQUENCES]
+    names = [next(name for low, high, name in ranges if low <= count <= high) for count in occurrences]
+    return {"category": [str(label) for label in labels], "popularity": names}
+
+
+def test_pairs_are_tested_over_users_with_means_over_seeds(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("paired_tests", str(output), "--pairs", "SASRec:TIGER", "TIGER:Pop", "--by", "popularity", "category")
+    whole, *grouped = [table_cells(table) for table in capsys.readouterr().out.split("\n\n")]
+    values = {row: ndcg(row) for row in SEEDS}
+    pairs = [("SASRec", "TIGER"), ("TIGER", "Pop")]
+    expected = [stats.ttest_rel(values[a], values[b]).pvalue for a, b in pairs]
+    assert [row[1] for row in whole[1:]] == ["2 and 3", "3 and 1"]
+    for (a, b), row, p, adjusted in zip(pairs, whole[1:], expected, holm(np.array(expected)), strict=True):
+        assert row[0] == f"{a} against {b}"
+        check_cells(row[2:], values[a], values[b], p, adjusted)
+    for table, (by, of_user) in zip(grouped, sorted(literal_groups().items(), reverse=True), strict=True):
+        assert table[0][1] == by
+        assert {row[1] for row in table[1:]} == set(of_user)
+        assert len(table) - 1 == 2 * len(set(of_user))
+        inside = [np.array([name == row[1] for name in of_user]) for row in table[1:]]
+        names = [row[0].split(" against ") for row in table[1:]]
+        found = [(values[a][mask], values[b][mask]) for (a, b), mask in zip(names, inside, strict=True)]
+        p_values = np.array([stats.ttest_rel(a, b).pvalue if len(a) > 1 else np.nan for a, b in found])
+        tested = ~np.isnan(p_values)
+        adjusted = np.full(len(found), np.nan)
+        adjusted[tested] = holm(p_values[tested])
+        for row, (a, b), p, by_holm in zip(table[1:], found, p_values, adjusted, strict=True):
+            assert int(row[2]) == len(a)
+            check_cells(row[3:], a, b, p, by_holm)
+
+
+def check_cells(cells: list[str], first: np.ndarray, second: np.ndarray, p: float, adjusted: float) -> None:
+    assert cells[:2] == [f"{first.mean():.4f}", f"{second.mean():.4f}"]
+    assert cells[2] == (f"{first.mean() / second.mean():.3f}" if second.any() else "")
+    assert float(cells[3]) == pytest.approx(first.mean() - second.mean(), abs=1e-4)
+    if len(first) < 2:
+        assert cells[4:] == ["", "", ""]
+        return
+    low, high = map(float, cells[4].split(" to "))
+    means = (first - second)[np.random.default_rng(5).integers(len(first), size=(5000, len(first)))].mean(1)
+    assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+    assert float(cells[5]) == pytest.approx(p, rel=0.1)
+    assert float(cells[6]) == pytest.approx(adjusted, rel=0.1)
+
+
+def test_pairs_that_cannot_be_tested_are_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {
+        ("SASRec:Other",): "There is no row 'Other': one of Pop, SASRec, TIGER",
+        ("SASRec",): "'SASRec' is not two different rows",
+        ("SASRec:SASRec",): "'SASRec:SASRec' is not two different rows",
+    }
+    for pairs, message in wrong.items():
+        with pytest.raises(SystemExit):
+            call("paired_tests", str(output), "--pairs", *pairs)
+        assert message in capsys.readouterr().err
+    data = output.parent / "data"
+    write_run(output.parent / "second", "SASRec", 2022, data, [f"{user}x" for user in USERS])
+    with pytest.raises(SystemExit):  # a seed of other users
+        call("paired_tests", str(output), str(output.parent / "second"), "--pairs", "SASRec:TIGER")
+    assert "were not evaluated on the same users and targets" in capsys.readouterr().err
+    write_run(output.parent / "third", "SASRec", 2020, data).rename(output.parent / "third" / "runs" / "other")
+    with pytest.raises(SystemExit):
+        call("paired_tests", str(output), str(output.parent / "third"), "--pairs", "SASRec:TIGER")
+    assert "Two rows are called SASRec, seed 2020" in capsys.readouterr().err
+    call("paired_tests", str(output), str(output), "--pairs", "SASRec:TIGER")  # the same runs twice count once
+    assert "| 2 and 3 |" in re.sub(r" +", " ", capsys.readouterr().out)
+    write_dataset(data, [[*items, (items[-1] + 1) % N_ITEMS] for items in SEQUENCES])
+    with pytest.raises(SystemExit):  # the data has changed since
+        call("paired_tests", str(output), "--pairs", "SASRec:TIGER", "--by", "category")
+    assert "was not evaluated on the test instances of the data as it is now" in capsys.readouterr().err
+
+
+def test_ranges_of_popularity_hold_every_count_once() -> None:
+    counts = np.arange(30)
+    masks = by_popularity(counts)
+    assert {name: counts[mask].tolist() for name, mask in masks.items()} == {
+        "never": [0],
+        "1-3": [1, 2, 3],
+        "4-7": [4, 5, 6, 7],
+        "8-19": list(range(8, 20)),
+        "20+": list(range(20, 30)),
+    }
