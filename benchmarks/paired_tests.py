@@ -84,7 +84,7 @@ def _by_group(rows: Mapping[str, pd.Series], pairs: Sequence[Pair], groups: Grou
 
 
 def _test(values: Mapping[str, np.ndarray], baseline: str) -> dict[str, Any]:
-    """Return the cells of one test; a single user is no sample."""
+    """Return the cells of one test; there is none of a single user, or where every user is served alike."""
     model = next(iter(values))
     mean, reference = values[model].mean(), values[baseline].mean()
     cells = {
@@ -93,7 +93,7 @@ def _test(values: Mapping[str, np.ndarray], baseline: str) -> dict[str, Any]:
         "Share": f"{mean / reference:.3f}" if reference else "",
         "Difference": f"{mean - reference:+.4f}",
     }
-    if len(values[model]) < 2:
+    if len(values[model]) < 2 or np.array_equal(values[model], values[baseline]):
         return cells | {"95% interval": "", "p": None}
     (test,) = paired_tests(values, baseline)
     return cells | {"95% interval": f"{test['ci_low']:.4f} to {test['ci_high']:.4f}", "p": test["t_test"]}

@@ -113,7 +113,9 @@ def test_pairs_are_tested_over_users_with_means_over_seeds(output: Path, capsys:
         inside = [np.array([name == row[1] for name in of_user]) for row in table[1:]]
         names = [row[0].split(" against ") for row in table[1:]]
         found = [(values[a][mask], values[b][mask]) for (a, b), mask in zip(names, inside, strict=True)]
-        p_values = np.array([stats.ttest_rel(a, b).pvalue if len(a) > 1 else np.nan for a, b in found])
+        p_values = np.array(
+            [stats.ttest_rel(a, b).pvalue if len(a) > 1 and (a - b).any() else np.nan for a, b in found]
+        )
         tested = ~np.isnan(p_values)
         adjusted = np.full(len(found), np.nan)
         adjusted[tested] = holm(p_values[tested])
@@ -126,7 +128,7 @@ def check_cells(cells: list[str], first: np.ndarray, second: np.ndarray, p: floa
     assert cells[:2] == [f"{first.mean():.4f}", f"{second.mean():.4f}"]
     assert cells[2] == (f"{first.mean() / second.mean():.3f}" if second.any() else "")
     assert float(cells[3]) == pytest.approx(first.mean() - second.mean(), abs=1e-4)
-    if len(first) < 2:
+    if len(first) < 2 or not (first - second).any():
         assert cells[4:] == ["", "", ""]
         return
     low, high = map(float, cells[4].split(" to "))
@@ -173,3 +175,53 @@ def test_ranges_of_popularity_hold_every_count_once() -> None:
         "8-19": list(range(8, 20)),
         "20+": list(range(20, 30)),
     }
+
+
+def test_figure_prints_what_it_draws(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("memory_figure", str(output), "--rows", "TIGER", "SASRec=a SASRec", "--output", "pictures/memory")
+    heading, *rows = table_cells(capsys.readouterr().out)
+    for row, (name, label) in zip(rows, [("TIGER", "TIGER"), ("SASRec", "a SASRec")], strict=True):
+        found = dict(zip(heading, row, strict=True))
+        values = ndcg(name)
+        assert (found["Model"], found["Seeds"]) == (label, str(len(SEEDS[name])))
+        assert found["Users/s"] == f"{np.mean([100 * (seed - 2018) for seed in SEEDS[name]]):.0f}"
+        recall = np.mean([(ranks_of(name, seed) > 0) & (ranks_of(name, seed) <= 10) for seed in SEEDS[name]])
+        assert found["Recall@10"] == f"{recall:.4f}"
+        groups = [(group, of_user) for of_user in literal_groups().values() for group in set(of_user)]
+        expected = {f"{group} ({of_user.count(group)})": np.array(of_user) == group for group, of_user in groups}
+        assert set(expected) | {"NDCG@10"} == set(heading) - {"Model", "Seeds", "Users/s", "Recall@10"}
+        for column, mask in {**expected, "NDCG@10": np.ones(len(values), dtype=bool)}.items():
+            mean, *half = map(float, found[column].split(" ± "))
+            assert mean == pytest.approx(values[mask].mean(), abs=6e-5)
+            if mask.sum() > 1 and not column[0].isdigit() and not column.startswith("never"):
+                assert half == [pytest.approx(1.959964 * stats.sem(values[mask]), abs=6e-5)]
+    assert Path("pictures/memory.png").read_bytes().startswith(b"\x89PNG")
+    drawn = Path("pictures/memory.svg").read_text(encoding="utf-8")
+    assert "a SASRec" in drawn
+    call("memory_figure", str(output), "--rows", "TIGER", "SASRec=a SASRec", "--output", "again")
+    assert Path("again.svg").read_text(encoding="utf-8") == drawn
+
+
+def test_figure_shows_speeds_that_are_given_in_place_of_all_recorded(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("memory_figure", str(output), "--users_per_s", "SASRec=2,270", "--output", "memory")
+    heading, *rows = table_cells(capsys.readouterr().out)
+    column = heading.index("Users/s")
+    assert {row[0]: row[column] for row in rows} == {"Pop": "", "SASRec": "2,270", "TIGER": ""}
+    for words in (["--users_per_s", "SASRec"], ["--users_per_s", "SASRec=-1"], ["--rows", "Other"]):
+        with pytest.raises(SystemExit):
+            call("memory_figure", str(output), *words, "--output", "none")
+        assert f"'{words[-1]}'" in capsys.readouterr().err
+    assert not list(Path().glob("none*"))
+
+
+def test_a_row_with_a_memory_looks_like_the_one_without_but_filled() -> None:
+    labels = ["SASRec", "TransitionMemory", "TIGER", "TIGER + memory", "SIDMLP-memory", "SIDMLP", "X with memory"]
+    found = dict(zip(labels, script("memory_figure")._styles(labels), strict=True))
+    for name, with_memory in (("TIGER", "TIGER + memory"), ("SIDMLP", "SIDMLP-memory")):
+        plain, filled = found[name], found[with_memory]
+        assert (plain["color"], plain["marker"]) == (filled["color"], filled["marker"])
+        assert (plain["markerfacecolor"], filled["markerfacecolor"]) == ("white", filled["color"])
+    alone = [found[name] for name in ("SASRec", "TransitionMemory", "X with memory", "TIGER", "SIDMLP")]
+    assert len({(style["color"], style["marker"]) for style in alone}) == 5

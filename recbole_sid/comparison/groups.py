@@ -57,7 +57,7 @@ def groups_of(result: RunResult) -> Groups:
     Raises:
         InputError: if the data is not where the run had it.
     """
-    labelled = label_split(data_config(result))
+    labelled = label_split(data_config(result, overrides={"use_gpu": False}))  # nothing to compute
     counts = training_popularity(labelled.dataset)[labelled.instances.targets - 1]
     category = labelled.labels["category"].to_numpy()
     masks = {CATEGORY: {name: category == name for name in CLASSES}, POPULARITY: by_popularity(counts)}

@@ -21,6 +21,15 @@ def write_png(figure: Figure, path: str | os.PathLike[str]) -> None:
         FigureCanvasAgg(figure).print_png(str(temporary))
 
 
+def write_svg(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write `figure` to `path` as SVG, without a display; the same figure gives the same file."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with replacing(path) as temporary, rc_context({"svg.hashsalt": "recbole_sid"}):
+        FigureCanvasSVG(figure).print_svg(str(temporary), metadata={"Date": None})
+
+
 def accuracy_speed_figure(rows: Sequence[Row], path: str | os.PathLike[str], metric: str = "ndcg@10") -> None:
     """Draw `metric` against users per second (log scale), one point a row, and write a PNG to `path`."""
     from matplotlib.figure import Figure
