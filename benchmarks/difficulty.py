@@ -19,6 +19,14 @@ from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.quick_start import load_data_and_model
 from recbole_sid.util.files import write_json, write_text
 
+INTRODUCTION = """\
+# Difficulty by level
+
+Children are the valid codes after the true prefix (mean), only_child is how often there is one. Accuracy and cross
+entropy (nats) are of the true code among these, with `_all` among all codes of the level, teacher-forced; in_beam is
+how often the true prefix is in the beam of 50. Written by `python benchmarks/difficulty.py`; commands and findings
+stand on the dataset's page.
+"""
 PANELS = {
     "children": "valid codes after the true prefix (mean)",
     "cross_entropy": "cross entropy among valid codes (nats)",
@@ -60,7 +68,7 @@ def main() -> None:
         rows += [{"model": name, **row} for row in level_difficulty(model, data, show_progress=True)]
     table = markdown_table(rows)
     write_json(f"{arguments.output}.json", rows)
-    write_text(f"{arguments.output}.md", table + "\n")
+    write_text(f"{arguments.output}.md", f"{INTRODUCTION}\n{table}\n")
     draw(rows, Path(f"{arguments.output}.png"))
     print(f"{table}\n\nWritten: {arguments.output}.json, .md, .png")
 

@@ -37,7 +37,8 @@ Sentence embeddings (all-MiniLM-L6-v2, 384 numbers an item), 3 levels of 256 cod
 
 Error is the mean squared reconstruction error over the features' variance. Collided items share their codes before the
 collision rule. Neighbours: the share of each item's 10 nearest items by features that have the same first code, and the
-same first two. Adjacent: pairs of neighbours in training sequences with the same first code, and by chance.
+same first two. Adjacent: pairs of neighbours in training sequences with the same first code, and by chance. The
+reports warn of more than 5% collided items, and of what stands below a table.
 """
 
 
@@ -73,7 +74,7 @@ def cells(name: str, found: dict[str, Any]) -> dict[str, str]:
 
 
 def table(data_path: Path, dataset: str) -> str:
-    """Return a dataset's table and the warnings in words."""
+    """Return a dataset's table and, in words, the warnings that its columns do not show."""
     common = [f"--dataset={dataset}", f"--data_path={data_path}", "--features=[file]", "--use_gpu=False"]
     common.append(f"--feature_file={data_path / dataset / f'{dataset}.emb-minilm.npy'}")
     rows, warnings = [], []
@@ -84,10 +85,11 @@ def table(data_path: Path, dataset: str) -> str:
         else:
             found = run(["tokenize", f"--tokenizer={name}", "--codebook_sizes=[256,256,256]", "--report", *common])
         rows.append(cells(name, found))
-        warnings += [f"- {name}: {warning}" for warning in found["warnings"]]
+        shown = f"{found['collided_share']:.1%} of the items share their codes"
+        warnings += [f"- {name}: {warning}" for warning in found["warnings"] if not warning.startswith(shown)]
     texts = [key for key in rows[0] if key not in ("error", "neighbours, 1 and 2 codes", "adjacent / chance")]
-    shown = markdown_table(rows, left=texts)
-    return "\n".join([f"## {dataset}", "", shown, "", "What the reports warn of:", "", *warnings])
+    parts = [f"## {dataset}", markdown_table(rows, left=texts), "\n".join(warnings)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def main() -> None:
