@@ -19,6 +19,7 @@ _MODELS = {
     "CausalSID": "recbole_sid.model.causal:CausalSID",
     "SIDMLP": "recbole_sid.model.sid_mlp:SIDMLP",
     "SIDMLPPlusPlus": "recbole_sid.model.sid_mlp_pp:SIDMLPPlusPlus",
+    "SIDMLPHybrid": "recbole_sid.model.sid_mlp_hybrid:SIDMLPHybrid",
     "TransitionMemory": "recbole_sid.model.transition_memory:TransitionMemory",
     "AdaptiveEnsemble": "recbole_sid.generalization.ensemble:AdaptiveEnsemble",
 }

@@ -98,12 +98,21 @@ SMALL_STUDENT = {
     "head_hidden": 16,
 }
 SMALL_ENCODER = {"encoder_layers": 1, "encoder_ffn_size": 16, "encoder_epochs": 2, "joint_epochs": 1}
+SMALL_HYBRID = {
+    "d_model": 16,
+    "attention_heads": 2,
+    "attention_dim": 16,
+    "ffn_size": 32,
+    "head_hidden": 16,
+    "schedule_epochs": 3,
+}
 SASREC = {"n_layers": 1, "hidden_size": 16, "inner_size": 16, "n_heads": 2}
 OWN = ("codebook_sizes", "collaborative_dim")  # of SMALL, keys that RecBole's models do not have
 SETTINGS: dict[str, dict[str, Any]] = {
     "TIGER": {**SMALL, **SMALL_TIGER},
     "CausalSID": {**SMALL, **SMALL_CAUSAL},
     "SIDMLP": {**SMALL, **SMALL_STUDENT},
+    "SIDMLPHybrid": {**SMALL, **SMALL_HYBRID},
     "SIDMLPPlusPlus": {**SMALL, **SMALL_STUDENT, **SMALL_ENCODER},
 }
 

@@ -34,7 +34,7 @@ def test_capabilities_of_every_model() -> None:
     assert able("made_of") == {*STUDENTS, "AdaptiveEnsemble"}
     assert get_model("AdaptiveEnsemble").made_of == ("id_model_path", "sid_model_path")
     assert {name for name in MODELS if is_teacher(get_model(name))} == set(TEACHERS)
-    assert {name for name in MODELS if is_sid_model(name)} == {*TEACHERS, *STUDENTS}
+    assert {name for name in MODELS if is_sid_model(name)} == {*TEACHERS, *STUDENTS, "SIDMLPHybrid"}
     assert not is_sid_model("SASRec")
     assert is_id_model("SASRec")
     assert not is_id_model("BPR")

@@ -96,7 +96,12 @@ class FactorisedScorer:
     Args:
         heads: factorised heads.
         user_parts: [B, L, H], `FactorisedHeads.user_parts` of the contexts.
+
+    Attributes:
+        item_query: [B, d], what an `ItemHead` scores items by, if the model has one.
     """
+
+    item_query: torch.Tensor | None = None
 
     def __init__(self, heads: FactorisedHeads, user_parts: torch.Tensor) -> None:
         self.heads = heads

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from recbole_sid.features.scaling import Reduction
+from recbole_sid.errors import InputError
+from recbole_sid.features import item_features
+from recbole_sid.features.scaling import Reduction, training_items
 from recbole_sid.nn.vocabulary import TokenVocabulary
+from recbole_sid.semantic_ids.build import semantic_id_recipe
 from recbole_sid.tokenizer import residual as rq
+from recbole_sid.util.hashing import fingerprint
 
 NOISE = 1e-5  # means this much smaller than the features are what float32 leaves of zero
+
+
+def start_codes_from_features(model: Any, config: Any, dataset: Any) -> None:
+    """Let the code embeddings of a `SIDRecommender` start from the features of the items in the training part.
+
+    Raises:
+        InputError: if the run has no features.
+    """
+    try:
+        features = item_features(config, dataset)
+    except InputError as error:
+        raise InputError(f"code_init=features starts code embeddings from the items' features. {error}") from error
+    items = training_items(dataset)
+    codes = model.item_codes[1:].cpu().numpy()[items]
+    n_codes = start_from_features(model.token_embedding, model.vocabulary, features[items], codes, config["seed"])
+    total = sum(model.vocabulary.codebook_sizes)
+    model.logger.info(f"code_init=features: {n_codes} of {total} codes start from the features of their items.")
+
+
+def features_lineage(config: Any, dataset: Any) -> dict[str, str]:
+    """Return what `start_codes_from_features` depends on, as `SIDRecommender.start_lineage`."""
+    return {"features at the start": fingerprint(semantic_id_recipe(config, dataset))}
 
 
 @torch.no_grad()

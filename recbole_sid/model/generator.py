@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.errors import InputError
-from recbole_sid.features import item_features
-from recbole_sid.features.scaling import training_items
 from recbole_sid.model.base import SIDRecommender
-from recbole_sid.model.code_init import start_from_features
+from recbole_sid.model.code_init import features_lineage, start_codes_from_features
 from recbole_sid.model.teacher import Teacher
-from recbole_sid.semantic_ids.build import semantic_id_recipe
 from recbole_sid.settings.training import GeneratorSettings
-from recbole_sid.util.hashing import fingerprint
 
 
 class Generator(SIDRecommender, Teacher):
@@ -39,24 +33,10 @@ class Generator(SIDRecommender, Teacher):
 
     def start_from_data(self, config: Any, dataset: Any) -> None:
         if self.code_init == "features":
-            items = training_items(dataset)
-            codes = self.item_codes[1:].cpu().numpy()[items]
-            features = self._features_to_start_from(config, dataset)[items]
-            n_codes = start_from_features(self.token_embedding, self.vocabulary, features, codes, config["seed"])
-            total = sum(self.vocabulary.codebook_sizes)
-            self.logger.info(f"code_init=features: {n_codes} of {total} codes start from the features of their items.")
-
-    @staticmethod
-    def _features_to_start_from(config: Any, dataset: Any) -> np.ndarray:
-        try:
-            return item_features(config, dataset)
-        except InputError as error:
-            raise InputError(f"code_init=features starts code embeddings from the items' features. {error}") from error
+            start_codes_from_features(self, config, dataset)
 
     def start_lineage(self, config: Any, dataset: Any) -> dict[str, str]:
-        if self.code_init != "features":
-            return {}
-        return {"features at the start": fingerprint(semantic_id_recipe(config, dataset))}
+        return features_lineage(config, dataset) if self.code_init == "features" else {}
 
     def check_finite(self, leaves: torch.Tensor) -> None:
         if self.constrained:  # else a user's beams may all be no item's semantic ID

@@ -88,7 +88,10 @@ class MLPRanking(SIDRecommender):
         return readout.packed(encoded) if isinstance(encoded, Packed) else readout(*encoded)
 
     def scorer(self, encoded: Packed | Padded) -> LevelScorer:
-        context = self.context(encoded)
+        return self.scorer_of(self.context(encoded))
+
+    def scorer_of(self, context: torch.Tensor) -> FactorisedScorer:
+        """Return the level scorer of contexts z [B, Q, d]."""
         heads = self.heads_form.get(self)
         user_parts = heads.user_parts(context)
         if self._runs_compiled(heads, context):

@@ -14,20 +14,20 @@ import torch
 from recbole_sid.data.histories import cut_histories
 from recbole_sid.errors import InputError
 from recbole_sid.model.sid_mlp import SIDMLP
-from recbole_sid.nn import item_encoder, token_encoder
+from recbole_sid.nn import token_encoder
 from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.item_encoder import ItemEncoder
 from recbole_sid.nn.token_encoder import MLPEncoder
 from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.settings import declare
-from recbole_sid.settings.training import StudentSettings
+from recbole_sid.settings.training import ItemEncoderSettings, StudentSettings
 
 _SAMPLED_ROWS = 1024
 _TOKEN_FORM = ("encoder_positions", "encoder_mixing")
 
 
 @dataclass(frozen=True)
-class SIDMLPPlusPlusSettings(StudentSettings):
+class SIDMLPPlusPlusSettings(ItemEncoderSettings, StudentSettings):
     """SID-MLP++: arXiv 2605.12617."""
 
     distill_stages: Any = declare(
@@ -52,14 +52,6 @@ class SIDMLPPlusPlusSettings(StudentSettings):
         choices=token_encoder.MIXINGS,
     )
     max_positions: int = declare(256, "Rows of the position table; more if the longest history needs them.")
-    item_layers: int = declare(3, "Item encoder: layers.")
-    item_ffn_size: int = declare(256, "Their hidden width.")
-    item_dropout_prob: float = declare(0.1, below=1)
-    item_mixing: str = declare(
-        "position",
-        "position (a learned matrix over positions, and the mean) or attention.",
-        choices=item_encoder.MIXINGS,
-    )
     encoder_epochs: int = declare(100, "Stage encoder.")
     encoder_learning_rate: float = declare(0.001)
     joint_epochs: int = declare(20, "Stage joint.")

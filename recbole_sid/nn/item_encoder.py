@@ -6,6 +6,7 @@ item (recency 0), so that an older item more moves no other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -39,6 +40,7 @@ class ItemEncoder(HistoryEncoder):
         ffn_size: hidden width of a layer's MLP.
         mixing: ``position`` (a learned matrix over positions, and the mean) or ``attention``.
         dropout: share of activations that training drops.
+        items: what makes an item's tokens one vector; None: an `ItemEmbedding`.
 
     Raises:
         InputError: if d does not split into the heads of attention.
@@ -57,12 +59,13 @@ class ItemEncoder(HistoryEncoder):
         ffn_size: int,
         mixing: str,
         dropout: float,
+        items: ItemEmbedding | None = None,
     ) -> None:
         super().__init__()
         d_model = embedding.embedding_dim
         self.n_levels = n_levels
         self.code_tokens = range(first_code_token, first_code_token + n_code_tokens)
-        self.items = ItemEmbedding(embedding, n_levels, max_items)
+        self.items = items or ItemEmbedding(embedding, n_levels, max_items)
         self.layers = nn.ModuleList(
             MixingLayer(MIXINGS[mixing](d_model, max_items), d_model, ffn_size, dropout) for _ in range(n_layers)
         )
@@ -163,6 +166,58 @@ def _lookup_table(items: ItemEmbedding) -> torch.Tensor:
     shares = items.merge.weight.unflatten(1, (-1, items.embedding.embedding_dim)).unbind(1)
     tables = [items.embedding.weight @ share.T for share in shares]
     return torch.cat([*tables, items.position.weight + items.merge.bias])
+
+
+class TrainedItemEmbedding(ItemEmbedding):
+    """An `ItemEmbedding` that trains the code embeddings too, normalises the vector and drops of it.
+
+    There are fewer codes than items in a batch, so the linear map is taken of codes, and its results are added up.
+
+    Args:
+        embedding: token table [vocabulary, d].
+        codebook_sizes: codes per level; their tokens come one level after the other.
+        first_code_token: the first token id that is a code.
+        max_items: the longest history, in items.
+        dropout: share of activations that training drops.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        codebook_sizes: Sequence[int],
+        first_code_token: int,
+        max_items: int,
+        dropout: float,
+    ) -> None:
+        super().__init__(embedding, len(codebook_sizes), max_items)
+        self.codebook_sizes, self.first_code_token = tuple(codebook_sizes), first_code_token
+        self.n_codes = sum(codebook_sizes)
+        self.norm = nn.LayerNorm(embedding.embedding_dim)
+        self.dropout = Dropout(dropout)
+        self._table = Prepared(_table_by_level)
+
+    def forward(self, codes: torch.Tensor, recency: torch.Tensor) -> torch.Tensor:
+        found = self._sums(codes.flatten(0, -2), recency.expand(codes.shape[:-1]).flatten(), _table_by_level(self))
+        return self.dropout(self.norm(found.unflatten(0, codes.shape[:-1])))
+
+    def looked_up(self, codes: torch.Tensor, recency: torch.Tensor) -> torch.Tensor:
+        return self.norm(self._sums(codes, recency, self._table.get(self)))
+
+    def _sums(self, codes: torch.Tensor, recency: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """Return [N, d] of codes int64 [N, L] and recency int64 [N]: the sums of their rows of the table."""
+        rows = codes - (self.first_code_token - 1)
+        rows = torch.where((rows > 0) & (rows <= self.n_codes), rows, 0)  # as of an unknown item: it says nothing
+        rows = torch.cat([rows, recency.unsqueeze(1) + self.n_codes + 1], dim=1)
+        return F.embedding_bag(rows, table, mode="sum")
+
+
+def _table_by_level(items: TrainedItemEmbedding) -> torch.Tensor:
+    """Return [1 + n_codes + max_items, d]: zeros, each code's share of the merged vector, then recency and bias."""
+    shares = items.merge.weight.unflatten(1, (-1, items.embedding.embedding_dim)).unbind(1)
+    codes = items.embedding.weight[items.first_code_token :][: items.n_codes].split(items.codebook_sizes)
+    tables = [of_level @ share.T for of_level, share in zip(codes, shares, strict=True)]
+    nothing = items.merge.bias.new_zeros(1, len(items.merge.bias))
+    return torch.cat([nothing, *tables, items.position.weight + items.merge.bias])
 
 
 class MixingLayer(nn.Module):

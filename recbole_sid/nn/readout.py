@@ -14,7 +14,7 @@ from torch import nn
 
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.nn.dropout import Dropout
-from recbole_sid.nn.packing import Packed
+from recbole_sid.nn.packing import Packed, Padded
 
 
 class Readout(nn.Module):
@@ -174,6 +174,18 @@ class SIDMLPDecoder(nn.Module):
 def last_state(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the last of states [B, S, d] where mask bool [B, S] is True, whose rows are True first: [B, d]."""
     return states.take_along_dim((mask.sum(1) - 1)[:, None, None], dim=1).squeeze(1)
+
+
+def last_states(encoded: Packed | Padded) -> torch.Tensor:
+    """Return the last state of each history, [B, d]."""
+    if isinstance(encoded, Padded):
+        return last_state(*encoded)
+    packing = encoded.packing
+    ends = [
+        rows.start + torch.arange(1, 1 + users.stop - users.start) * length for users, rows, length in packing.groups
+    ]
+    found = encoded.values[torch.cat(ends).to(encoded.values.device) - 1]
+    return torch.empty_like(found).index_copy_(0, packing.order, found)
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -133,7 +133,7 @@ class SemanticIDs:
             row = match_rows(np.asarray(item_tokens, dtype=str), self.item_tokens)
             if (row >= 0).all():
                 return self.trie.relabelled(row + 1)
-        row = self._rows(item_tokens)
+        row = self.rows_of(item_tokens)
         popularity = None if self.popularity is None else self.popularity[row]
         return _trie(self.codes[row], self.codebook_sizes, np.arange(1, len(row) + 1), popularity)
 
@@ -146,10 +146,10 @@ class SemanticIDs:
         Raises:
             InputError: if an item of the dataset has no semantic ID; says how many and names one.
         """
-        codes = self.codes[self._rows(item_tokens)]
+        codes = self.codes[self.rows_of(item_tokens)]
         return np.concatenate([np.zeros((1, self.n_levels), dtype=np.int64), codes])
 
-    def _rows(self, item_tokens: Sequence[str] | np.ndarray) -> np.ndarray:
+    def rows_of(self, item_tokens: Sequence[str] | np.ndarray) -> np.ndarray:
         wanted = np.asarray(item_tokens, dtype=str)
         row = match_rows(self.item_tokens, wanted)
         missing = row < 0

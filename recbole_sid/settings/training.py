@@ -8,6 +8,7 @@ from typing import Any
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import NORMALISERS
 from recbole_sid.errors import InputError
+from recbole_sid.nn.item_encoder import MIXINGS
 from recbole_sid.settings.declared import Settings, declare
 
 
@@ -21,6 +22,9 @@ class TrainingSettings(Settings):
     learning_rate: float = declare(0.001)
     weight_decay: float = declare(0.05)
     lr_scheduler: str = declare("cosine", "constant, linear or cosine, after the warm-up.")
+    schedule_epochs: int | None = declare(
+        None, "Epochs that the schedule is laid out for, where training ends before it does; empty: those of training."
+    )
     warmup_steps: int = declare(0, least=0)
     clip_grad_norm: dict[str, Any] | None = declare({"max_norm": 1.0})
     accumulation_steps: int = declare(1, "Batches a step of the optimizer: large batches in the memory of small ones.")
@@ -62,16 +66,53 @@ class GeneratorSettings(TrainingSettings, DecodingSettings):
 
 
 @dataclass(frozen=True)
-class StudentSettings(TrainingSettings, DecodingSettings):
-    """Keys of every student."""
+class ItemEncoderSettings(Settings):
+    """The encoder of items (`nn.item_encoder.ItemEncoder`)."""
+
+    item_layers: int = declare(3, "Item encoder: layers.")
+    item_ffn_size: int = declare(256, "Their hidden width.")
+    item_dropout_prob: float = declare(0.1, below=1)
+    item_mixing: str = declare(
+        "position",
+        "position (a learned matrix over positions, and the mean) or attention.",
+        choices=MIXINGS,
+    )
+
+
+@dataclass(frozen=True)
+class ReadoutSettings(Settings):
+    """Readout and level heads (`nn.readout.SIDMLPDecoder`)."""
+
+    attention_heads: int = declare(4, "Heads of the readout.")
+    attention_dim: int = declare(384, "Inner width of the readout.")
+    query_from_last: bool = declare(
+        False, "Queries from the mean and the last state, in place of the mean. Not in the paper."
+    )
+    ffn_size: int = declare(1024, "Feed-forward width of the readout.")
+    head_hidden: int = declare(512, "Hidden width of the level heads.")
+    head_layers: int = declare(1, "Hidden layers of a head.")
+    dropout_prob: float = declare(0.2, below=1)
+    compiled: bool = declare(
+        True, "Decode with the compiled kernels on the CPU, if the extra `fast` is installed.", volatile=True
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.attention_dim % self.attention_heads:
+            raise InputError(
+                f"attention_dim={self.attention_dim} must be a multiple of attention_heads={self.attention_heads}."
+            )
+
+
+@dataclass(frozen=True)
+class TeacherSettings(Settings):
+    """A teacher, and how it is learnt from."""
 
     teacher_path: str | None = declare(
         None, "Checkpoint of the teacher; empty: train one first, or reuse the one that matches.", file=True
     )
     teacher_model: str = declare("TIGER", "Model class of the teacher when there is no teacher_path.")
     teacher_config: dict[str, Any] | None = declare({}, "Its settings, over those of its property file.")
-    student_path: str | None = declare(None, "Student checkpoint to start from.", file=True)
-    distill_stages: Any = declare(None, "Stages to train, in order; empty: all but joint.")
     distill_cache: str | None = declare(
         "none",
         "none: run the teacher online; memory or disk: once, in half precision.",
@@ -81,22 +122,23 @@ class StudentSettings(TrainingSettings, DecodingSettings):
     distill_cache_dir: str | None = declare(
         None, "Folder of the disk cache; empty: checkpoint_dir/distill_cache.", volatile=True
     )
-    attention_heads: int = declare(4, "Heads of the readout.")
-    attention_dim: int = declare(384, "Inner width of the readout.")
-    query_per_level: bool = declare(
-        False, "A query and context for each level, in place of one for all. Not in the paper."
-    )
-    query_from_last: bool = declare(
-        False, "Queries from the mean and the last state, in place of the mean. Not in the paper."
-    )
-    ffn_size: int = declare(1024, "Feed-forward width of the readout.")
-    head_hidden: int = declare(512, "Hidden width of the level heads.")
-    head_layers: int = declare(1, "Hidden layers of a head.")
-    dropout_prob: float = declare(0.2, below=1)
     alpha: float = declare(0.7, most=1, help="Weight of the teacher's distribution against the true code.")
     temperature: float = declare(1.0, "Temperature of teacher and student in the distillation loss.")
-    compiled: bool = declare(
-        True, "Decode with the compiled kernels on the CPU, if the extra `fast` is installed.", volatile=True
+
+    def check(self) -> None:
+        super().check()
+        if not self.temperature > 0:
+            raise InputError(f"temperature={self.temperature} must be above 0.")
+
+
+@dataclass(frozen=True)
+class StudentSettings(TeacherSettings, ReadoutSettings, TrainingSettings, DecodingSettings):
+    """Keys of every student."""
+
+    student_path: str | None = declare(None, "Student checkpoint to start from.", file=True)
+    distill_stages: Any = declare(None, "Stages to train, in order; empty: all but joint.")
+    query_per_level: bool = declare(
+        False, "A query and context for each level, in place of one for all. Not in the paper."
     )
     encoder_dtype: str = declare(
         "float32",
@@ -108,11 +150,3 @@ class StudentSettings(TrainingSettings, DecodingSettings):
     learning_rate: float = declare(0.001, "The paper searches 1e-5 to 5e-4 over 200 to 300 epochs.")
     weight_decay: float = 0.0001
     full_sort_items: int = 50000
-
-    def check(self) -> None:
-        if self.attention_dim % self.attention_heads:
-            raise InputError(
-                f"attention_dim={self.attention_dim} must be a multiple of attention_heads={self.attention_heads}."
-            )
-        if not self.temperature > 0:
-            raise InputError(f"temperature={self.temperature} must be above 0.")

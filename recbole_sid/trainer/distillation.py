@@ -46,6 +46,7 @@ class DistillationTrainer(SIDTrainer):
                 f"{config['model']} {name}",
                 config["epochs" if name in _MAIN_STAGES else f"{name}_epochs"],
                 config["learning_rate" if name in _MAIN_STAGES else f"{name}_learning_rate"],
+                config["schedule_epochs"] if name in _MAIN_STAGES else None,
                 ranks=STAGES[name].trains_decoder,
             )
             for name in config.model_class.chosen_stages(config)

@@ -95,7 +95,7 @@ class SIDTrainer(RankingTrainer):
     @classmethod
     def stages_of(cls, config: Any) -> list[Stage]:
         """Return the training stages of a run in order; a subclass may have several."""
-        return [Stage("train", config["model"], config["epochs"], config["learning_rate"])]
+        return [Stage("train", config["model"], config["epochs"], config["learning_rate"], config["schedule_epochs"])]
 
     def stages(self) -> list[Stage]:
         """Return the training stages in order."""
@@ -192,7 +192,8 @@ class SIDTrainer(RankingTrainer):
         n_rows = len(train_data._dataset)
         self.rows_per_step = max(1, min(n_rows, self.accumulation_steps * train_data.step))
         self.epoch_weight = n_rows / self.rows_per_step
-        warmup, total = self.config["warmup_steps"], stage.epochs * self.n_steps(train_data)
+        warmup = self.config["warmup_steps"]
+        total = (stage.schedule_epochs or stage.epochs) * self.n_steps(train_data)
         self.scheduler = learning_rate_schedule(self.optimizer, self.config["lr_scheduler"], warmup, total)
         if warmup >= total:
             self.logger.warning(

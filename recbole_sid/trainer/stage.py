@@ -13,6 +13,7 @@ class Stage(NamedTuple):
         name: shown in progress and logs.
         epochs: at most this many.
         learning_rate: peak of the schedule.
+        schedule_epochs: those that the schedule is laid out for; None: `epochs`.
         ranks: whether the model ranks after it; if not, it is validated by something else.
     """
 
@@ -20,4 +21,5 @@ class Stage(NamedTuple):
     name: str
     epochs: int
     learning_rate: float
+    schedule_epochs: int | None = None
     ranks: bool = True

@@ -1,0 +1,94 @@
+"""A head over items themselves, beside those over the codes of their semantic IDs.
+
+Items are known by their numbers in the semantic IDs' artefact, which later items leave as they are: a table that was
+learnt fits a catalogue that has grown, in whatever order its dataset numbers the items.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Spread of fresh rows of the table.
+_SPREAD = 0.02
+
+
+class ItemHead(nn.Module):
+    """Scores items by ``E u`` with ``u = LN(last state + W z)``; items without a row in E have no probability.
+
+    Args:
+        d_model: width of states and contexts.
+        numbers: int64 [n_items], each item's number in the artefact, by its id in the dataset; -1 where it has none.
+        seen: int64 [n], ids of the items that have a row.
+
+    Attributes:
+        table: E [n, d].
+        numbers: int64 [n], of the items of its rows; part of the state_dict.
+        items: int64 [n], their ids in the dataset, 0 for those that it lacks.
+        row: int64 [n_items], the row of each item, -1 where it has none.
+    """
+
+    numbers: torch.Tensor
+    catalogue: torch.Tensor
+    items: torch.Tensor
+    row: torch.Tensor
+
+    def __init__(self, d_model: int, numbers: torch.Tensor, seen: torch.Tensor) -> None:
+        super().__init__()
+        self.context = nn.Linear(d_model, d_model, bias=False)
+        self.norm = nn.LayerNorm(d_model)
+        self.table = nn.Parameter(torch.randn(len(seen), d_model) * _SPREAD)
+        self.register_buffer("catalogue", numbers, persistent=False)
+        self.register_buffer("numbers", numbers[seen])
+        self.register_buffer("items", seen, persistent=False)
+        self.register_buffer("row", torch.full_like(numbers, -1), persistent=False)
+        self._place_items()
+
+    def query(self, last: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Return u [B, d] of the last states [B, d] and contexts z [B, d]."""
+        return self.norm(last + self.context(context))
+
+    def logits(self, query: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, n] of the items of all rows for u [B, d]."""
+        return F.linear(query, self.table)
+
+    def log_probs(self, query: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities [B, n_items] of all items for u [B, d], -inf for those that have no row."""
+        found = query.new_full((len(query), len(self.row)), -torch.inf)
+        found.index_copy_(1, self.items, self.logits(query).log_softmax(-1))
+        found[:, 0] = -torch.inf
+        return found
+
+    def _place_items(self) -> None:
+        """Find the items of the rows in the dataset, and the other way round."""
+        order = self.catalogue.argsort()
+        known = self.catalogue[order]
+        place = torch.searchsorted(known, self.numbers).clamp(max=len(known) - 1)
+        self.items = torch.where(known[place] == self.numbers, order[place], 0)
+        self.row = torch.full_like(self.catalogue, -1)
+        self.row[self.items] = torch.arange(len(self.items), device=self.items.device)
+        self.row[0] = -1
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Take a table of any number of items, if its numbers are those of items."""
+        numbers, table = (state_dict.get(prefix + name) for name in ("numbers", "table"))
+        if numbers is not None and table is not None:
+            problem = self._problem(numbers, table)
+            if problem:
+                args[-1].append(f"{prefix}table is not one of items: {problem}.")
+                return
+            self.numbers = torch.empty_like(numbers, device=self.numbers.device)
+            self.table = nn.Parameter(self.table.new_empty(table.shape), self.table.requires_grad)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._place_items()
+
+    def _problem(self, numbers: torch.Tensor, table: torch.Tensor) -> str | None:
+        """Return why these are no numbers of items with a row each; None if they are."""
+        if numbers.dtype != torch.int64 or numbers.dim() != 1 or table.shape != (len(numbers), self.table.shape[1]):
+            return "a tensor has another type or shape"
+        if not len(numbers) or bool((numbers < 0).any()) or len(numbers.unique()) != len(numbers):
+            return "its rows are not each of one item"
+        return None
