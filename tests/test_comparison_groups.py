@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from collections import Counter
@@ -16,9 +17,10 @@ from conftest import N_ITEMS, SMALL, random_sequences, table_cells, write_datase
 from scipy import stats
 from test_analysis import literal_label
 
-from recbole_sid.comparison.groups import by_popularity
+from recbole_sid.comparison.groups import by_popularity, runs_by_row
 from recbole_sid.comparison.statistics import holm
 from recbole_sid.config import Config
+from recbole_sid.errors import InputError
 from recbole_sid.evaluation.runs import write_per_user, write_result
 
 SEQUENCES = random_sequences(n_users=90, seed=3)
@@ -156,7 +158,7 @@ def test_pairs_that_cannot_be_tested_are_refused(output: Path, capsys: pytest.Ca
     write_run(output.parent / "third", "SASRec", 2020, data).rename(output.parent / "third" / "runs" / "other")
     with pytest.raises(SystemExit):
         call("paired_tests", str(output), str(output.parent / "third"), "--pairs", "SASRec:TIGER")
-    assert "Two rows are called SASRec, seed 2020" in capsys.readouterr().err
+    assert "Two runs are SASRec with seed 2020" in capsys.readouterr().err
     call("paired_tests", str(output), str(output), "--pairs", "SASRec:TIGER")  # the same runs twice count once
     assert "| 2 and 3 |" in re.sub(r" +", " ", capsys.readouterr().out)
     write_dataset(data, [[*items, (items[-1] + 1) % N_ITEMS] for items in SEQUENCES])
@@ -225,3 +227,25 @@ def test_a_row_with_a_memory_looks_like_the_one_without_but_filled() -> None:
         assert (plain["markerfacecolor"], filled["markerfacecolor"]) == ("white", filled["color"])
     alone = [found[name] for name in ("SASRec", "TransitionMemory", "X with memory", "TIGER", "SIDMLP")]
     assert len({(style["color"], style["marker"]) for style in alone}) == 5
+
+
+def test_of_runs_with_the_same_row_and_seed_the_compared_one_counts(output: Path) -> None:
+    assert {row: len(runs) for row, runs in runs_by_row([output]).items()} == {
+        row: len(of) for row, of in SEEDS.items()
+    }
+    first = output / "runs" / "SASRec-tiny-2020"
+    later = first.rename(output / "runs" / "SASRec-tiny-later")
+    earliest = write_run(output, "SASRec", 2020, output.parent / "data").rename(output / "runs" / "SASRec-tiny-first")
+    earlier = write_run(output, "SASRec", 2020, output.parent / "data")
+    for compared in (earliest, earlier, later):
+        (output / "comparison.json").write_text(json.dumps({"runs": [f"elsewhere/runs/{compared.name}"]}))
+        (run,) = [run for run in runs_by_row([output])["SASRec"] if run.result["seed"] == 2020]
+        assert run.per_user.parent == compared
+    for both in ([], [earlier.name, later.name]):
+        (output / "comparison.json").write_text(json.dumps({"runs": both}))
+        with pytest.raises(InputError, match="leave out an output, or move one of them away"):
+            runs_by_row([output])
+    for damaged in ([], {}, {"runs": [1]}):
+        (output / "comparison.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match="is not what `recbole-sid compare` writes"):
+            runs_by_row([output])

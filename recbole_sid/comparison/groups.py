@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from recbole_sid.evaluation.runs import FinishedRun, RunResult, find_runs
 from recbole_sid.generalization.analysis import label_split
 from recbole_sid.generalization.labels import CLASSES
 from recbole_sid.semantic_ids.build import training_popularity
+from recbole_sid.util.reading import read_json
 
 CATEGORY, POPULARITY = "category", "popularity"
 # Where a range of training occurrences of the target begins, below the first: never seen. The same for every dataset.
@@ -39,16 +40,39 @@ class Groups(NamedTuple):
 def runs_by_row(outputs: Sequence[str | os.PathLike[str]]) -> dict[str, list[FinishedRun]]:
     """Return row -> its runs, one a seed, over the outputs of several comparisons; a run in two of them counts once.
 
+    An output keeps the runs of earlier settings: of those with the same row and seed, the one that its
+    ``comparison.json`` is of counts.
+
     Raises:
-        InputError: if two different runs have the same row and seed, or as `find_runs`.
+        InputError: if it is open which of two runs counts, a ``comparison.json`` is damaged, or as `find_runs`.
     """
-    found: dict[str, dict[int, FinishedRun]] = {}
+    compared = {name for output in outputs for name in _compared(Path(output))}
+    found: dict[str, dict[int, dict[str, FinishedRun]]] = {}
     for run in find_runs([Path(output) / "runs" for output in outputs]):
-        seeds, seed = found.setdefault(run.name, {}), run.result["seed"]
-        if seed in seeds and seeds[seed].per_user.parent.name != run.per_user.parent.name:
-            raise InputError(f"Two rows are called {run.name}, seed {seed}: leave out an output.")
-        seeds[seed] = run
-    return {row: list(seeds.values()) for row, seeds in found.items()}
+        found.setdefault(run.name, {}).setdefault(run.result["seed"], {})[run.per_user.parent.name] = run
+    return {row: [_which(runs, compared) for runs in seeds.values()] for row, seeds in found.items()}
+
+
+def _compared(output: Path) -> list[str]:
+    """Return the names of the folders of runs that an output's table is of; none before there is one."""
+    file = output / "comparison.json"
+    content = read_json(file) if file.exists() else {"runs": []}
+    runs = content.get("runs") if isinstance(content, dict) else None
+    if not isinstance(runs, list) or not all(isinstance(run, str) for run in runs):
+        raise InputError(f"'{file}' is not what `recbole-sid compare` writes: run it again.")
+    return [Path(run).name for run in runs]
+
+
+def _which(runs: Mapping[str, FinishedRun], compared: Collection[str]) -> FinishedRun:
+    """Return the only one of the runs of a row and seed (by folder), or the only one among those compared."""
+    known = [name for name in runs if name in compared] if len(runs) > 1 else list(runs)
+    if len(known) != 1:
+        first, second = list(runs.values())[:2]
+        raise InputError(
+            f"Two runs are {first.name} with seed {first.result['seed']}, '{first.per_user.parent}' and "
+            f"'{second.per_user.parent}': leave out an output, or move one of them away."
+        )
+    return runs[known[0]]
 
 
 def groups_of(result: RunResult) -> Groups:
