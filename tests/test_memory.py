@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from recbole_sid.fast.compiled_memory import recall as compiled_recall
+from recbole_sid.fast.compiled_scorer import is_usable
 from recbole_sid.memory import BaseMeasure, Memory, Numbers, Recall, best, ranks, transition_table
 from recbole_sid.memory import table as table_module
 from recbole_sid.memory.mixture import probabilities, probability_of
@@ -62,8 +64,8 @@ def recent_of(lists: list[list[int]]) -> torch.Tensor:
     return torch.tensor([items[::-1] + [0] * (width - len(items)) for items in lists]).reshape(len(lists), width)
 
 
-def memory_of(lists: list[list[int]], chosen: Numbers) -> tuple[Memory, BaseMeasure]:
-    memory, base = Memory(N_ITEMS), BaseMeasure(N_ITEMS)
+def memory_of(lists: list[list[int]], chosen: Numbers, row_limit: int | None = None) -> tuple[Memory, BaseMeasure]:
+    memory, base = Memory(N_ITEMS, row_limit=row_limit), BaseMeasure(N_ITEMS)
     items, offsets = flat(lists)
     memory.learn(items, offsets, chosen)
     base.learn(torch.bincount(torch.from_numpy(items), minlength=N_ITEMS))
@@ -75,7 +77,8 @@ def memory_of(lists: list[list[int]], chosen: Numbers) -> tuple[Memory, BaseMeas
 def test_the_table_counts_every_pair(lists: list[list[int]], hops: int, decay: float, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "_PAIRS", block)
-        table = transition_table(*flat(lists), N_ITEMS, hops, decay)
+        table, row_sums = transition_table(*flat(lists), N_ITEMS, hops, decay)
+    np.testing.assert_allclose(row_sums, literal_table(lists, hops, decay).sum(1), rtol=1e-6)
     np.testing.assert_allclose(table.toarray(), literal_table(lists, hops, decay), rtol=1e-6)
     assert (table.data > 0).all()
     assert table.has_canonical_format
@@ -144,6 +147,62 @@ def test_nothing_is_asked(n_rows: int, width: int) -> None:
     recent, targets = torch.zeros(n_rows, width, dtype=torch.int64), torch.zeros(n_rows, dtype=torch.int64)
     for recall in (memory.recall(recent), memory.recall_without(recent, targets)):
         assert (recall.items.tolist(), recall.remaining.tolist()) == ([], [1] * n_rows)
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(sequences, histories, numbers, st.integers(1, 4))
+def test_what_is_cut_from_a_row_goes_to_the_base_measure(
+    lists: list[list[int]], asked: list[list[int]], chosen: Numbers, limit: int
+) -> None:
+    memory, base = memory_of(lists, chosen, limit)
+    whole = literal_table(lists, chosen.hops, chosen.hop_decay)
+    recall, p0 = memory.recall(recent_of(asked).long()), base.probabilities.double().numpy()
+    found = probabilities(recall, base)
+    for row, history in enumerate(asked):
+        recent = history[::-1][: chosen.window]
+        if not recent:
+            continue
+        weights = np.array([chosen.window_decay**k for k in range(len(recent))])
+        expected, remaining = np.zeros(N_ITEMS), 1.0
+        for weight, item in zip(weights / weights.sum(), recent, strict=True):
+            kept = sorted(range(N_ITEMS), key=lambda i, of=item: (-whole[of, i].astype(np.float32), i))[:limit]
+            masses = weight * whole[item, kept] / (whole[item].sum() + chosen.pseudo_counts)
+            expected[kept] += masses
+            remaining -= masses.sum()
+        np.testing.assert_allclose(recall.remaining[row].item(), remaining, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found[row].numpy(), expected + remaining * p0, rtol=1e-4, atol=1e-6)
+    if p0.sum():
+        np.testing.assert_allclose(found.sum(dim=1).numpy(), 1, rtol=1e-5)
+    assert int(memory.starts.diff().max()) <= limit
+    other = Memory(N_ITEMS)
+    other.load_state_dict(memory.state_dict())
+    assert torch.equal(other.recall(recent_of(asked).long()).remaining, recall.remaining)
+    instances = [(items[:place], items[place]) for items in lists for place in range(1, len(items))]
+    if instances:
+        before, targets = zip(*instances, strict=True)
+        own = memory.recall_without(recent_of(list(before)).long(), torch.tensor(targets))
+        sums = own.remaining + torch.zeros(len(targets)).index_add_(0, own.rows, own.masses)
+        np.testing.assert_allclose(sums.numpy(), 1, rtol=1e-4)
+
+
+@pytest.mark.skipif(not is_usable(), reason="numba is not installed")
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(sequences, histories, numbers, st.sampled_from([None, 1, 3]), st.sampled_from([1, 2]))
+def test_compiled_recall_equals_that_of_scipy(
+    lists: list[list[int]], asked: list[list[int]], chosen: Numbers, limit: int | None, n_threads: int
+) -> None:
+    memory, _ = memory_of(lists, chosen, limit)
+    recent, before = recent_of(asked).long(), torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        for _ in range(2):  # what it adds up in is used again
+            found, expected = compiled_recall(memory, recent), memory.recall(recent)
+            assert torch.equal(found.rows, expected.rows)
+            assert torch.equal(found.items, expected.items)
+            torch.testing.assert_close(found.masses, expected.masses)
+            torch.testing.assert_close(found.remaining, expected.remaining)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_was_seen_once_is_not_remembered_without_it() -> None:
@@ -215,6 +274,9 @@ def test_saved_and_loaded_are_equal() -> None:
         ("starts", torch.tensor([0, 5, *[3] * (N_ITEMS - 1)]), "do not begin and end"),
         ("counts", torch.tensor([1.0, 2.0, torch.inf]), "a count is not a number above 0"),
         ("counts", torch.tensor([1.0, 2.0, -1.0]), "a count is not a number above 0"),
+        ("row_sums", torch.zeros(2).double(), "its sums are of 2 items, not of 9"),
+        ("row_sums", torch.zeros(N_ITEMS).double(), "below that of its entries"),
+        ("row_sums", torch.full((N_ITEMS,), torch.inf).double(), "a row's sum is not a number"),
         ("settings", torch.tensor([3.0, 0.3, 5.0, 0.3, 0.0]).double(), "pseudo_counts=0.0"),
         ("settings", torch.tensor([3.0, 0.3, torch.nan, 0.3, 1.0]).double(), "window=nan"),
         ("settings", torch.tensor([3.0, 0.3, torch.inf, 0.3, 1.0]).double(), "window=inf"),

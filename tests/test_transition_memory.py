@@ -127,7 +127,7 @@ def test_what_is_held_out_changes_nothing(tmp_path: Path, make: Callable[..., Co
     tables = []
     for each, part in ((model, train), (other, other_train)):
         order = np.argsort(part._dataset.item_tokens()) + 1  # numbers follow the file, which changed
-        table = each.memory._table.toarray()[np.ix_(order, order)]
+        table = each.memory.table.counts.toarray()[np.ix_(order, order)]
         tables.append((table, each.base.probabilities.numpy()[order]))
     assert tables[0][0].sum() > 0
     for mine, theirs in zip(*tables, strict=True):

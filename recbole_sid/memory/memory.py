@@ -17,7 +17,11 @@ import torch
 from scipy.sparse import csr_matrix
 
 from recbole_sid.memory.numbers import Numbers
-from recbole_sid.memory.table import transition_table
+from recbole_sid.memory.table import Table, transition_table
+
+_TABLE = ("starts", "successors", "counts", "row_sums")
+# What the sum of a row may be below that of its entries: sums of float32 counts.
+_ROUNDING = 1e-5
 
 
 class Recall(NamedTuple):
@@ -73,28 +77,36 @@ class Memory(torch.nn.Module):
 
     It is looked up on the host, whatever device it is on.
 
+    Args:
+        n_items: size of the catalogue.
+        numbers: in use until it learns.
+        row_limit: successors of an item that it learns, those that count most; what is left out of a row is left to p0.
+            None: all.
+
     Attributes:
         numbers: in use.
         starts, successors, counts: the table as `scipy.sparse.csr_matrix` has it (indptr, indices, data).
+        row_sums: float64 [n_items], of each row with what was left out of it.
+        table: the same on the host; `left_out`: float64 [n_items], what the entries of each row lack of its sum.
     """
 
     starts: torch.Tensor
     successors: torch.Tensor
     counts: torch.Tensor
+    row_sums: torch.Tensor
     settings: torch.Tensor
 
-    def __init__(self, n_items: int, numbers: Numbers | None = None) -> None:
+    def __init__(self, n_items: int, numbers: Numbers | None = None, row_limit: int | None = None) -> None:
         super().__init__()
-        self.n_items, self.numbers = n_items, numbers or Numbers()
+        self.n_items, self.numbers, self.row_limit = n_items, numbers or Numbers(), row_limit
         self.register_buffer("settings", torch.tensor(self.numbers, dtype=torch.float64))
-        for name in ("starts", "successors", "counts"):
+        for name in _TABLE:
             self.register_buffer(name, torch.zeros(0))
-        self._take(csr_matrix((n_items, n_items), dtype=np.float32))
+        self._take(Table(csr_matrix((n_items, n_items), dtype=np.float32), np.zeros(n_items)))
 
     def learn(self, items: np.ndarray, offsets: np.ndarray, numbers: Numbers) -> None:
         """Forget all, and remember the sequences `items` [n] that start at `offsets` [n_sequences + 1]."""
-        table = transition_table(items, offsets, self.n_items, numbers.hops, numbers.hop_decay)
-        self._take(table)
+        self._take(transition_table(items, offsets, self.n_items, numbers.hops, numbers.hop_decay, self.row_limit))
         self.use(numbers)
 
     def use(self, numbers: Numbers) -> None:
@@ -114,7 +126,7 @@ class Memory(torch.nn.Module):
                 only. Items beyond the window are not looked at. An item may come several times.
         """
         items = self._looked_up(recent)
-        share, remaining = self._shares(items, self._row_sums[items])
+        share, remaining = self._shares(items, self.table.row_sums[items], self.left_out[items])
         return self._found(items, share).recall(remaining, recent.device)
 
     @torch.no_grad()
@@ -134,8 +146,9 @@ class Memory(torch.nn.Module):
         before = recent[:, : self.numbers.hops].cpu().numpy()
         count = (self.numbers.hop_decay ** np.arange(before.shape[1])).astype(np.float32)  # as in the table
         own = np.where(items[:, :, None] == before[:, None, :], count, 0).sum(axis=2)
-        share, remaining = self._shares(items, _less(self._row_sums[items], own))
         of_target = self._counts_of(items, np.repeat(wanted[:, None], items.shape[1], axis=1))
+        left_out = _less(self.left_out[items], np.where(of_target > 0, 0, own))
+        share, remaining = self._shares(items, _less(self.table.row_sums[items], own), left_out)
         found = self._found(items, share)
         is_target = found.items == wanted[found.rows]
         masses = (share * _less(of_target, own)).sum(axis=1).astype(np.float32)
@@ -146,73 +159,88 @@ class Memory(torch.nn.Module):
         """Return the items [B, W] of histories that the window holds."""
         return recent[:, : self.numbers.window].cpu().numpy()
 
-    def _shares(self, items: np.ndarray, row_sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _shares(self, items: np.ndarray, row_sums: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what one count in each item's row is worth, [B, W], and what remains for the base measure, [B].
 
         Args:
             items: int64 [B, W], 0 where there is none.
-            row_sums: [B, W], of their rows.
+            row_sums, left_out: [B, W], of their rows.
         """
         there = items > 0
         weights = np.where(there, self.numbers.window_decay ** np.arange(items.shape[1]), 0)
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
         share = weights / (row_sums + self.numbers.pseudo_counts)
-        return share, np.where(there.any(axis=1), self.numbers.pseudo_counts * share.sum(axis=1), 1)
+        remaining = (share * (self.numbers.pseudo_counts + left_out)).sum(axis=1)
+        return share, np.where(there.any(axis=1), remaining, 1)
 
     def _counts_of(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return the entries T[first, second] of the table, both of one shape."""
         if not first.size:  # for which scipy answers [[]], of one row
             return np.zeros(first.shape, dtype=np.float32)
-        return np.asarray(self._table[first.ravel(), second.ravel()]).reshape(first.shape)
+        return np.asarray(self.table.counts[first.ravel(), second.ravel()]).reshape(first.shape)
 
     def _found(self, items: np.ndarray, share: np.ndarray) -> _Found:
         there = items > 0
         indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
         shape = (len(items), self.n_items)
-        found = csr_matrix((share[there].astype(np.float32), items[there], indptr), shape=shape) @ self._table
+        found = csr_matrix((share[there].astype(np.float32), items[there], indptr), shape=shape) @ self.table.counts
         found.sort_indices()
         row = np.repeat(np.arange(shape[0]), np.diff(found.indptr))
         return _Found(row, found.indices.astype(np.int64), found.data, self.n_items)
 
-    def _take(self, table: csr_matrix) -> None:
-        """Make `table`, float32 [n_items, n_items], the memory's."""
-        device = self.starts.device
-        self.starts = torch.from_numpy(table.indptr.astype(np.int64, copy=False)).to(device)
-        self.successors = torch.from_numpy(table.indices.astype(np.int32, copy=False)).to(device)
-        self.counts = torch.from_numpy(table.data).to(device)
-        self._table = table
-        self._row_sums = np.asarray(table.sum(axis=1, dtype=np.float64)).ravel()
+    def _take(self, table: Table) -> None:
+        """Make `table` the memory's."""
+        device, counts = self.starts.device, table.counts
+        self.starts = torch.from_numpy(counts.indptr.astype(np.int64, copy=False)).to(device)
+        self.successors = torch.from_numpy(counts.indices.astype(np.int32, copy=False)).to(device)
+        self.counts = torch.from_numpy(counts.data).to(device)
+        self.row_sums = torch.from_numpy(table.row_sums).to(device)
+        self.table = table
+        self.left_out = np.maximum(table.row_sums - np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(), 0)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Take a table of any size, if it is one: scipy would read beyond its arrays otherwise."""
         errors: list[str] = args[-1]
-        found = {name: state_dict.get(prefix + name) for name in ("starts", "successors", "counts", "settings")}
+        found = {name: state_dict.get(prefix + name) for name in (*_TABLE, "settings")}
         missing = [name for name, value in found.items() if value is None]
         problem = f"{', '.join(missing)} missing" if missing else self._problem(**found)
         if problem:
             errors.append(f"{prefix}table is not one of transitions: {problem}.")
             return
-        host = (found[name].cpu().numpy() for name in ("counts", "successors", "starts"))
-        self._take(csr_matrix(tuple(host), shape=(self.n_items, self.n_items)))
+        starts, successors, counts, row_sums = (found[name].cpu().numpy() for name in _TABLE)
+        self._take(Table(csr_matrix((counts, successors, starts), shape=(self.n_items, self.n_items)), row_sums))
         hops, hop_decay, window, window_decay, pseudo_counts = found["settings"].tolist()
         self.use(Numbers(int(hops), hop_decay, int(window), window_decay, pseudo_counts))
 
     def _problem(
-        self, starts: torch.Tensor, successors: torch.Tensor, counts: torch.Tensor, settings: torch.Tensor
+        self,
+        starts: torch.Tensor,
+        successors: torch.Tensor,
+        counts: torch.Tensor,
+        row_sums: torch.Tensor,
+        settings: torch.Tensor,
     ) -> str | None:
         """Return why these tensors are no table and numbers of this catalogue; None if they are."""
-        kinds = (starts, torch.int64), (successors, torch.int32), (counts, torch.float32), (settings, torch.float64)
-        if any(value.dtype != dtype or value.dim() != 1 for value, dtype in kinds) or len(settings) != len(Numbers()):
+        dtypes = torch.int64, torch.int32, torch.float32, torch.float64, torch.float64
+        values = starts, successors, counts, row_sums, settings
+        typed = all(value.dtype == dtype and value.dim() == 1 for value, dtype in zip(values, dtypes, strict=True))
+        if not typed or len(settings) != len(Numbers()):
             return "a tensor has another type or shape"
         if len(starts) != self.n_items + 1:
             return f"it is of {len(starts) - 1} items, not of {self.n_items}"
         n = len(successors)
+        if len(row_sums) != self.n_items:
+            return f"its sums are of {len(row_sums)} items, not of {self.n_items}"
         if len(counts) != n or starts[0] != 0 or starts[-1] != n or bool((starts.diff() < 0).any()):
             return "its rows do not begin and end where its entries do"
         if n and (successors.min() < 0 or successors.max() >= self.n_items):
             return "it names items that are not in the catalogue"
         if not bool((counts.isfinite() & (counts > 0)).all()):
             return "a count is not a number above 0"
+        row = torch.repeat_interleave(starts.diff())
+        known = torch.zeros_like(row_sums).index_add_(0, row, counts.double())
+        if not bool((row_sums.isfinite() & (row_sums >= (1 - _ROUNDING) * known)).all()):
+            return "a row's sum is not a number, or below that of its entries"
         return Numbers(*settings.tolist()).problem()
 
 

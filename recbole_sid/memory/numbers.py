@@ -6,6 +6,11 @@ from typing import NamedTuple
 
 LEAST_PSEUDO_COUNTS = 0.001  # with none at all, items that never followed would have no probability
 
+# Successors of an item that are kept unless said otherwise: all, on ml-100k, scientific and beauty with up to 10 hops.
+# 256 cost dense ml-100k 1% of its validation NDCG@10, and 64 the two others nothing. Of a million items, a popular one
+# has a hundred thousand.
+ROW_LIMIT = 1024
+
 LARGEST = 1 << 30  # of hops, window and pseudo_counts
 
 

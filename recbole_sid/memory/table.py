@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
@@ -11,7 +12,22 @@ from scipy.sparse import coo_matrix, csr_matrix
 _PAIRS = 1 << 22
 
 
-def transition_table(items: np.ndarray, offsets: np.ndarray, n_items: int, hops: int, decay: float) -> csr_matrix:
+class Table(NamedTuple):
+    """What was counted.
+
+    Attributes:
+        counts: float32 [n_items, n_items], columns rising within a row, no entry zero; of each row the largest only, if
+            their number is limited.
+        row_sums: float64 [n_items], of all counts of a row, also those that are left out.
+    """
+
+    counts: csr_matrix
+    row_sums: np.ndarray
+
+
+def transition_table(
+    items: np.ndarray, offsets: np.ndarray, n_items: int, hops: int, decay: float, row_limit: int | None = None
+) -> Table:
     """Count which item follows which: ``T[a, b]`` is the sum over pairs, a and then b `d` positions later in one
     sequence, d = 1..hops, of ``decay ** (d - 1)``.
 
@@ -23,9 +39,7 @@ def transition_table(items: np.ndarray, offsets: np.ndarray, n_items: int, hops:
         n_items: size of the catalogue.
         hops: the largest distance that counts.
         decay: 0 to 1; 0 counts neighbours only.
-
-    Returns:
-        float32 [n_items, n_items], columns rising within a row, no entry zero.
+        row_limit: entries of a row that are kept, the largest, of equal ones those of the smaller numbers; None: all.
     """
     items = np.asarray(items).astype(np.int32)
     lengths = np.diff(offsets)
@@ -33,17 +47,39 @@ def transition_table(items: np.ndarray, offsets: np.ndarray, n_items: int, hops:
     left = (np.repeat(offsets[1:], lengths) - 1 - np.arange(len(items))).clip(max=hops).astype(np.int32)
     by_item = np.argsort(items, kind="stable")
     ends = np.cumsum(np.bincount(items, minlength=n_items))
-    columns, counts, sizes = [], [], []
+    columns, counts, sizes, sums = [], [], [], []
     for first, last in _blocks(ends, hops):
         start = ends[first - 1] if first else 0
         rows = _rows(items, left, by_item[start : ends[last - 1]], first, (last - first, n_items), hops, decay)
+        sums.append(np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel())
+        if row_limit is not None:
+            rows = _largest(rows, row_limit)
         columns.append(rows.indices)
         counts.append(rows.data)
         sizes.append(np.diff(rows.indptr))
     starts = np.concatenate([[0], np.cumsum(np.concatenate(sizes), dtype=np.int64)])
     data = np.concatenate(counts)
     counts.clear()  # the pieces are as large as the whole
-    return csr_matrix((data, np.concatenate(columns), starts), shape=(n_items, n_items))
+    table = csr_matrix((data, np.concatenate(columns), starts), shape=(n_items, n_items))
+    return Table(table, np.concatenate(sums))
+
+
+def _largest(rows: csr_matrix, limit: int) -> csr_matrix:
+    """Return `rows` with at most `limit` entries each, the largest."""
+    sizes = np.diff(rows.indptr)
+    long = sizes > limit
+    if not long.any():
+        return rows
+    sized = np.repeat(np.where(long, sizes, 0), sizes)
+    place = np.flatnonzero(sized)  # entries of long rows
+    row = np.repeat(np.arange(len(sizes)), sizes)[place]
+    order = np.lexsort((rows.indices[place], -rows.data[place], row))
+    first = np.cumsum(np.where(long, sizes, 0)) - np.where(long, sizes, 0)
+    rank = np.arange(len(place)) - first[row]  # sorted by row, so `row` is as it was
+    kept = np.ones(len(rows.data), dtype=bool)
+    kept[place[order[rank >= limit]]] = False
+    indptr = np.concatenate([[0], np.cumsum(np.minimum(sizes, limit))])
+    return csr_matrix((rows.data[kept], rows.indices[kept], indptr), shape=rows.shape)
 
 
 def _blocks(ends: np.ndarray, hops: int) -> Iterator[tuple[int, int]]:

@@ -14,7 +14,7 @@ from recbole_sid.data.histories import recent_items
 from recbole_sid.errors import InputError
 from recbole_sid.memory import BaseMeasure, Memory, Numbers, Recall, best
 from recbole_sid.memory.mixture import probabilities, probability_of
-from recbole_sid.memory.numbers import LARGEST, LEAST_PSEUDO_COUNTS
+from recbole_sid.memory.numbers import LARGEST, LEAST_PSEUDO_COUNTS, ROW_LIMIT
 from recbole_sid.settings import Settings, declare
 
 
@@ -31,6 +31,9 @@ class TransitionMemorySettings(Settings):
         "Of popularity in each row: the more, the less a few observations weigh.",
         least=LEAST_PSEUDO_COUNTS,
         most=LARGEST,
+    )
+    row_limit: int = declare(
+        ROW_LIMIT, "So many successors of an item are kept, those that count most; the rest is left to popularity."
     )
     train_neg_sample_args: Any = declare(None)
 
@@ -54,7 +57,8 @@ class TransitionMemory(Capabilities, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.beam_size = config["beam_size"]
-        self.memory, self.base = Memory(self.n_items), BaseMeasure(self.n_items)
+        self.memory = Memory(self.n_items, row_limit=config["row_limit"])
+        self.base = BaseMeasure(self.n_items)
 
     @property
     def scores_every_item(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the compiled search reads: heads and trie as flat arrays."""
+"""What the compiled search reads: heads, trie and memory as flat arrays."""
 
 from __future__ import annotations
 
@@ -45,3 +45,24 @@ class Prefixes(NamedTuple):
     start_at: np.ndarray
     code_at: np.ndarray
     widest: int
+
+
+class Transitions(NamedTuple):
+    """A memory's table and numbers, of the same arrays.
+
+    Attributes:
+        starts: int64 [n_items + 1], where each row begins.
+        successors: int32, ``counts``: float32, the entries.
+        row_sums: float64 [n_items], of all counts of a row.
+        left_out: float64 [n_items], of those that the row no longer has.
+        decays: float64 [window], what the items of a history weigh, the most recent first.
+        pseudo_counts: of the base measure in each row.
+    """
+
+    starts: np.ndarray
+    successors: np.ndarray
+    counts: np.ndarray
+    row_sums: np.ndarray
+    left_out: np.ndarray
+    decays: np.ndarray
+    pseudo_counts: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from recbole_sid.fast.compiled.search import (
     search_beams,
     second_wave,
 )
+from recbole_sid.fast.compiled.threads import share
 
 
 def beam(
@@ -62,7 +62,7 @@ def all_leaves(
 ) -> np.ndarray:
     """Return log-probabilities [B, n_leaves] of all leaves; arguments as `beam`."""
     scores = np.empty((len(user_parts), _n_leaves(prefixes)), np.float32)
-    _share(
+    share(
         lambda users: score_all_leaves(heads, prefixes, user_parts[users], first_scores[users], scores[users]),
         len(user_parts),
         n_threads,
@@ -134,15 +134,5 @@ def _by_search(
         found = search(heads, prefixes, user_parts[users], first_scores[users], ranked[users], shape[1])
         leaves[users], scores[users] = found.leaves, found.scores
 
-    _share(work, len(user_parts), n_threads)
+    share(work, len(user_parts), n_threads)
     return leaves, scores
-
-
-def _share(work: Callable[[slice], None], n_users: int, n_threads: int) -> None:
-    """Call `work` on slices of the users in threads; numba's own threads cannot be entered from several at once."""
-    if n_threads <= 1 or n_users <= 1:
-        work(slice(0, n_users))
-        return
-    step = -(-n_users // min(n_threads, n_users))
-    with ThreadPoolExecutor(n_threads) as threads:
-        list(threads.map(work, [slice(first, first + step) for first in range(0, n_users, step)]))

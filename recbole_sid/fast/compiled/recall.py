@@ -1,0 +1,104 @@
+"""Compiled: what a memory of transitions gives the items after each history."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recbole_sid.fast.compiled.arrays import Transitions
+from recbole_sid.fast.compiled.jit import jit
+
+
+@jit
+def n_successors(table: Transitions, looked_up: np.ndarray, found: np.ndarray) -> None:
+    """Write to found [B] how many entries the rows of `looked_up` int64 [B, W] have; 0 looks up none."""
+    for user in range(len(looked_up)):
+        n = 0
+        for place in range(looked_up.shape[1]):
+            item = looked_up[user, place]
+            if item > 0:
+                n += table.starts[item + 1] - table.starts[item]
+        found[user] = n
+
+
+@jit
+def recall(
+    table: Transitions,
+    looked_up: np.ndarray,
+    room: np.ndarray,
+    sums: np.ndarray,
+    items: np.ndarray,
+    masses: np.ndarray,
+    found: np.ndarray,
+    remaining: np.ndarray,
+) -> None:
+    """Look up every user's items int64 [B, W], the most recent first, 0 for none.
+
+    Args:
+        room: int64 [B + 1], where each user's part of `items` and `masses` begins: with room for `n_successors`.
+        sums: float32 [n_items], all 0, and 0 again afterwards.
+        items, masses: int32 and float32, written in no order.
+        found: int64 [B], how many there are; written.
+        remaining: float32 [B], what is left for the base measure; written.
+    """
+    for user in range(len(looked_up)):
+        first = room[user]
+        touched, mass_of = items[first:], masses[first:]
+        whole = 0.0
+        for place in range(looked_up.shape[1]):
+            if looked_up[user, place] > 0:
+                whole += table.decays[place]
+        held, left = 0, 0.0 if whole > 0 else 1.0
+        for place in range(looked_up.shape[1]):
+            item = looked_up[user, place]
+            if item <= 0:
+                continue
+            share = table.decays[place] / whole / (table.row_sums[item] + table.pseudo_counts)
+            left += share * (table.pseudo_counts + table.left_out[item])
+            weight = np.float32(share)
+            for entry in range(table.starts[item], table.starts[item + 1]):
+                successor = table.successors[entry]
+                before = sums[successor]
+                touched[held] = successor
+                held += before == 0  # without a branch: it could not be foreseen
+                sums[successor] = before + weight * table.counts[entry]
+        n = 0
+        for place in range(held):
+            successor = touched[place]
+            mass = sums[successor]
+            sums[successor] = np.float32(0)
+            if mass > 0:  # the weight of a far item may be too small for a number, and the item be touched again
+                touched[n], mass_of[n] = successor, mass
+                n += 1
+        found[user], remaining[user] = n, left
+
+
+@jit
+def pack(
+    room: np.ndarray,
+    items: np.ndarray,
+    masses: np.ndarray,
+    found: np.ndarray,
+    starts: np.ndarray,
+    packed_items: np.ndarray,
+    packed_masses: np.ndarray,
+    rows: np.ndarray,
+) -> None:
+    """Move what `recall` found of each user together, in the order of the items.
+
+    Args:
+        starts: int64 [B], where each user's begins.
+        packed_items: int64, packed_masses: float32, rows: int64, the user of each; written.
+    """
+    most = 0
+    for user in range(len(found)):
+        most = max(most, found[user])
+    keys, bits, packed_bits = np.empty(most, np.int64), masses.view(np.int32), packed_masses.view(np.int32)
+    for user in range(len(found)):
+        n, first, at = found[user], room[user], starts[user]
+        for place in range(n):
+            keys[place] = (np.int64(items[first + place]) << 32) | bits[first + place]  # above 0, as the mass is
+        keys[:n].sort()
+        for place in range(n):
+            packed_items[at + place] = keys[place] >> 32
+            packed_bits[at + place] = keys[place] & 0xFFFFFFFF
+            rows[at + place] = user

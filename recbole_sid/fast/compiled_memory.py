@@ -1,0 +1,102 @@
+"""A memory of transitions looked up by compiled loops (`recbole_sid.fast.compiled`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from recbole_sid.fast.compiled.arrays import Transitions
+from recbole_sid.fast.compiled_scorer import is_usable
+from recbole_sid.memory import Memory, Recall
+
+
+class Looked(NamedTuple):
+    """What `Recall` holds, of each user by itself and in no order.
+
+    Attributes:
+        room: int64 [B + 1], where each user's part begins.
+        items: int32, ``masses``: float32; the first `found` of each part.
+        found: int64 [B].
+        remaining: float32 [B].
+    """
+
+    room: np.ndarray
+    items: np.ndarray
+    masses: np.ndarray
+    found: np.ndarray
+    remaining: np.ndarray
+
+
+def recall(memory: Memory, recent: torch.Tensor) -> Recall:
+    """Return `memory.recall(recent)`, by compiled loops where numba works, on as many threads as torch uses."""
+    if not is_usable():
+        return memory.recall(recent)
+    looked = look_up(memory, recent)
+    from recbole_sid.fast.compiled.recall import pack
+
+    ends = np.cumsum(looked.found)
+    n = int(ends[-1]) if len(ends) else 0
+    items, masses, rows = np.empty(n, np.int64), np.empty(n, np.float32), np.empty(n, np.int64)
+    pack(*looked[:4], ends - looked.found, items, masses, rows)
+    parts = rows, items, masses, looked.remaining
+    found_rows, *found = (torch.from_numpy(part).to(recent.device) for part in parts)
+    return Recall(found_rows, found[0], found[1], found[2], memory.n_items)
+
+
+def look_up(memory: Memory, recent: torch.Tensor) -> Looked:
+    """Look up histories int64 [B, W] as `Memory.recall` does; numba has to be there."""
+    from recbole_sid.fast.compiled.recall import n_successors
+    from recbole_sid.fast.compiled.recall import recall as look
+    from recbole_sid.fast.compiled.threads import share
+
+    items = np.ascontiguousarray(recent[:, : memory.numbers.window].cpu().numpy())
+    table, n_users = transitions(memory, items.shape[1]), len(items)
+    room, found = np.zeros(n_users + 1, np.int64), np.empty(n_users, np.int64)
+    n_successors(table, items, room[1:])
+    np.cumsum(room, out=room)
+    looked = Looked(
+        room, np.empty(room[-1], np.int32), np.empty(room[-1], np.float32), found, np.empty(n_users, np.float32)
+    )
+
+    def work(users: slice) -> None:
+        ends = room[users.start : users.stop + 1]
+        with _sums(memory) as sums:
+            look(table, items[users], ends, sums, looked.items, looked.masses, found[users], looked.remaining[users])
+
+    share(work, n_users, torch.get_num_threads())
+    return looked
+
+
+# Of each memory the arrays [n_items] that its users' masses are added up in: as many as threads ever worked at once.
+_free_sums: WeakKeyDictionary[Memory, list[np.ndarray]] = WeakKeyDictionary()
+
+
+@contextmanager
+def _sums(memory: Memory) -> Iterator[np.ndarray]:
+    """Lend an array float32 [n_items] of zeros, to be given back so: a large new one is slow to touch."""
+    free = _free_sums.setdefault(memory, [])
+    try:
+        sums = free.pop()
+    except IndexError:
+        sums = np.zeros(memory.n_items, np.float32)
+    yield sums
+    free.append(sums)
+
+
+def transitions(memory: Memory, window: int) -> Transitions:
+    """Return the memory's arrays, for histories of at most `window` items."""
+    counts, row_sums = memory.table
+    return Transitions(
+        memory.starts.cpu().numpy(),
+        counts.indices,
+        counts.data,
+        row_sums,
+        memory.left_out,
+        memory.numbers.window_decay ** np.arange(window, dtype=np.float64),
+        memory.numbers.pseudo_counts,
+    )
