@@ -112,6 +112,8 @@ def load_checkpoint(
 
 def _content(value: torch.Tensor) -> memoryview:
     """Return the bytes of a tensor's numbers; as bytes, because numpy knows no bfloat16."""
+    if not value.numel():  # numpy gives such an array a stride that torch cannot view as bytes
+        return memoryview(b"")
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 

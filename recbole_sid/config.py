@@ -284,11 +284,19 @@ class Config(RecBoleConfig):
         Files are read when it is first asked for; it then stays as it is.
         """
         if self._fingerprint is None:
-            from recbole_sid.identity import data_hash, with_contents  # which read this module
-
-            settings = with_contents(self.deciding_settings(), flagged("file", self.model_class), self.made_by)
-            self._fingerprint = fingerprint({"settings": settings, "data": data_hash(self), "version": __version__})
+            self._fingerprint = self._fingerprint_with({})
         return self._fingerprint
+
+    def run_name_with(self, changes: Mapping[str, Any]) -> str:
+        """Return the `run_name` of the run that differs in these settings only."""
+        return f"{self['model']}-{self['dataset']}-{self._fingerprint_with(changes)}"
+
+    def _fingerprint_with(self, changes: Mapping[str, Any]) -> str:
+        from recbole_sid.identity import data_hash, with_contents  # which read this module
+
+        asked = {**self.deciding_settings(), **changes}
+        settings = with_contents(asked, flagged("file", self.model_class), self.made_by)
+        return fingerprint({"settings": settings, "data": data_hash(self), "version": __version__})
 
     def deciding_settings(self) -> dict[str, Any]:
         """Return the settings that decide what this run computes, as they were when its name was settled."""

@@ -158,7 +158,7 @@ def test_rankings(prepare: Callable[..., Any], name: str, changes: dict[str, Any
     model, batch = on_meta(prepare, name, decoding=decoding, **changes)
     model.eval()
     with torch.no_grad():
-        for rows, part in model.parts(batch):
+        for rows, part in model.ranked_together(batch):
             leaves, scores = model.rank(model.history_tokens(part))
             n_rows = len(batch) if rows is None else len(rows)
             assert leaves.shape == scores.shape

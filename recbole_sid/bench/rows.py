@@ -44,7 +44,7 @@ def sid_task(model: Any) -> Task:
     """Return the task of one of our models as it stands; its stages work through the groups that `retrieve` forms."""
 
     def encode(batch: Any) -> list[Any]:
-        return [model.encode(model.history_tokens(part)) for _, part in model.parts(batch)]
+        return [model.encode(model.history_tokens(part)) for _, part in model.ranked_together(batch)]
 
     def readout(encoded: list[Any]) -> list[Any]:
         return [model.scorer(part) for part in encoded]

@@ -33,6 +33,24 @@ def best_leaves(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
     return torch.where(best > -torch.inf, leaves, -1), best
 
 
+def ranked_items(leaves: torch.Tensor, scores: torch.Tensor, trie: Trie) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the items int64 and scores, both [B, K'], of ranked leaves [B, K], in order; 0 and -inf for none.
+
+    Items that share a leaf share its score.
+    """
+    if len(trie.item) == trie.n_nodes(trie.n_levels):
+        return torch.where(leaves >= 0, trie.item[leaves.clamp(min=0)].long(), 0), scores
+    position, found = trie.expand_leaves(leaves)
+    rows = position // max(1, leaves.shape[1])
+    of_row = torch.bincount(rows, minlength=len(leaves))
+    column = torch.arange(len(rows), device=rows.device) - (of_row.cumsum(0) - of_row)[rows]
+    items = leaves.new_zeros(len(leaves), int(of_row.max()) if len(leaves) else 0)
+    items[rows, column] = found
+    table = scores.new_full(items.shape, -torch.inf)
+    table[rows, column] = scores.flatten()[position]
+    return items, table
+
+
 def items_of_leaves(scores: torch.Tensor, trie: Trie, n_items: int) -> torch.Tensor:
     """Return [B, n_items] from scores [B, n_leaves] of leaves: every item its leaf's, -inf where it has none."""
     leaf, item = trie.every_item()

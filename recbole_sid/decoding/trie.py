@@ -65,6 +65,7 @@ class Trie(nn.Module):
         # Where children begin, for the host to read on whatever device the trie is: on the CPU the same memory.
         self.host_starts = [self.start(level).cpu() for level in range(len(sizes) + 1)]
         self._families: dict[tuple[int, int], Families] = {}
+        self._leaf_of_item: torch.Tensor | None = None
         # The most children that any prefix has, per level.
         self.widths = tuple(int(start.diff().max()) for start in self.host_starts[:-1])
 
@@ -72,6 +73,7 @@ class Trie(nn.Module):
         of_row = items.to(self.item.device)
         largest = int(of_row.max()) if len(of_row) else 0
         self.item = of_row[self.item.long()].to(_dtype(largest + 1))
+        self._leaf_of_item = None
 
     def relabelled(self, items: np.ndarray | torch.Tensor) -> Trie:
         """Return this trie with other item ids: int64 [n_items], the id of each row it was built from."""
@@ -205,6 +207,35 @@ class Trie(nn.Module):
             nodes = self.parent(level, nodes)
             above.append(nodes)
         return above[::-1]
+
+    def host_path(self, leaves: torch.Tensor) -> list[torch.Tensor]:
+        """Return what `path` does, on the host."""
+        nodes, above = leaves, []
+        for start in reversed(self.host_starts[:-1]):
+            nodes = torch.searchsorted(start, nodes.to(start.dtype), right=True) - 1
+            above.append(nodes)
+        return above[::-1]
+
+    def host_n_children(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """Return what `n_children` does of prefixes that are alive, on the host."""
+        start = self.host_starts[level]
+        return (start[nodes + 1] - start[nodes]).long()
+
+    def host_pairs(self, level: int, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `pairs` does of prefixes that are alive, on the host."""
+        count = self.host_n_children(level, nodes)
+        position = torch.repeat_interleave(count)
+        shift = self.host_starts[level][nodes].long() - (count.cumsum(0) - count)
+        return position, shift[position] + torch.arange(len(position))
+
+    def leaves_of(self, items: torch.Tensor) -> torch.Tensor:
+        """Return the leaves of items int64 [n], both on the host; -1 of those that have no semantic ID."""
+        if self._leaf_of_item is None:
+            leaf, item = (part.cpu() for part in self.every_item())
+            table = torch.full((int(item.max()) + 1,), -1, dtype=_dtype(len(leaf) + 1))
+            self._leaf_of_item = table.index_copy_(0, item, leaf.to(table.dtype))
+        known = items < len(self._leaf_of_item)
+        return torch.where(known, self._leaf_of_item[torch.where(known, items, 0)].long(), -1)
 
     def every_item(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (leaf, item) of every item, in the leaves' order: `expand_leaves` of all, without waiting."""

@@ -12,6 +12,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.generalization.ensemble import Scored
 from recbole_sid.trainer.choosing import ChoosingTrainer
+from recbole_sid.trainer.selection import rank_metric
 from recbole_sid.util.progress import progress
 
 
@@ -38,7 +39,7 @@ class EnsembleTrainer(ChoosingTrainer):
     @torch.no_grad()
     def _metric_by_setting(self, valid_data: Any) -> np.ndarray:
         """Return ``valid_metric`` [n_settings] of each setting of the grid."""
-        metric, k = self.rank_metric(valid_data)
+        metric, k = rank_metric(self.config, valid_data)
         self.model.eval()
         ranks = []
         for interaction, _, rows, targets in progress(valid_data, "tuning the ensemble", self.show_progress):

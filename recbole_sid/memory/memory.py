@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 
 from recbole_sid.memory.numbers import Numbers
 from recbole_sid.memory.table import Table, transition_table
+from recbole_sid.util import hardware
 
 _TABLE = ("starts", "successors", "counts", "row_sums")
 # What the sum of a row may be below that of its entries: sums of float32 counts.
@@ -49,6 +50,11 @@ class Recall(NamedTuple):
         keys, wanted = self.rows * self.n_items + self.items, rows * self.n_items + items
         place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         return torch.where(keys[place] == wanted, self.masses[place], 0)
+
+    def to(self, device: torch.device) -> Recall:
+        """Return it on `device`; the host need not wait."""
+        rows, items, masses, remaining = (hardware.moved(part, device) for part in self[:-1])
+        return Recall(rows, items, masses, remaining, self.n_items)
 
     def dense(self) -> torch.Tensor:
         """Return the masses of all items [B, n_items]."""

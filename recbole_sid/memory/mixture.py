@@ -1,4 +1,4 @@
-"""Ranking by a memory and a base measure that is the same for all histories, such as popularity."""
+"""Ranking by a memory and a base measure: the same for all histories, such as popularity, or a model's own."""
 
 from __future__ import annotations
 
@@ -62,26 +62,61 @@ def best(recall: Recall, base: BaseMeasure, k: int) -> tuple[torch.Tensor, torch
         items int64 and p(i | h), both [B, k]: by falling probability, equal ones by number; 0 where no item is left
         that has any. Of the items that are equal to the last, some are left out.
     """
-    n_rows = len(recall.remaining)
-    frequent = base.order[:k]
-    row = torch.arange(n_rows, device=frequent.device).unsqueeze(1)
-    left = recall.remaining.unsqueeze(1) * base.probabilities[frequent]
-    left = left.masked_fill(recall.mass_of(*torch.broadcast_tensors(row, frequent)) > 0, 0)
+    frequent = base.order[:k].expand(len(recall.remaining), -1)
     remembered = recall.masses + recall.remaining[recall.rows] * base.probabilities[recall.items]
+    found = recall.remaining.unsqueeze(1) * base.probabilities[frequent]
+    items, scores = best_of_union(recall, remembered, frequent, found.masked_fill(found == 0, -torch.inf), k)
+    return items, scores.masked_fill(items == 0, 0)
+
+
+def best_of_union(
+    recall: Recall, remembered: torch.Tensor, found: torch.Tensor, scores: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k best of what is remembered and what a search found; an item that is both counts as remembered.
+
+    Args:
+        recall: of B histories.
+        remembered: [nnz], the score of each of its items.
+        found: int64 [B, K], items, each at most once in a row; 0 for none.
+        scores: [B, K], of them; -inf for none.
+
+    Returns:
+        items int64 and scores, both [B, <= k]: by falling score, equal ones by number; 0 and -inf where no item is
+        left. Of the items that are equal to the last, some are left out.
+    """
+    n_rows, device = len(found), found.device
+    row = torch.arange(n_rows, device=device).unsqueeze(1)
+    only_found = scores.masked_fill(recall.mass_of(*torch.broadcast_tensors(row, found)) > 0, -torch.inf)
     sizes = torch.bincount(recall.rows, minlength=n_rows)
     starts = sizes.cumsum(0) - sizes
     width = int(sizes.max()) if n_rows else 0
-    # Columns: what is remembered, then what is frequent.
-    scores = left.new_zeros(n_rows, width + len(frequent))
-    scores[:, width:] = left
-    scores[recall.rows, torch.arange(len(recall.rows), device=frequent.device) - starts[recall.rows]] = remembered
-    scores, place = scores.topk(min(k, scores.shape[1]), dim=1)
-    entry = (starts.unsqueeze(1) + place).clamp(max=max(0, len(recall.items) - 1))
-    of_entry = recall.items[entry] if len(recall.items) else torch.zeros_like(place)
-    items = torch.where(place < width, of_entry, frequent[(place - width).clamp(min=0)]).masked_fill(scores == 0, 0)
-    items, by_number = items.sort(dim=1)
-    scores, by_score = scores.gather(1, by_number).sort(dim=1, descending=True, stable=True)
-    return items.gather(1, by_score), scores
+    # Columns: what is remembered, then what was found.
+    together = scores.new_full((n_rows, width + found.shape[1]), -torch.inf)
+    together[:, width:] = only_found
+    items = found.new_zeros(together.shape)
+    items[:, width:] = found
+    place = recall.rows, torch.arange(len(recall.rows), device=device) - starts[recall.rows]
+    together[place], items[place] = remembered, recall.items
+    best_scores, column = together.topk(min(k, together.shape[1]), dim=1)
+    best_items, by_number = items.gather(1, column).masked_fill(best_scores.isneginf(), 0).sort(dim=1)
+    best_scores, by_score = best_scores.gather(1, by_number).sort(dim=1, descending=True, stable=True)
+    return best_items.gather(1, by_score), best_scores
+
+
+def sharpened(
+    masses: torch.Tensor, remaining: torch.Tensor, log_p0: torch.Tensor, sharpness: torch.Tensor
+) -> torch.Tensor:
+    """Return ``log p + sharpness * log p0``, ``p = masses + remaining * p0``; all of one shape but `sharpness` []."""
+    p = torch.logaddexp(masses.log(), remaining.log() + log_p0)
+    return p + sharpness * log_p0.clamp(min=torch.finfo(log_p0.dtype).min)  # 0 times infinity is no number
+
+
+def scores_of_all(recall: Recall, log_p0: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
+    """Return `sharpened` of all items [B, n_items] from their `log_p0` [B, n_items]."""
+    scores = recall.remaining.log().unsqueeze(1) + (1 + sharpness) * log_p0
+    known = recall.rows, recall.items
+    scores[known] = sharpened(recall.masses, recall.remaining[recall.rows], log_p0[known], sharpness)
+    return scores
 
 
 def ranks(recall: Recall, base: BaseMeasure, targets: torch.Tensor) -> torch.Tensor:

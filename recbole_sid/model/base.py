@@ -11,15 +11,18 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_sid.capabilities import Capabilities
-from recbole_sid.data.histories import cut_histories, known_items
+from recbole_sid.data.histories import cut_histories, known_items, recent_items
 from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.children import masked_log_softmax
-from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
+from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs, ranked_items
 from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.decoding.walk import walk
 from recbole_sid.errors import InputError
 from recbole_sid.fast.prepared import weights_unchanged
+from recbole_sid.memory import Memory, Recall
+from recbole_sid.memory.mixture import best_of_union, scores_of_all, sharpened
 from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
-from recbole_sid.settings.training import DecodingSettings
+from recbole_sid.settings.training import DecodingSettings, MemorySettings
 from recbole_sid.util import hardware
 
 # A batch is ranked in groups of similar history length if that saves this share of the tokens or more.
@@ -32,7 +35,9 @@ _FULL_USERS, _FULL_SCORES = 32, 1 << 23
 class SIDRecommender(Capabilities, SequentialRecommender):
     """Base of TIGER, CausalSID, SIDMLP and SIDMLPPlusPlus.
 
-    Scores of items are log-probabilities of their semantic IDs.
+    Scores of items are log-probabilities p0, a mixture of `parts`: here of one, that of their semantic IDs. With
+    ``memory: transitions`` they are ``log p + sharpness * log p0``, p the mixture of p0 and the memory
+    (`recbole_sid.memory`), as soon as this has learnt something: during training it has not.
 
     Attributes:
         semantic_ids: the artefact the model was built for.
@@ -42,7 +47,15 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         normaliser: how a prefix's probability is shared: among its valid children, or among all codes.
         item_codes: of each item int64 [n_items, L].
         item_tokens: their token ids int64 [n_items, L], 0 for the padding item.
+        parts: what p0 is mixed of.
+        shares: float32 [n_parts], of each part in p0; the sum is 1.
+        memory: None without one.
+        sharpness: float32 [], 0 for the plain mixture.
     """
+
+    parts: ClassVar[tuple[str, ...]] = ("semantic IDs",)
+    # Keys whose values, if empty, are chosen after training: runs that differ in them only train alike.
+    chosen_after_training: ClassVar[tuple[str, ...]] = tuple(MemorySettings.declarations())
 
     trainer: ClassVar[str] = "recbole_sid.trainer.sid_trainer:SIDTrainer"
     input_type = InputType.POINTWISE
@@ -52,6 +65,8 @@ class SIDRecommender(Capabilities, SequentialRecommender):
     logger: Logger
     item_codes: torch.Tensor
     item_tokens: torch.Tensor
+    shares: torch.Tensor
+    sharpness: torch.Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -74,6 +89,10 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         item_tokens[0] = PAD
         self.register_buffer("item_codes", item_codes, persistent=False)
         self.register_buffer("item_tokens", item_tokens, persistent=False)
+        self.memory = Memory(self.n_items) if MemorySettings.of(config).memory == "transitions" else None
+        n_parts = len(self.parts)
+        self.register_buffer("sharpness", torch.zeros(()), persistent=self.memory is not None)
+        self.register_buffer("shares", torch.full((n_parts,), 1 / n_parts), persistent=n_parts > 1)
 
     @abstractmethod
     def encode(self, tokens: torch.Tensor) -> Any:
@@ -148,8 +167,71 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         return leaf_log_probs(scorer, self.trie, self.shared_among)
 
     def item_log_probs(self, scorer: LevelScorer) -> torch.Tensor:
-        """Return the log-probabilities [B, n_items] of all items, -inf for padding."""
+        """Return log p0 [B, n_items] of all items, -inf for padding."""
         return items_of_leaves(self.leaf_log_probs(scorer), self.trie, self.n_items)
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """What was chosen after training, by the names of the keys."""
+        if self.memory is None:
+            return {}
+        numbers = {f"memory_{name}": value for name, value in self.memory.numbers._asdict().items()}
+        return {**numbers, "memory_sharpness": float(self.sharpness)}
+
+    def shares_tried(self, config: Any) -> list[tuple[float, ...]]:
+        """Return the `shares` to choose among after training, the first the start; one: they are set."""
+        return [(1.0,)]
+
+    def part_log_probs(self, scorer: LevelScorer, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities [n_parts, n] that each part of p0 gives to items of users.
+
+        Args:
+            scorer: of B users.
+            rows, items: int64 [n], on the host; in any order.
+        """
+        return walk(scorer, self.trie, rows, self.trie.leaves_of(items), self.shared_among).unsqueeze(0)
+
+    def mixed(self, parts: torch.Tensor) -> torch.Tensor:
+        """Return log p0 [...] from the log-probabilities [n_parts, ...] of its parts."""
+        if len(parts) == 1:
+            return parts[0]
+        return (parts + self.shares.log().view(-1, *[1] * (parts.dim() - 1))).logsumexp(0)
+
+    def candidates(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the items int64 and their log p0, both [B, K], that the configured decoder finds; 0 and -inf for none.
+
+        Among them are the best ``beam_size`` by p0, as far as the decoder finds these.
+        """
+        leaves, scores = self.search(scorer)
+        self.check_finite(leaves)
+        return ranked_items(leaves, scores, self.trie)
+
+    def best_items(self, scorer: LevelScorer, recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the ``beam_size`` best items int64 and scores, both [B, K], by the mixture; 0 and -inf for none.
+
+        Exactly these if the candidates are: an item that is no candidate and not remembered scores no more than each
+        of ``beam_size`` candidates.
+
+        Args:
+            scorer: of B users.
+            recall: of their histories, on the host.
+        """
+        found, log_p0 = self.candidates(scorer)
+        of_remembered = self.mixed(self.part_log_probs(scorer, recall.rows, recall.items))
+        recall = recall.to(found.device)
+        remaining = recall.remaining
+        remembered = sharpened(recall.masses, remaining[recall.rows], of_remembered, self.sharpness)
+        scores = remaining.log().unsqueeze(1) + (1 + self.sharpness) * log_p0
+        return best_of_union(recall, remembered, found, scores, self.beam_size)
+
+    def recall(self, interaction: Any) -> Recall | None:
+        """Return, on the host, what is remembered after the histories of a batch; None without a memory, or if it has
+        learnt nothing.
+        """
+        if self.memory is None or not len(self.memory.counts):
+            return None
+        histories, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        return self.memory.recall(recent_items(histories, lengths, self.memory.numbers.window).cpu())
 
     @property
     def scores_every_item(self) -> bool:
@@ -158,21 +240,23 @@ class SIDRecommender(Capabilities, SequentialRecommender):
 
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """Return log-probabilities [B * n_items] as RecBole expects.
+        """Return scores [B * n_items] as RecBole expects.
 
         Of every item if the catalogue has at most ``full_sort_items``; else of those that `retrieve` finds, and -inf.
         """
         if self.scores_every_item:
             with weights_unchanged(self):
-                parts = [
-                    self.item_log_probs(self.scorer(self.encode(self.history_tokens(interaction[rows]))))
-                    for rows in self.fully_scored_parts(len(interaction))
-                ]
+                parts = [self._scores_of_all(interaction[rows]) for rows in self.fully_scored_parts(len(interaction))]
             return torch.cat(parts).view(-1)
         rows, items, scores = self.retrieve(interaction)
         table = scores.new_full((len(interaction), self.n_items), -torch.inf)
         table[rows, items] = scores
         return table.view(-1)
+
+    def _scores_of_all(self, interaction: Any) -> torch.Tensor:
+        log_p0 = self.item_log_probs(self.scorer(self.encode(self.history_tokens(interaction))))
+        recall = self.recall(interaction)
+        return log_p0 if recall is None else scores_of_all(recall.to(log_p0.device), log_p0, self.sharpness)
 
     @torch.no_grad()
     def retrieve(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -184,21 +268,37 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         """
         found = []
         with weights_unchanged(self):
-            for group, part in self.parts(interaction):
-                leaves, scores = self.rank(self.history_tokens(part))
-                self.check_finite(leaves)
-                position, items = self.trie.expand_leaves(leaves)
-                rows = position // max(1, leaves.shape[1])
-                found.append((rows if group is None else group[rows], items, scores.flatten()[position]))
+            for group, part in self.ranked_together(interaction):
+                recall = self.recall(part)
+                rows, items, scores = self._retrieved(part) if recall is None else self._remembered(part, recall)
+                found.append((rows if group is None else group[rows], items, scores))
         rows, items, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
         return rows, items, scores
+
+    def _retrieved(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what `retrieve` does, of histories that are ranked together, by p0."""
+        leaves, scores = self.rank(self.history_tokens(interaction))
+        self.check_finite(leaves)
+        position, items = self.trie.expand_leaves(leaves)
+        return position // max(1, leaves.shape[1]), items, scores.flatten()[position]
+
+    def _remembered(self, interaction: Any, recall: Recall) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what `retrieve` does, of histories that are ranked together, by the mixture; on the CPU without those
+        of score -inf.
+        """
+        items, scores = self.best_items(self.scorer(self.encode(self.history_tokens(interaction))), recall)
+        rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(items)
+        if not hardware.on_cpu(items):
+            return rows.flatten(), items.flatten(), scores.flatten()
+        there = items > 0
+        return rows[there], items[there], scores[there]
 
     def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return leaves and log-probabilities [B, K] of the best semantic IDs for histories int64 [B, S]."""
         with weights_unchanged(self):
             return self.search(self.scorer(self.encode(tokens)))
 
-    def parts(self, interaction: Any) -> list[tuple[torch.Tensor | None, Any]]:
+    def ranked_together(self, interaction: Any) -> list[tuple[torch.Tensor | None, Any]]:
         """Return the parts of a batch that are ranked together, each with its rows int64; None: the whole batch."""
         parts: list[tuple[torch.Tensor | None, Any]] = []
         lengths = interaction[self.ITEM_SEQ_LEN]
@@ -228,7 +328,17 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         return max(1, min(_FULL_USERS, _FULL_SCORES // self.n_items))
 
     def predict(self, interaction: Any) -> torch.Tensor:
-        """Return the log-probability [B] of each row's item, whether or not a beam would reach it."""
+        """Return the score [B] of each row's item, whether or not a beam would reach it."""
+        log_p0, recall = self.target_log_probs(interaction), self.recall(interaction)
+        if recall is None:
+            return log_p0
+        recall = recall.to(log_p0.device)
+        rows = torch.arange(len(log_p0), device=log_p0.device)
+        masses = recall.mass_of(rows, interaction[self.ITEM_ID])
+        return sharpened(masses, recall.remaining, log_p0, self.sharpness)
+
+    def target_log_probs(self, interaction: Any) -> torch.Tensor:
+        """Return log p0 [B] of each row's item."""
         codes = self.target_codes(interaction)
         logits = self.target_logits(self.history_tokens(interaction), codes)
         return self.log_prob(logits, codes)

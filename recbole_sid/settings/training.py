@@ -8,6 +8,7 @@ from typing import Any
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import NORMALISERS
 from recbole_sid.errors import InputError
+from recbole_sid.memory.numbers import LARGEST, LEAST_PSEUDO_COUNTS
 from recbole_sid.nn.item_encoder import MIXINGS
 from recbole_sid.settings.declared import Settings, declare
 
@@ -34,7 +35,31 @@ class TrainingSettings(Settings):
 
 
 @dataclass(frozen=True)
-class DecodingSettings(Settings):
+class MemorySettings(Settings):
+    """A memory beside a SID model. Its numbers, if empty, are chosen on validation after training."""
+
+    memory: str = declare(
+        "none",
+        "transitions: rank by which item followed which in training, and by the model where that says little.",
+        choices=("none", "transitions"),
+    )
+    memory_hops: int | None = declare(None, "Pairs up to so many positions apart count.", most=LARGEST)
+    memory_hop_decay: float | None = declare(None, "A pair one position further apart counts so much of it.", most=1)
+    memory_window: int | None = declare(None, "So many last items of the history are looked up.", most=LARGEST)
+    memory_window_decay: float | None = declare(None, "An item one position further back weighs so much of it.", most=1)
+    memory_pseudo_counts: float | None = declare(
+        None,
+        "Of the model in each row: the more, the less a few observations weigh.",
+        least=LEAST_PSEUDO_COUNTS,
+        most=LARGEST,
+    )
+    memory_sharpness: float | None = declare(
+        None, "Scores are log p + sharpness x log p of the model alone; 0 is the plain mixture.", most=1000
+    )
+
+
+@dataclass(frozen=True)
+class DecodingSettings(MemorySettings):
     """How the best items are found."""
 
     decoding: str = declare(

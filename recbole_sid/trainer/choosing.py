@@ -7,10 +7,8 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import calculate_valid_score
 
-from recbole_sid.errors import InputError
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 
 
@@ -62,24 +60,6 @@ class ChoosingTrainer(SIDTrainer):
         if callback_fn:
             callback_fn(0, self.best_valid_score)
         return self.best_valid_score, self.best_valid_result
-
-    def rank_metric(self, valid_data: Any) -> tuple[str, int]:
-        """Return the name and the cut-off of ``valid_metric``, such as ndcg and 10.
-
-        Raises:
-            InputError: if it is not one of the rank of the target alone, or `valid_data` is not ranked in full.
-        """
-        if not isinstance(valid_data, FullSortEvalDataLoader):
-            raise InputError(
-                f"{self.config['model']} is tuned by ranking all items: set eval_args.mode to full, for validation at "
-                "least ({valid: full, test: uni100})."
-            )
-        metric, _, k = self.valid_metric.lower().partition("@")
-        if metric not in ("recall", "ndcg"):
-            raise InputError(
-                f"{self.config['model']} is tuned on Recall or NDCG, not on valid_metric={self.config['valid_metric']}."
-            )
-        return metric, int(k)
 
     def _content(self, epoch: int) -> dict[str, Any]:
         return {**super()._content(epoch), "chosen": self.model.chosen}

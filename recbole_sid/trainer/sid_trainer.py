@@ -21,6 +21,7 @@ from recbole_sid.trainer.epoch_log import EpochLog
 from recbole_sid.trainer.forecast import Forecast, advice_for
 from recbole_sid.trainer.last_state import random_states, set_random_states, unfinished
 from recbole_sid.trainer.ranking import RankingTrainer
+from recbole_sid.trainer.remembering import check_choice, decides_after_training, finished_without, remember
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
 from recbole_sid.trainer.stage import Stage
 from recbole_sid.util.hardware import cpu_has_fast_bfloat16, release_free_memory
@@ -66,6 +67,7 @@ class SIDTrainer(RankingTrainer):
         self.best_epoch = -1
         self.best_weights: str | None = None  # hash of what this training wrote to saved_model_file
         self.last_weights: str | None = None  # and to last_file
+        self.best_valid_result: Any = None
         self.train_s = 0.0
         self.show_progress = False
 
@@ -82,9 +84,12 @@ class SIDTrainer(RankingTrainer):
 
     def is_finished(self, train_data: Any) -> bool:
         """Say whether a training of this configuration on this data ran to its end and its weights are there."""
-        if not os.path.isfile(self.saved_model_file) or self.last_file.is_file():
+        return self._holds_finished(Path(self.saved_model_file), train_data)
+
+    def _holds_finished(self, file: Path, train_data: Any) -> bool:
+        if not file.is_file() or file.with_suffix(".last.pth").is_file():
             return False
-        checkpoint = load_checkpoint(self.saved_model_file, self.config["model"])
+        checkpoint = load_checkpoint(file, self.config["model"])
         return checkpoint["finished"] and checkpoint["lineage"] == self.lineage_of(train_data)
 
     def lineage_of(self, train_data: Any) -> dict[str, str]:
@@ -119,6 +124,24 @@ class SIDTrainer(RankingTrainer):
         """
         if self._reuses_finished(train_data, valid_data, show_progress):
             return self.best_valid_score, self.best_valid_result
+        check_choice(self.model, self.config, valid_data)
+        if not self._takes_up_finished(train_data):
+            self._train(train_data, valid_data, verbose, saved, callback_fn)
+        self._decide(train_data, valid_data, verbose)
+        if saved:
+            self._save_checkpoint(self.best_epoch, finished=True)
+            self.last_file.unlink(missing_ok=True)
+        return self.best_valid_score, self.best_valid_result
+
+    def _train(
+        self,
+        train_data: Any,
+        valid_data: Any,
+        verbose: bool,
+        saved: bool,
+        callback_fn: Callable[[int, float], None] | None,
+    ) -> None:
+        """Train all stages from where they stand, and end with the best weights."""
         stages = self.stages()
         resumed = None
         if self.config["resume"]:
@@ -154,10 +177,33 @@ class SIDTrainer(RankingTrainer):
                         f"'{self.saved_model_file}' does not hold the best weights of this training (no epoch could be "
                         "measured, or another process wrote there): train again, alone."
                     )
-        if saved:
-            self._save_checkpoint(self.best_epoch, finished=True)
-            self.last_file.unlink(missing_ok=True)
-        return self.best_valid_score, self.best_valid_result
+
+    def _takes_up_finished(self, train_data: Any) -> bool:
+        """With ``resume: True`` load the finished training that differs in what is decided after it, if it is there."""
+        file = finished_without(self) if self.config["resume"] and not self.last_file.is_file() else None
+        if file is None or not self._holds_finished(file, train_data):
+            return False
+        self.logger.info(f"Taking up the finished training in {file}")
+        checkpoint = load_checkpoint(file, self.config["model"], self.device)
+        own = {name: value for name, value in self.model.state_dict().items() if name not in checkpoint["state_dict"]}
+        load_weights(self.model, {**own, **checkpoint["state_dict"]}, file)
+        self._take_best(checkpoint)
+        return True
+
+    def _decide(self, train_data: Any, valid_data: Any, verbose: bool) -> None:
+        """Set what is decided after training; the best validation result is then that with it."""
+        if not decides_after_training(self.model) or not self.stages()[-1].ranks:
+            return
+        started, before = perf_counter(), dict(self.best_valid_result or {})
+        message = remember(self.model, self.config, train_data, valid_data, self.show_progress)
+        if valid_data:
+            self.best_valid_score, self.best_valid_result = self.validate(valid_data)
+        self.train_s += perf_counter() - started
+        if verbose:
+            self.logger.info(f"Decided after training: {message}")
+            for what, result in (("before", before), ("after", self.best_valid_result or {})):
+                values = "  ".join(f"{name} {value:.4f}" for name, value in result.items())
+                self.logger.info(f"Validation {what}: {values}")
 
     def _reuses_finished(self, train_data: Any, valid_data: Any, show_progress: bool) -> bool:
         """Take up the data of `fit`; with ``resume: True`` read the finished training and say whether there is one."""
@@ -176,6 +222,9 @@ class SIDTrainer(RankingTrainer):
         """Load the best weights so far, and what is known of them, from ``saved_model_file``."""
         checkpoint = load_checkpoint(self.saved_model_file, self.config["model"], self.device)
         load_weights(self.model, checkpoint["state_dict"], self.saved_model_file)
+        self._take_best(checkpoint)
+
+    def _take_best(self, checkpoint: dict[str, Any]) -> None:
         self.best_epoch, self.best_valid_score = checkpoint["epoch"], checkpoint["best_valid_score"]
         self.best_valid_result = checkpoint["best_valid_result"] or None
         self.train_s = max(self.train_s, checkpoint["train_s"])
@@ -348,6 +397,7 @@ class SIDTrainer(RankingTrainer):
             "train_s": self.train_s,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": {name: float(value) for name, value in (self.best_valid_result or {}).items()},
+            "chosen": self.model.chosen,
             "state_dict": self.model.state_dict(),
         }
 

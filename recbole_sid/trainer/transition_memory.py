@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.memory import Numbers, ranks
 from recbole_sid.trainer.choosing import ChoosingTrainer
+from recbole_sid.trainer.selection import best_by_groups, rank_metric, shown, varied
 
 # Tried together, the others as they are: how pairs are counted, which items are looked up, how much is smoothed.
 _TRIED: Sequence[tuple[tuple[str, ...], Sequence[tuple[float, ...]]]] = (
@@ -22,7 +23,6 @@ _TRIED: Sequence[tuple[tuple[str, ...], Sequence[tuple[float, ...]]]] = (
     (("pseudo_counts",), ((0.3,), (1.0,), (3.0,), (10.0,), (30.0,))),
 )
 _WIDEST = 10  # of the windows above
-_SWEEPS = 3
 # Instances of validation that the choice is made by, and that are ranked together.
 _MOST_INSTANCES, _TOGETHER = 20_000, 1024
 
@@ -51,13 +51,13 @@ class TransitionMemoryTrainer(ChoosingTrainer):
         start = Numbers()._replace(**fixed)
         self.model.learn(train_data._dataset, start)
         if len(fixed) == len(Numbers._fields):
-            return f"{_shown(start)}, as set: {self._size()}"
+            return f"{shown(start._asdict())}, as set: {self._size()}"
         if not valid_data:
             raise InputError(
                 "TransitionMemory is tuned on validation: set eval_args.split to LS: valid_and_test, or all of "
                 f"{', '.join(Numbers._fields)}."
             )
-        metric, k = self.rank_metric(valid_data)
+        metric, k = rank_metric(self.config, valid_data)
         instances = self._instances(valid_data, fixed.get("window", _WIDEST))
         values: dict[Numbers, float] = {}
 
@@ -67,10 +67,10 @@ class TransitionMemoryTrainer(ChoosingTrainer):
                 values[numbers] = float(self._measure(instances, metric, k))
             return values[numbers]
 
-        chosen = _best_by_groups(start, _groups(fixed), value_of)
+        chosen = best_by_groups(start, [varied(names, tried, fixed) for names, tried in _TRIED], value_of)
         self._set(train_data._dataset, chosen)
         best = f"validation {self.valid_metric} {values[chosen]:.4f} on {len(instances.targets):,} instances"
-        return f"{_shown(chosen)} of {len(values)} settings: {best}; {self._size()}"
+        return f"{shown(chosen._asdict())} of {len(values)} settings: {best}; {self._size()}"
 
     def _set(self, dataset: Any, numbers: Numbers) -> None:
         """Let the model have `numbers`; count anew only if the table changes."""
@@ -107,29 +107,3 @@ class TransitionMemoryTrainer(ChoosingTrainer):
     def _size(self) -> str:
         entries = len(self.model.memory.counts)
         return f"{entries:,} pairs, {entries / max(1, self.model.n_items - 1):.0f} an item"
-
-
-def _best_by_groups(
-    start: Numbers, groups: Sequence[Sequence[dict[str, Any]]], value_of: Callable[[Numbers], float]
-) -> Numbers:
-    """Return numbers of the largest value that varying one group at a time finds, the first of equals."""
-    chosen = start
-    for _ in range(_SWEEPS):
-        before = chosen
-        for tried in groups:
-            chosen = max((chosen._replace(**each) for each in tried), key=value_of)
-        if chosen == before:
-            break
-    return chosen
-
-
-def _groups(fixed: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """Return what is tried of each group of numbers: those that are set keep their values."""
-    return [
-        [{**dict(zip(names, values, strict=True)), **{n: fixed[n] for n in names if n in fixed}} for values in tried]
-        for names, tried in _TRIED
-    ]
-
-
-def _shown(numbers: Numbers) -> str:
-    return ", ".join(f"{name}={value:g}" for name, value in numbers._asdict().items())
