@@ -103,7 +103,7 @@ def test_new_training_starts_from_the_features_of_the_semantic_ids(
 ) -> None:
     config, train, valid, _ = prepare(model, code_init="features", epochs=1, learning_rate=1e-9)
     items = np.arange(1, N_ITEMS, 2)
-    monkeypatch.setattr("recbole_sid.model.generator.training_items", lambda dataset: items)
+    monkeypatch.setattr("recbole_sid.model.code_init.training_items", lambda dataset: items)
     trainer = make_trainer(config, train)
     random = trainer.model.token_embedding.weight.detach().clone()
     trainer.fit(train, valid)

@@ -29,6 +29,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("SIDMLPPlusPlus", {}),
     ("SIDMLPPlusPlus", {"encoder_positions": "end", "encoder_mixing": "weighted"}),
     ("SIDMLPPlusPlus", {"encoder": "item"}),
+    ("SIDMLPHybrid", {}),
 ]
 
 

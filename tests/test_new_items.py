@@ -161,7 +161,7 @@ def add_later_item(data_path: Path) -> None:
         stream.writelines(f"u{user}\ti30\t{1_700_000_000}\n" for user in (3, 4, 5))
 
 
-@pytest.mark.parametrize("model", ["TIGER", "SIDMLP", "SIDMLPPlusPlus"])
+@pytest.mark.parametrize("model", ["TIGER", "SIDMLP", "SIDMLPPlusPlus", "SIDMLPHybrid"])
 def test_a_trained_model_recommends_a_later_item_at_once(
     made: Callable[..., Any], settings: Callable[..., Any], data_path: Path, vectors: np.ndarray, model: str
 ) -> None:

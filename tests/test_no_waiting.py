@@ -28,6 +28,7 @@ GENERATORS: list[tuple[str, dict[str, Any]]] = [
     ("TIGER", {}),
     ("TIGER", {"constrained": False}),
     ("CausalSID", {}),
+    ("SIDMLPHybrid", {}),
 ]
 STUDENTS: list[tuple[str, dict[str, Any]]] = [
     ("SIDMLP", {}),

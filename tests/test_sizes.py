@@ -30,7 +30,7 @@ from recbole_sid.tune.search import make_plan as make_search
 from recbole_sid.tune.search_files import best_settings
 from recbole_sid.tune.space import check_space, read_space
 
-OURS = ("TIGER", "CausalSID", "SIDMLP", "SIDMLPPlusPlus")
+OURS = ("TIGER", "CausalSID", "SIDMLP", "SIDMLPPlusPlus", "SIDMLPHybrid")
 STUDENTS = ("SIDMLP", "SIDMLPPlusPlus")
 FOLDER = PROPERTIES / "size" / "small"
 
