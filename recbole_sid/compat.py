@@ -50,6 +50,7 @@ def apply() -> None:
     _patch_collector()
     _patch_dok_update()
     _patch_saved_loaders()
+    _patch_popularity()
     _silence_future_warnings()
 
 
@@ -87,6 +88,21 @@ def _patch_dok_update() -> None:
 
     if not hasattr(dok_matrix, "_update"):
         dok_matrix._update = lambda self, entries: self._dict.update(entries)
+
+
+def _patch_popularity() -> None:
+    """recbole/model/general_recommender/pop.py, `calculate_loss`: adds 1 for an item however often a batch holds it,
+    and so counts batches.
+    """
+    from recbole.model.general_recommender import Pop
+
+    def calculate_loss(self: Any, interaction: Any) -> torch.Tensor:
+        items = interaction[self.ITEM_ID]
+        self.item_cnt.index_add_(0, items, torch.ones_like(items).unsqueeze(1))
+        self.max_cnt = self.item_cnt.max(dim=0)[0]
+        return torch.nn.Parameter(torch.zeros(1)).to(self.device)
+
+    Pop.calculate_loss = calculate_loss
 
 
 def _patch_saved_loaders() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -383,3 +383,18 @@ def test_a_class_made_from_one_of_ours_gets_its_settings_and_trainer() -> None:
     assert isinstance(run.trainer, SIDTrainer)
     assert type(run.trainer.model) is MyTIGER
     assert type(load_data_and_model(run.trainer.saved_model_file, model_class=MyTIGER)[1]) is MyTIGER
+
+
+def test_popularity_counts_each_interaction_and_no_negative(data_path: Path) -> None:
+    """RecBole's counts the batches that hold an item, as target or as negative."""
+    settings = {"data_path": str(data_path), "train_batch_size": 64, "use_gpu": False, "show_progress": False}
+    run = run_model(Config("Pop", "tiny", config_dict=settings))
+    lines = (data_path / "tiny" / "tiny.inter").read_text().splitlines()[1:]
+    pairs = [line.split("\t")[:2] for line in lines]
+    left_out = {len(pairs) - 1 - [user for user, _ in pairs[::-1]].index(name) for name, _ in pairs}
+    left_out |= {last - 1 for last in left_out}
+    expected = Counter(item for number, (_, item) in enumerate(pairs) if number not in left_out)
+    tokens = run.test_data._dataset.field2id_token["item_id"]
+    counted = run.trainer.model.item_cnt.squeeze(1).tolist()
+    assert {token: count for token, count in zip(tokens, counted, strict=True) if count} == expected
+    assert expected.most_common(1)[0][1] > len(pairs) // 64 + 1  # more often than there are batches
