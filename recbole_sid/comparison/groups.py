@@ -13,7 +13,7 @@ import pandas as pd
 
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.recorded_data import data_config
-from recbole_sid.evaluation.runs import FinishedRun, RunResult, find_runs
+from recbole_sid.evaluation.runs import FinishedRun, RunResult, find_runs, instance_index
 from recbole_sid.generalization.analysis import label_split
 from recbole_sid.generalization.labels import CLASSES
 from recbole_sid.semantic_ids.build import training_popularity
@@ -29,7 +29,7 @@ class Groups(NamedTuple):
     """Test instances and how they are told apart.
 
     Attributes:
-        instances: (user, target) tokens, the order of the masks.
+        instances: of `instance_index`, the order of the masks.
         masks: by `CATEGORY` and by `POPULARITY`: name -> bool [n]. Each of the two is a partition without empty groups.
     """
 
@@ -86,7 +86,7 @@ def groups_of(result: RunResult) -> Groups:
     category = labelled.labels["category"].to_numpy()
     masks = {CATEGORY: {name: category == name for name in CLASSES}, POPULARITY: by_popularity(counts)}
     return Groups(
-        pd.MultiIndex.from_frame(labelled.frame[["user", "target"]]),
+        instance_index(labelled.frame),
         {by: {name: mask for name, mask in of.items() if mask.any()} for by, of in masks.items()},
     )
 

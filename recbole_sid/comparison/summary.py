@@ -15,7 +15,7 @@ from recbole_sid.comparison.statistics import paired_tests
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.evaluation.recorded_data import data_config
-from recbole_sid.evaluation.runs import read_per_user
+from recbole_sid.evaluation.runs import instance_index, read_per_user
 
 TEST_METRIC = "ndcg@10"
 _CUT_OFF = 10
@@ -79,7 +79,7 @@ def summarise(outcomes: Sequence[JobOutcome], baseline: str | None = None) -> Su
     assert done[0].result is not None
     instances = test_instances(data_config(done[0].result))
     first = next(iter(per_user.values()))
-    order = pd.MultiIndex.from_frame(instances[["user", "target"]]).get_indexer(first.index)
+    order = instance_index(instances).get_indexer(first.index)
     return Summary(
         rows,
         paired_tests(values, baseline or rows[0]["model"]),
@@ -123,7 +123,7 @@ def _ndcg(run: JobOutcome, evaluation: str) -> float:
 
 
 def _mean_over_seeds(runs: Sequence[JobOutcome], evaluation: str) -> pd.Series:
-    """Return each instance's NDCG@10, averaged over the seeds, by (user, target)."""
+    """Return each instance's NDCG@10, averaged over the seeds, by `instance_index`."""
     files = []
     for run in runs:
         assert run.result is not None
@@ -132,7 +132,7 @@ def _mean_over_seeds(runs: Sequence[JobOutcome], evaluation: str) -> pd.Series:
 
 
 def mean_ndcg(files: Sequence[Path]) -> pd.Series:
-    """Return each instance's NDCG@10, averaged over files of results per user, by (user, target).
+    """Return each instance's NDCG@10, averaged over files of results per user, by `instance_index`, sorted.
 
     Raises:
         InputError: if the files are not of the same users and targets.
@@ -140,8 +140,8 @@ def mean_ndcg(files: Sequence[Path]) -> pd.Series:
     found = {}
     for file in files:
         frame = read_per_user(file, ("user", "target", "rank"))
-        frame[TEST_METRIC] = rank_metrics(frame["rank"].to_numpy(), [_CUT_OFF])[TEST_METRIC]
-        found[f"'{file}'"] = frame.groupby(["user", "target"], sort=True)[TEST_METRIC].mean()
+        values = rank_metrics(frame["rank"].to_numpy(), [_CUT_OFF])[TEST_METRIC]
+        found[f"'{file}'"] = pd.Series(values, instance_index(frame)).sort_index()
     index = next(iter(found.values())).index
     return pd.Series(np.mean(list(aligned(found).values()), axis=0), index, name=TEST_METRIC)
 

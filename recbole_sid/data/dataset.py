@@ -10,6 +10,7 @@ import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from recbole.data.interaction import Interaction
 
 from recbole_sid.config import Config
 from recbole_sid.data.headers import check_headers
+from recbole_sid.data.time_split import TimeSplit
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.settings.time_split import moments_of
 
 # Number of the prefix in the whole dataset; tells a batch's rows apart (distillation cache).
 ROW_FIELD = "row_index"
@@ -35,15 +38,23 @@ class TimeOrderedDataset(Dataset):
     """RecBole's Dataset, ordered by user and float64 time, ties in file order, before RecBole rounds time to float32.
 
     General and sequential models so get the same order and the same split.
+
+    Attributes:
+        time_split: of the whole dataset, if it is split by time.
+        recbole_orders_otherwise: whether plain RecBole, which orders by the times in float32, has another order.
     """
 
+    _file_times: np.ndarray  # of the interactions before RecBole scales its fields to 0..1
     inter_feat: Any  # a DataFrame while RecBole reads and filters, an Interaction afterwards
-    recbole_orders_otherwise = False  # whether plain RecBole, which orders by the times in float32, has another order
+    recbole_orders_otherwise = False
+    time_split: TimeSplit | None = None
 
     def _data_filtering(self) -> None:
         if self.config["eval_args"]["order"] == "TO" and self.time_field in self.inter_feat:
             self._check_times()
         super()._data_filtering()
+        if self.time_field in self.inter_feat:
+            self._file_times = self.inter_feat[self.time_field].to_numpy(copy=True)
 
     def _check_times(self) -> None:
         """Refuse times that cannot be ordered: RecBole numbers tokens as they appear and fills gaps with the mean."""
@@ -75,10 +86,19 @@ class TimeOrderedDataset(Dataset):
                     f"'{self.dataset_name}.inter' has no loaded field '{self.time_field}': name it in load_col, or "
                     "name the field that holds the time in TIME_FIELD."
                 )
-            self.inter_feat = self.inter_feat.sort_values([self.uid_field, self.time_field], kind="stable")
+            self.inter_feat = self.inter_feat.iloc[np.lexsort([self._file_times, self.inter_feat[self.uid_field]])]
             self.recbole_orders_otherwise = self._recbole_orders_otherwise()
+            self.time_split = self._split_by_time()
             self.inter_feat = self.inter_feat.reset_index(drop=True)
         super()._change_feat_format()
+
+    def _split_by_time(self) -> TimeSplit | None:
+        """Divide the ordered interactions at the moments that the evaluation setting names, if it does."""
+        moments = moments_of(self.config["eval_args"]["split"])
+        if moments is None:
+            return None
+        users, items = (self.inter_feat[field].to_numpy() for field in (self.uid_field, self.iid_field))
+        return TimeSplit.of(users, items, self._file_times[self.inter_feat.index], moments, self.dataset_name)
 
     def _recbole_orders_otherwise(self) -> bool:
         """Say whether two interactions (of a user, if users are split one by one) at times that are equal in float32
@@ -95,12 +115,14 @@ class TimeOrderedDataset(Dataset):
         return bool((tied & (in_file[1:] < in_file[:-1])).any())
 
     def build(self) -> list[Dataset]:
-        """Split as RecBole does.
+        """Split as RecBole does, or by time.
 
         Raises:
             InputError: if shares are wrong, or a split that the evaluation setting asks for is empty.
         """
         asked = self.config["eval_args"]["split"]
+        if moments_of(asked) is not None:
+            return self._parts_by_time()
         unfilled = left_empty(asked) if isinstance(asked, dict) else ()
         splits = super().build()
         for name, split in zip(_SPLITS, splits, strict=True):
@@ -112,6 +134,21 @@ class TimeOrderedDataset(Dataset):
                 )
         return splits
 
+    def _parts_by_time(self) -> list[Dataset]:
+        """Return the rows of each part of the split by time, by user and time."""
+        self._change_feat_format()
+        self._drop_unused_col()
+        assert self.time_split is not None
+        getLogger().info(self.time_split.description)
+        part = self.time_split.part[self.target_positions()]
+        return [self.copy(self.inter_feat[np.flatnonzero(part == number)]) for number in range(len(_SPLITS))]
+
+    def target_positions(self) -> np.ndarray:
+        """Return of each row's target where it is among all interactions by user and time, int64 [n_rows]."""
+        if ROW_FIELD not in self.inter_feat:
+            self.inter_feat.update(Interaction({ROW_FIELD: torch.arange(len(self.inter_feat))}))
+        return self.inter_feat[ROW_FIELD].numpy()
+
 
 def left_empty(split: Mapping[str, Any]) -> Sequence[str]:
     """Return the names of the parts that ``eval_args.split`` leaves empty on purpose.
@@ -119,6 +156,8 @@ def left_empty(split: Mapping[str, Any]) -> Sequence[str]:
     Raises:
         InputError: if shares are not three numbers, as RecBole needs them, with something to train on.
     """
+    if moments_of(split) is not None:
+        return []
     if "LS" in split:
         return {"valid_only": ["test"], "test_only": ["validation"]}.get(split["LS"], [])
     for mode, shares in split.items():
@@ -142,10 +181,13 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         sequences: field -> tensor [n_interactions], ordered by user and time; shared by all splits.
         history_start: int64 tensor [n_rows], where each row's history starts in `sequences`.
         opens_sequence: bool tensor [n_rows], whether the row's history is the first item of its sequence.
+        lone: int64 tensor [m], where in `sequences` a training part by time has its users' only interactions, which
+            are in no row.
         semantic_ids: set by `data_preparation` for models that need it.
     """
 
     semantic_ids: Any = None
+    lone: torch.Tensor = torch.zeros(0, dtype=torch.int64)
 
     def data_augmentation(self) -> None:
         """Make one row per prefix: ``u, [i1 .. i_{t-1}] -> i_t`` with at most MAX_ITEM_LIST_LENGTH items of history."""
@@ -200,11 +242,22 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         rows = self.inter_feat[ROW_FIELD].numpy()
         return rows - opening_row[rows] + 1
 
+    def _parts_by_time(self) -> list[Dataset]:
+        parts = super()._parts_by_time()
+        assert self.time_split is not None
+        parts[0].lone = torch.from_numpy(self.time_split.lone)
+        return parts
+
+    def target_positions(self) -> np.ndarray:
+        """Return where in `sequences` each row's target is, int64 [n_rows]."""
+        rows = self.inter_feat
+        return (self.history_start[rows[ROW_FIELD]] + rows[self.item_list_length_field]).numpy()
+
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """Return the sparse user x item matrix of this split's targets and of each first item it starts from."""
         rows = self.inter_feat
         opening = self.opens_sequence[rows[ROW_FIELD]]
-        first = self.history_start[rows[ROW_FIELD][opening]]
+        first = torch.cat([self.history_start[rows[ROW_FIELD][opening]], self.lone])
         fields = {
             field: torch.cat([rows[field], values[first]]) for field, values in self.sequences.items() if field in rows
         }
@@ -214,7 +267,7 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         """Return the items of this split's sequences: items [n] and offsets [n_sequences + 1].
 
         For the training split these are exactly the interactions a model may learn from: each row's target, and the
-        first item of each sequence (the target of no row).
+        first item of each sequence (the target of no row). Sequences of a single item are last.
         """
         rows = self.inter_feat
         order = np.argsort(rows[ROW_FIELD].numpy(), kind="stable")
@@ -223,9 +276,10 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         target = rows[self.iid_field].numpy()[order]
         opening_item = self.sequences[self.iid_field].numpy()[self.history_start.numpy()[row[opens]]]
         where = np.flatnonzero(opens)
-        items = np.insert(target, where, opening_item)
-        offsets = np.concatenate([where + np.arange(len(where)), [len(items)]])
-        return items, offsets
+        alone = self.sequences[self.iid_field].numpy()[self.lone.numpy()]
+        items = np.concatenate([np.insert(target, where, opening_item), alone])
+        starts = np.concatenate([where + np.arange(len(where)), len(items) - np.arange(len(alone), 0, -1)])
+        return items, np.append(starts, len(items))
 
     def item_tokens(self) -> np.ndarray:
         """Return the item tokens by internal id, without padding: shape [n_items - 1]."""
@@ -264,6 +318,8 @@ def create_dataset(config: Any) -> Dataset:
         ours |= {ModelType.GENERAL: TimeOrderedDataset, ModelType.TRADITIONAL: TimeOrderedDataset}
     recboles = _recboles_class(config)
     own = recboles in _PLAIN_DATASETS and not config["benchmark_filename"] and isinstance(config, Config)
+    if not own and moments_of(config["eval_args"]["split"]) is not None:
+        raise InputError(f"{config['model']} has a dataset of its own in RecBole, which is not split by time.")
     try:
         return (ours.get(config["MODEL_TYPE"], recboles) if own else recboles)(config)
     except InputError:

@@ -15,11 +15,13 @@ from torch.utils.data import Sampler
 
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.data.histories import CutBatches
+from recbole_sid.data.instance_loader import InstanceLoader
 from recbole_sid.data.windows import WINDOW_FIELD, Windows
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.registry import is_ours
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.build import semantic_ids_for
+from recbole_sid.settings.time_split import moments_of
 
 # Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
 _BATCHES_PER_BUCKET = 50
@@ -67,8 +69,9 @@ def data_preparation(
 ) -> tuple[Any, Any, Any]:
     """Split `dataset` and return the (train, valid, test) loaders, as RecBole's `data_preparation`.
 
-    For our models, training batches are bucketed by history length, and for those that need them the semantic IDs,
-    loaded or built from the training part, are attached to the training dataset.
+    General models are evaluated target by target if the split is by time. For our models, training batches are bucketed
+    by history length, and for those that need them the semantic IDs, loaded or built from the training part, are
+    attached to the training dataset.
 
     Args:
         config: of the run.
@@ -89,6 +92,8 @@ def data_preparation(
     except (ValueError, NotImplementedError) as error:  # for example an order or split that RecBole does not do
         raise InputError(f"RecBole cannot prepare '{config['dataset']}' so ({first_line(error)}).") from error
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        if moments_of(config["eval_args"]["split"]) is not None:
+            loaders = (loaders[0], *(InstanceLoader(config, loader._dataset) for loader in loaders[1:]))
         for loader in loaders[1:]:
             if isinstance(loader, FullSortEvalDataLoader):
                 # RecBole counts user x item pairs here and so ranks one user at a time; for us it is users for all.

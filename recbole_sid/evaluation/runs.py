@@ -195,6 +195,17 @@ def read_per_user(path: str | os.PathLike[str], columns: Sequence[str] = tuple(_
     return _read(path, columns).to_pandas(types_mapper=list_types, ignore_metadata=True)
 
 
+def instance_index(instances: pd.DataFrame) -> pd.MultiIndex:
+    """Return what tells apart the rows of a split, in its order: user, target, and which of the same two it is, from 0,
+    as a user may have an item several times.
+
+    Args:
+        instances: with the columns user and target.
+    """
+    keys = instances[["user", "target"]].reset_index(drop=True)
+    return pd.MultiIndex.from_frame(keys.assign(time=keys.groupby(["user", "target"]).cumcount()))
+
+
 def read_lists(path: str | os.PathLike[str], k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first `k` items that each user was given, int64 [n, k], as places in the second, str [m]; -1 where
     there are fewer.

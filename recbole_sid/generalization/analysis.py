@@ -11,7 +11,7 @@ import pandas as pd
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import create_history_dataset
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.evaluation.runs import FinishedRun
+from recbole_sid.evaluation.runs import FinishedRun, instance_index
 from recbole_sid.generalization import aggregates
 from recbole_sid.generalization.curves import dilution, support
 from recbole_sid.generalization.indicator import confidence, id_run
@@ -139,7 +139,7 @@ def analyze(labelled: Labelled, runs: Sequence[FinishedRun] = (), show_progress:
     """
     labels, hops = labelled.labels, labelled.hops
     frame = labelled.frame
-    index = pd.MultiIndex.from_frame(frame[["user", "target"]])
+    index = instance_index(frame)
     metrics = metrics_by_model(runs, index)
     last, targets = labelled.instances.recent[:, 0], labelled.instances.targets
     memorized = (labels["category"] == "memorization").to_numpy()
@@ -152,7 +152,7 @@ def analyze(labelled: Labelled, runs: Sequence[FinishedRun] = (), show_progress:
     by_id = id_run(runs)
     indicator = []
     if by_id is not None:
-        certain = confidence(by_id, labelled.instances.users, placement(labelled.dataset.config), show_progress)
+        certain = confidence(by_id, index, placement(labelled.dataset.config), show_progress)
         indicator = aggregates.by_confidence(certain, labels, metrics, METRICS[0])
     levels = 0 if labelled.codes is None else labelled.codes.shape[1]
     return Analysis(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_sid.evaluation.runs import FinishedRun
+from recbole_sid.evaluation.runs import FinishedRun, instance_index
 from recbole_sid.generalization.ensemble import confidence_of, item_logits
 from recbole_sid.generalization.members import is_id_model
 from recbole_sid.util.progress import progress
@@ -39,12 +39,14 @@ def id_run(runs: Sequence[FinishedRun]) -> FinishedRun | None:
 
 
 @torch.no_grad()
-def confidence(run: FinishedRun, users: np.ndarray, overrides: Mapping[str, Any], show_progress: bool) -> np.ndarray:
-    """Return the confidence float64 [n] of a run's model for each of the test `users` (tokens).
+def confidence(
+    run: FinishedRun, instances: pd.MultiIndex, overrides: Mapping[str, Any], show_progress: bool
+) -> np.ndarray:
+    """Return the confidence float64 [n] of a run's model for each of the test `instances`.
 
     Args:
         run: of an item-ID model.
-        users: [n].
+        instances: of `instance_index`, n rows.
         overrides: settings in place of those recorded, where and how to run.
         show_progress: a bar over batches.
     """
@@ -52,13 +54,14 @@ def confidence(run: FinishedRun, users: np.ndarray, overrides: Mapping[str, Any]
 
     config, model, _, _, _, test = load_data_and_model(run.result["model_file"], overrides)
     model.eval()
-    tokens, values = [], []
-    names = np.asarray(test._dataset.field2id_token[test._dataset.uid_field], dtype=str)
+    dataset, found, values = test._dataset, [], []
+    users, items = (np.asarray(dataset.field2id_token[f], dtype=str) for f in (dataset.uid_field, dataset.iid_field))
     for batch in progress(test, f"confidence of {run.name}", show_progress):
         interaction = batch[0].to(config["device"])
         values.append(confidence_of(item_logits(model, interaction)).double().cpu().numpy())
-        tokens.append(names[interaction[test._dataset.uid_field].cpu().numpy()])
-    return pd.Series(np.concatenate(values), index=np.concatenate(tokens)).loc[users].to_numpy()
+        user, target = (interaction[field].cpu().numpy() for field in (dataset.uid_field, dataset.iid_field))
+        found.append(pd.DataFrame({"user": users[user], "target": items[target]}))
+    return pd.Series(np.concatenate(values), instance_index(pd.concat(found))).loc[instances].to_numpy()
 
 
 def quantile_bins(values: np.ndarray, bins: int = BINS) -> np.ndarray:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
-from recbole_sid.evaluation.runs import FinishedRun, read_lists, read_per_user
+from recbole_sid.evaluation.runs import FinishedRun, instance_index, read_lists, read_per_user
 from recbole_sid.util.item_tokens import match_rows
 
 CUT_OFF = 10
@@ -21,7 +21,7 @@ def metrics_by_model(runs: Sequence[FinishedRun], instances: pd.MultiIndex) -> d
 
     Args:
         runs: finished runs.
-        instances: (user, target) tokens, the order of the rows.
+        instances: of `instance_index`, the order of the rows.
 
     Raises:
         InputError: if a run was not evaluated on exactly these instances.
@@ -40,7 +40,7 @@ def predicted_items(run: FinishedRun, instances: pd.MultiIndex, item_tokens: np.
 
     Args:
         run: a finished run.
-        instances: (user, target) tokens, the order of the rows.
+        instances: of `instance_index`, the order of the rows.
         item_tokens: str [n_items], by internal id from 1 on.
     """
     order = _order(run, read_per_user(run.per_user, ("user", "target")), instances)
@@ -53,8 +53,8 @@ def predicted_items(run: FinishedRun, instances: pd.MultiIndex, item_tokens: np.
 
 def _order(run: FinishedRun, frame: pd.DataFrame, instances: pd.MultiIndex) -> np.ndarray:
     """Return the row of each instance in a run's `frame`."""
-    index = pd.MultiIndex.from_frame(frame[["user", "target"]])
-    order = index.get_indexer(instances) if index.is_unique else np.full(1, -1)
+    index = instance_index(frame)
+    order = index.get_indexer(instances)
     if len(index) != len(instances) or (order < 0).any():
         raise InputError(
             f"'{run.per_user}' has {len(index)} rows that are not the {len(instances)} test instances of the dataset: "
