@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from recbole.utils import ModelType
 
+from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError
 
 _SHARES = 3
