@@ -9,7 +9,10 @@ import pytest
 import torch
 from conftest import SETTINGS
 
+from recbole_sid.errors import InputError
+from recbole_sid.memory import Numbers
 from recbole_sid.quick_start import load_data_and_model, make_trainer, run_model, run_recbole_sid
+from recbole_sid.registry import get_model
 
 SET = {
     "memory": "transitions",
@@ -42,6 +45,33 @@ def test_the_search_finds_the_best_of_all(prepare: Callable[..., Any], decoding:
         expected = every[row].topk(model.beam_size).values
         torch.testing.assert_close(scores[mine], expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(every[row, items[mine]], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("decoding", ["beam", "exact"])
+@pytest.mark.parametrize("model", ["SIDMLP", "SIDMLPPlusPlus"])
+def test_compiled_loops_find_what_torch_finds(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, model: str, decoding: str
+) -> None:
+    config, train, _, test = prepare(model, decoding=decoding, compiled=True, **SET)
+    trained = get_model(model)(config, train._dataset).eval()
+    trained.memory.learn(*train._dataset.training_sequences(), Numbers(2, 0.5, 3, 0.5, 2.0))
+    trained.sharpness.fill_(0.5)
+    interaction = next(iter(test))[0]
+    found = trained.retrieve(interaction)
+    with monkeypatch.context() as patch:  # the compiled way does not look things up by scipy
+        patch.setattr(type(trained.memory), "recall", None)
+        assert torch.equal(trained.retrieve(interaction)[1], found[1])
+    trained.compiled = False
+    rows, items, scores = trained.retrieve(interaction)
+    assert torch.equal(found[0], rows)
+    torch.testing.assert_close(found[2], scores, rtol=1e-4, atol=1e-4)
+    assert (found[1] == items).float().mean() > 0.95  # neighbours within rounding may swap
+    with torch.no_grad():
+        for weight in trained.decoder.heads.parameters():
+            weight.fill_(torch.nan)
+    trained.compiled = True
+    with pytest.raises(InputError, match="not finite"):
+        trained.retrieve(interaction)
 
 
 def test_a_run_with_a_memory_takes_up_that_without(settings: Callable[..., Any]) -> None:

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from recbole_sid.fast.compiled.arrays import Transitions
+from recbole_sid.fast.compiled.arrays import Looked, Transitions
 from recbole_sid.fast.compiled_scorer import is_usable
 from recbole_sid.memory import Memory, Recall
-
-
-class Looked(NamedTuple):
-    """What `Recall` holds, of each user by itself and in no order.
-
-    Attributes:
-        room: int64 [B + 1], where each user's part begins.
-        items: int32, ``masses``: float32; the first `found` of each part.
-        found: int64 [B].
-        remaining: float32 [B].
-    """
-
-    room: np.ndarray
-    items: np.ndarray
-    masses: np.ndarray
-    found: np.ndarray
-    remaining: np.ndarray
 
 
 def recall(memory: Memory, recent: torch.Tensor) -> Recall:

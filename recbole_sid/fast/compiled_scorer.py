@@ -16,7 +16,7 @@ from recbole_sid.decoding.exact import exact_search
 from recbole_sid.decoding.full import best_leaves, full_search
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import first_line
-from recbole_sid.fast.compiled.arrays import Heads, Prefixes
+from recbole_sid.fast.compiled.arrays import Heads, Looked, Mixing, Places, Prefixes
 from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
 
 
@@ -36,7 +36,7 @@ def is_usable() -> bool:
 
 
 def _try_out() -> None:
-    """Search a catalogue of two items, by every compiled function."""
+    """Search a catalogue of two items, with and without a memory, by every compiled function."""
     trie = Trie(np.array([[0, 1], [1, 0]]), (2, 2))
     layers = [nn.Sequential(nn.Linear(2, 2)) for _ in range(2)]
     norms = (nn.LayerNorm(2), nn.LayerNorm(2))
@@ -44,6 +44,12 @@ def _try_out() -> None:
     scorer = CompiledScorer(heads, torch.ones(1, 2, 2), trie, compiled_heads(heads), compiled_prefixes(trie))
     for decoding in ("beam", "exact", "full"):
         scorer.search(decoding, 2)
+    candidates = Looked(
+        np.array([0, 1]), np.ones(1, np.int32), np.ones(1, np.float32), np.ones(1, int), np.ones(1, "f4")
+    )
+    for decoding in ("beam", "exact"):
+        mixing = Mixing.of_one_head(candidates.remaining, 1.0)
+        scorer.best_items(decoding, 2, compiled_places(trie, 2), mixing, candidates)
 
 
 # Decoders that have a compiled form, with its name; any other runs on a `CompiledScorer` as on any scorer.
@@ -88,6 +94,14 @@ def compiled_prefixes(trie: Trie) -> Prefixes:
     )
 
 
+def compiled_places(trie: Trie, n_items: int) -> Places:
+    """Return where the items below `n_items` stand in the trie."""
+    leaf, item = trie.every_item()
+    nodes = np.full((n_items, trie.n_levels), -1, np.int32)
+    nodes[item.numpy()] = torch.stack([*trie.path(leaf)[1:], leaf], dim=1).int().numpy()
+    return Places(nodes, trie.start(trie.n_levels).numpy(), trie.item.int().numpy())
+
+
 class CompiledScorer(FactorisedScorer):
     """A `FactorisedScorer` that also searches by itself, in compiled loops on as many threads as torch uses."""
 
@@ -106,19 +120,37 @@ class CompiledScorer(FactorisedScorer):
         if decoding == "full":
             return best_leaves(self.leaf_log_probs(), k)
         search = {"beam": decoders.beam, "exact": decoders.exact}[decoding]
-        n_first = self.first_scores.shape[1]
-        ranked = self.first_scores.topk(min(k, n_first) if decoding == "beam" else n_first, dim=1).indices
-        leaves, scores = search(*self._arguments(), _array(ranked), k, torch.get_num_threads())
+        leaves, scores = search(self._users(decoding, k), k, torch.get_num_threads())
         return torch.from_numpy(leaves), torch.from_numpy(scores)
+
+    def best_items(
+        self, decoding: str, k: int, places: Places, mixing: Mixing, remembered: Looked
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the best k items int64 and scores, both [B, k]; 0 and -inf for none.
+
+        They are of those that the search named ``beam`` or ``exact`` finds, and of the remembered, which are written
+        over.
+        """
+        from recbole_sid.fast.compiled import decoders
+
+        users, n_threads = self._users(decoding, k), torch.get_num_threads()
+        items, scores = decoders.mixture(users, decoding, places, mixing, remembered, k, n_threads)
+        return torch.from_numpy(items), torch.from_numpy(scores)
 
     def leaf_log_probs(self) -> torch.Tensor:
         """Return the log-probabilities [B, n_leaves] of all leaves."""
         from recbole_sid.fast.compiled import decoders
 
-        return torch.from_numpy(decoders.all_leaves(*self._arguments(), torch.get_num_threads()))
+        arguments = self.arrays, self.prefixes, _array(self.user_parts), _array(self.first_scores)
+        return torch.from_numpy(decoders.all_leaves(*arguments, torch.get_num_threads()))
 
-    def _arguments(self) -> tuple[Heads, Prefixes, np.ndarray, np.ndarray]:
-        return self.arrays, self.prefixes, _array(self.user_parts), _array(self.first_scores)
+    def _users(self, decoding: str, k: int) -> Any:
+        from recbole_sid.fast.compiled.decoders import Users
+
+        n_first = self.first_scores.shape[1]
+        ranked = self.first_scores.topk(min(k, n_first) if decoding == "beam" else n_first, dim=1).indices
+        parts = self.user_parts, self.first_scores, ranked
+        return Users(self.arrays, self.prefixes, *(_array(part) for part in parts))
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

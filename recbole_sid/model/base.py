@@ -89,7 +89,9 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         item_tokens[0] = PAD
         self.register_buffer("item_codes", item_codes, persistent=False)
         self.register_buffer("item_tokens", item_tokens, persistent=False)
-        self.memory = Memory(self.n_items) if MemorySettings.of(config).memory == "transitions" else None
+        remembering = MemorySettings.of(config)
+        of_transitions = remembering.memory == "transitions"
+        self.memory = Memory(self.n_items, row_limit=remembering.memory_row_limit) if of_transitions else None
         n_parts = len(self.parts)
         self.register_buffer("sharpness", torch.zeros(()), persistent=self.memory is not None)
         self.register_buffer("shares", torch.full((n_parts,), 1 / n_parts), persistent=n_parts > 1)
@@ -224,14 +226,30 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         scores = remaining.log().unsqueeze(1) + (1 + self.sharpness) * log_p0
         return best_of_union(recall, remembered, found, scores, self.beam_size)
 
-    def recall(self, interaction: Any) -> Recall | None:
-        """Return, on the host, what is remembered after the histories of a batch; None without a memory, or if it has
-        learnt nothing.
+    def best_after(self, scorer: LevelScorer, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `best_items` of the memory's recall.
+
+        Args:
+            scorer: of B users.
+            recent: int64 [B, W], on the host, as `Memory.recall` takes them.
         """
-        if self.memory is None or not len(self.memory.counts):
-            return None
+        assert self.memory is not None
+        return self.best_items(scorer, self.memory.recall(recent))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a memory that has learnt something."""
+        return self.memory is not None and len(self.memory.counts) > 0
+
+    def recent(self, interaction: Any) -> torch.Tensor:
+        """Return, on the host, the items of a batch of histories that the memory looks up."""
+        assert self.memory is not None
         histories, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        return self.memory.recall(recent_items(histories, lengths, self.memory.numbers.window).cpu())
+        return recent_items(histories, lengths, self.memory.numbers.window).cpu()
+
+    def recall(self, interaction: Any) -> Recall | None:
+        """Return, on the host, what is remembered after the histories of a batch; None if it does not remember."""
+        return self.memory.recall(self.recent(interaction)) if self.memory is not None and self.remembers else None
 
     @property
     def scores_every_item(self) -> bool:
@@ -269,8 +287,7 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         found = []
         with weights_unchanged(self):
             for group, part in self.ranked_together(interaction):
-                recall = self.recall(part)
-                rows, items, scores = self._retrieved(part) if recall is None else self._remembered(part, recall)
+                rows, items, scores = self._remembered(part) if self.remembers else self._retrieved(part)
                 found.append((rows if group is None else group[rows], items, scores))
         rows, items, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
         return rows, items, scores
@@ -282,11 +299,12 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         position, items = self.trie.expand_leaves(leaves)
         return position // max(1, leaves.shape[1]), items, scores.flatten()[position]
 
-    def _remembered(self, interaction: Any, recall: Recall) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _remembered(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what `retrieve` does, of histories that are ranked together, by the mixture; on the CPU without those
         of score -inf.
         """
-        items, scores = self.best_items(self.scorer(self.encode(self.history_tokens(interaction))), recall)
+        scorer = self.scorer(self.encode(self.history_tokens(interaction)))
+        items, scores = self.best_after(scorer, self.recent(interaction))
         rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(items)
         if not hardware.on_cpu(items):
             return rows.flatten(), items.flatten(), scores.flatten()

@@ -6,6 +6,7 @@ What such a model is made of and how it learns is in its own class: SIDMLP, SIDM
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,11 +17,14 @@ from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.fast.captured import CapturedSearches
+from recbole_sid.fast.compiled.arrays import Mixing, Places
+from recbole_sid.fast.compiled_memory import look_up
 from recbole_sid.fast.compiled_scorer import (
     COMPILED,
     CompiledScorer,
     can_compile,
     compiled_heads,
+    compiled_places,
     compiled_prefixes,
     is_usable,
 )
@@ -121,6 +125,21 @@ class MLPRanking(SIDRecommender):
         if not hardware.on_cpu(scorer.device) or not isinstance(scorer, FactorisedScorer):
             return super().search(scorer)
         return join_rankings([super(MLPRanking, self).search(part) for part in scorer.split(_USERS_IN_CACHE)])
+
+    def best_after(self, scorer: LevelScorer, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        decoding = COMPILED.get(decoder_named(self.decoding))
+        if decoding not in ("beam", "exact") or not isinstance(scorer, CompiledScorer) or self.memory is None:
+            return super().best_after(scorer, recent)
+        remembered = look_up(self.memory, recent)
+        mixing = Mixing.of_one_head(remembered.remaining, float(self.sharpness))
+        items, scores = scorer.best_items(decoding, self.beam_size, self.places, mixing, remembered)
+        self.check_finite(torch.where(scores > -torch.inf, 0, -1))
+        return items, scores
+
+    @cached_property
+    def places(self) -> Places:
+        """Where the items stand in the trie, for compiled loops."""
+        return compiled_places(self.trie, self.n_items)
 
     def leaf_log_probs(self, scorer: LevelScorer) -> torch.Tensor:
         if isinstance(scorer, CompiledScorer):

@@ -8,7 +8,7 @@ from typing import Any
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.children import NORMALISERS
 from recbole_sid.errors import InputError
-from recbole_sid.memory.numbers import LARGEST, LEAST_PSEUDO_COUNTS
+from recbole_sid.memory.numbers import LARGEST, LEAST_PSEUDO_COUNTS, ROW_LIMIT
 from recbole_sid.nn.item_encoder import MIXINGS
 from recbole_sid.settings.declared import Settings, declare
 
@@ -55,6 +55,9 @@ class MemorySettings(Settings):
     )
     memory_sharpness: float | None = declare(
         None, "Scores are log p + sharpness x log p of the model alone; 0 is the plain mixture.", most=1000
+    )
+    memory_row_limit: int = declare(
+        ROW_LIMIT, "So many successors of an item are kept, those that count most; the rest is left to the model."
     )
 
 

@@ -157,7 +157,7 @@ class _Choice:
     ) -> None:
         self.model, self.sequences, self.instances, self.metric, self.k = model, sequences, instances, metric, k
         self.values: dict[Blend, float] = {}
-        self._memory = Memory(model.n_items)
+        self._memory = Memory(model.n_items, row_limit=None if model.memory is None else model.memory.row_limit)
         self._known: tuple[Numbers, torch.Tensor, torch.Tensor] | None = None
 
     def value_of(self, blend: Blend) -> float:

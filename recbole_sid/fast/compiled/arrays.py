@@ -66,3 +66,70 @@ class Transitions(NamedTuple):
     left_out: np.ndarray
     decays: np.ndarray
     pseudo_counts: float
+
+
+class Places(NamedTuple):
+    """Where items stand in a trie.
+
+    Attributes:
+        nodes: int32 [n_items, L], the prefix of each depth 1 .. L that leads to an item; -1 for those that have none.
+        leaf_start: int32 [n_leaves + 1], where in `leaf_items` those of a leaf begin.
+        leaf_items: int32.
+    """
+
+    nodes: np.ndarray
+    leaf_start: np.ndarray
+    leaf_items: np.ndarray
+
+
+class Looked(NamedTuple):
+    """What `Recall` holds, of each user by itself and in no order.
+
+    Attributes:
+        room: int64 [B + 1], where each user's part begins.
+        items: int32, ``masses``: float32; the first `found` of each part.
+        found: int64 [B].
+        remaining: float32 [B].
+    """
+
+    room: np.ndarray
+    items: np.ndarray
+    masses: np.ndarray
+    found: np.ndarray
+    remaining: np.ndarray
+
+    def of(self, part: slice) -> Looked:
+        """Return that of some users."""
+        room = self.room[part.start : part.start + len(self.found[part]) + 1]
+        return self._replace(room=room, found=self.found[part], remaining=self.remaining[part])
+
+
+class Mixing(NamedTuple):
+    """What besides the level heads decides an item's score, of a batch of users.
+
+    The score is ``log(mass + remaining * p0) + sharpness * log p0`` and ``p0 = exp(own) + exp(log_share) * p_sid``, own
+    the item's entry of `own`; without `own` (no columns) p0 is p_sid.
+
+    Attributes:
+        remaining: float32 [B].
+        sharpness: float32, at least 0.
+        own: float32 [B, n_items] or [B, 0], log-probabilities of another head, weighted.
+        rest: float32 [B], the largest entry of `own` of an item that is no candidate; -inf without.
+        log_share: float32, of the semantic IDs.
+    """
+
+    remaining: np.ndarray
+    sharpness: np.float32
+    own: np.ndarray
+    rest: np.ndarray
+    log_share: np.float32
+
+    @classmethod
+    def of_one_head(cls, remaining: np.ndarray, sharpness: float) -> Mixing:
+        """Return that of users for whom p0 is p_sid."""
+        nothing = np.full(len(remaining), -np.inf, np.float32)
+        return cls(remaining, np.float32(sharpness), np.empty((len(remaining), 0), np.float32), nothing, np.float32(0))
+
+    def of(self, part: slice) -> Mixing:
+        """Return that of some users."""
+        return self._replace(remaining=self.remaining[part], own=self.own[part], rest=self.rest[part])

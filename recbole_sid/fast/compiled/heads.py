@@ -39,7 +39,7 @@ def _erf(x: np.float32) -> np.float32:
 
 
 @jit
-def _exp(x: np.float32) -> np.float32:
+def exp(x: np.float32) -> np.float32:
     """Exponential of x <= 0 to fp32 rounding: 2^n times a polynomial; unlike numpy's, it vectorises."""
     t = max(x, np.float32(-87)) * np.float32(1.4426950408889634)
     n = np.floor(t + _HALF)
@@ -139,7 +139,7 @@ def normalise(heads: Heads, level: int, codes: np.ndarray, log_probs: np.ndarray
         peak = max(peak, log_probs[child])
     mass = np.float32(0)
     for child in range(n):
-        mass += _exp(log_probs[child] - peak)
+        mass += exp(log_probs[child] - peak)
     shift = peak + np.log(mass)
     for child in range(n):
         log_probs[child] -= shift

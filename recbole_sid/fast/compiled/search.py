@@ -18,11 +18,12 @@ _FIRST_WAVE = 8
 
 
 @jit
-def first_wave(ranked: np.ndarray, wanted: np.ndarray) -> None:
-    """Want the best prefixes of every user."""
+def first_wave(ranked: np.ndarray, known_at: np.ndarray, wanted: np.ndarray) -> None:
+    """Want the best prefixes of every user, as far as they are not known."""
     for user in range(len(ranked)):
         for place in range(min(_FIRST_WAVE, ranked.shape[1])):
-            wanted[user, ranked[user, place]] = True
+            node = ranked[user, place]
+            wanted[user, node] = known_at[user, node] < 0
 
 
 @jit
@@ -33,9 +34,10 @@ def second_wave(
     ranked: np.ndarray,
     known_at: np.ndarray,
     known: np.ndarray,
+    floors: np.ndarray,
     wanted: np.ndarray,
 ) -> None:
-    """Want those other prefixes of every user's beam that can reach the k best of the second level."""
+    """Want those other prefixes of every user's beam that can reach the k best of the second level, and its floor."""
     best, entry = np.empty(k, np.float32), np.empty(k, np.int64)
     for user in range(len(ranked)):
         held = 0
@@ -44,10 +46,10 @@ def second_wave(
             at = known_at[user, node]
             for child in range(len(children(prefixes, 1, node)[1])):
                 held = offer(best, entry, held, first_scores[user, node] + known[at + child], 0)
-        bound = best[0] if held == k else NEVER
+        bound = max(best[0] if held == k else NEVER, floors[user])
         for place in range(_FIRST_WAVE, ranked.shape[1]):
             node = ranked[user, place]
-            wanted[user, node] = first_scores[user, node] > bound
+            wanted[user, node] = known_at[user, node] < 0 and first_scores[user, node] > bound
 
 
 @jit
@@ -67,12 +69,14 @@ def search_beams(
     ranked: np.ndarray,
     known_at: np.ndarray,
     known: np.ndarray,
+    floors: np.ndarray,
     leaves: np.ndarray,
     scores: np.ndarray,
 ) -> None:
     """Search every user's beam and write its leaves and scores [B, K] by falling score, -1 and -inf beyond.
 
-    The first level's beam is `ranked` [B, R] (by falling score, R >= K or all there are), the others' K wide.
+    The first level's beam is `ranked` [B, R] (by falling score, R >= K or all there are), the others' K wide. Prefixes
+    below a user's floor [B] are left out.
     """
     n_users, n_levels, width = user_parts.shape
     k, n_first = leaves.shape[1], ranked.shape[1]
@@ -87,8 +91,9 @@ def search_beams(
         for _ in range(1, n_levels):
             held = 0
             for place in range(n_beams):
-                bound = best[0] if held == k else NEVER
-                if held == k and pool[0][beams[place]] <= bound:
+                bound = max(best[0] if held == k else NEVER, floors[user])
+                reached = pool[0][beams[place]]
+                if reached < bound or (held == k and reached <= bound):
                     break
                 pool = with_room(pool, used, prefixes.widest)
                 before = used
@@ -115,12 +120,13 @@ def search_above(
     ranked: np.ndarray,
     known_at: np.ndarray,
     known: np.ndarray,
+    floors: np.ndarray,
     leaves: np.ndarray,
     scores: np.ndarray,
 ) -> None:
     """Replace leaves and scores [B, K] of a beam by the true best: all that score at least the beam's last.
 
-    `ranked` holds all first-level prefixes.
+    `ranked` holds all first-level prefixes. Leaves below a user's floor [B] are not looked for.
     """
     n_users, n_levels, width = user_parts.shape
     k, n_first = leaves.shape[1], ranked.shape[1]
@@ -128,10 +134,9 @@ def search_above(
     pool = new_pool(n_first + 8 * prefixes.widest + 64 * k)
     best, leaf = np.empty(k, np.float32), np.full(k, -1, np.int64)
     for user in range(n_users):
-        bound = scores[user, k - 1]
+        bound = max(scores[user, k - 1] - _SLACK, floors[user])
         if bound == NEVER:  # the beam never left a prefix out
             continue
-        bound -= _SLACK
         plant(prefixes, first_scores[user], ranked[user], pool)
         used, held, entry = n_first, 0, 0
         while entry < used:
@@ -147,6 +152,7 @@ def search_above(
                         bound = best[0]
             entry += 1
         sort_heap(best, leaf, held)
+        best[held:], leaf[held:] = NEVER, -1
         leaves[user], scores[user] = leaf, best
 
 
