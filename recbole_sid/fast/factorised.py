@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_sid.nn.item_head import ItemScores
 from recbole_sid.nn.readout import LevelHead, SIDMLPDecoder
 
 
@@ -98,10 +99,10 @@ class FactorisedScorer:
         user_parts: [B, L, H], `FactorisedHeads.user_parts` of the contexts.
 
     Attributes:
-        item_query: [B, d], what an `ItemHead` scores items by, if the model has one.
+        items: what the model's `ItemHead` says, if it has one.
     """
 
-    item_query: torch.Tensor | None = None
+    items: ItemScores | None = None
 
     def __init__(self, heads: FactorisedHeads, user_parts: torch.Tensor) -> None:
         self.heads = heads

@@ -53,7 +53,7 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         sharpness: float32 [], 0 for the plain mixture.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ("semantic IDs",)
+    parts: tuple[str, ...] = ("semantic IDs",)
     # Keys whose values, if empty, are chosen after training: runs that differ in them only train alike.
     chosen_after_training: ClassVar[tuple[str, ...]] = tuple(MemorySettings.declarations())
 

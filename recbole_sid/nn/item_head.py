@@ -6,6 +6,8 @@ learnt fits a catalogue that has grown, in whatever order its dataset numbers th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch import nn
 
 # Spread of fresh rows of the table.
 _SPREAD = 0.02
+# Logits, and pairs of users and items, that are in memory together.
+_LOGITS, _PAIRS = 1 << 23, 1 << 16
 
 
 class ItemHead(nn.Module):
@@ -55,13 +59,6 @@ class ItemHead(nn.Module):
         """Return the logits [B, n] of the items of all rows for u [B, d]."""
         return F.linear(query, self.table)
 
-    def log_probs(self, query: torch.Tensor) -> torch.Tensor:
-        """Return the log-probabilities [B, n_items] of all items for u [B, d], -inf for those that have no row."""
-        found = query.new_full((len(query), len(self.row)), -torch.inf)
-        found.index_copy_(1, self.items, self.logits(query).log_softmax(-1))
-        found[:, 0] = -torch.inf
-        return found
-
     def _place_items(self) -> None:
         """Find the items of the rows in the dataset, and the other way round."""
         order = self.catalogue.argsort()
@@ -92,3 +89,51 @@ class ItemHead(nn.Module):
         if not len(numbers) or bool((numbers < 0).any()) or len(numbers.unique()) != len(numbers):
             return "its rows are not each of one item"
         return None
+
+
+class ItemScores:
+    """What an `ItemHead` says of a batch of users.
+
+    Args:
+        head: in eval mode.
+        query: u [B, d].
+    """
+
+    def __init__(self, head: ItemHead, query: torch.Tensor) -> None:
+        self.head, self.query = head, query
+        self.n_users, self.device = len(query), query.device
+
+    @cached_property
+    def log_total(self) -> torch.Tensor:
+        """What logits are shared by, [B]: the log-sum-exp of those of all rows."""
+        return torch.cat([self.head.logits(part).logsumexp(1) for part in self._parts()])
+
+    def log_probs(self) -> torch.Tensor:
+        """Return the log-probabilities [B, n_items] of all items, -inf for those that have no row."""
+        found = self.query.new_full((self.n_users, len(self.head.row)), -torch.inf)
+        found.index_copy_(1, self.head.items, self.head.logits(self.query).log_softmax(-1))
+        found[:, 0] = -torch.inf
+        return found
+
+    def best(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the k best items int64 [B, K] and their log-probabilities, by falling ones; 0 and -inf for none."""
+        k = min(k, len(self.head.items))
+        found = [self.head.logits(part).topk(k, dim=1) for part in self._parts()]
+        items = self.head.items[torch.cat([indices for _, indices in found])]
+        scores = torch.cat([values for values, _ in found]) - self.log_total.unsqueeze(1)
+        return items, scores.masked_fill(items == 0, -torch.inf)
+
+    def log_probs_of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities [n] of items of users, both int64 [n], -inf for those that have no row."""
+        row = self.head.row[items]
+        scores = torch.cat(
+            [
+                (self.query[user] * self.head.table[place]).sum(1)
+                for user, place in zip(rows.split(_PAIRS), row.clamp(min=0).split(_PAIRS), strict=True)
+            ]
+        )
+        return (scores - self.log_total[rows]).masked_fill(row < 0, -torch.inf)
+
+    def _parts(self) -> Sequence[torch.Tensor]:
+        """Return the queries of users whose logits of all rows are in memory together."""
+        return self.query.split(max(1, _LOGITS // max(1, len(self.head.items))))
