@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.errors import InputError
+from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.code_init import features_lineage, start_codes_from_features
 from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.nn.item_encoder import ItemEncoder, TrainedItemEmbedding
@@ -223,6 +224,11 @@ class SIDMLPHybrid(MLPRanking):
             others, of_items = self._possibly_better(scorer, scores, of_codes[:, -1])
             items, scores = self._joined(scorer, items, scores, others, of_items)
         return items, scores
+
+    def best_after(self, scorer: Any, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.item_head is None:
+            return super().best_after(scorer, recent)
+        return SIDRecommender.best_after(self, scorer, recent)  # the compiled one knows semantic IDs only
 
     def _mixed_with_codes(self, scorer: Any, items: torch.Tensor, of_codes: torch.Tensor) -> torch.Tensor:
         """Return log p0 [B, K] of items int64 [B, K] from the log-probabilities of their semantic IDs."""
