@@ -22,6 +22,7 @@ from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.data.dataset import TimeOrderedDataset, check_folder
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.model.later_items import weights_for
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
@@ -242,10 +243,11 @@ def _load_ours(
         keep="checkpoint_dir" in overrides,
     )
     dataset, loaders = _load_data(config, recorded)
-    current = lineage(config, loaders[0]._dataset)
-    check_lineage(model_file, checkpoint["lineage"], current)
-    model = build_model(config, loaders[0]._dataset)
-    load_weights(model, checkpoint["state_dict"], model_file)
+    train_dataset = loaders[0]._dataset
+    check_lineage(model_file, checkpoint["lineage"], lineage(config, train_dataset))
+    model = build_model(config, train_dataset)
+    weights = weights_for(model, checkpoint["state_dict"], checkpoint["lineage"], config, train_dataset)
+    load_weights(model, weights, model_file)
     return config, model.eval(), dataset, *loaders
 
 

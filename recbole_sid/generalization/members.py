@@ -14,6 +14,7 @@ from recbole_sid.config import DERIVED_KEYS, Config, plain_settings
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.runs import read_result
 from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.later_items import weights_for
 from recbole_sid.registry import get_model, is_ours
 from recbole_sid.settings.known import flagged
 
@@ -98,11 +99,13 @@ def build_member(config: Any, name: str, dataset: Any) -> Any:
     path = config[f"{name}_path"]
     if path:
         recorded = _read(name, path)
+        weights = recorded.state
         if recorded.lineage is None:
             _check_items(path, recorded.settings, config, dataset)
         else:
             check_lineage(path, recorded.lineage, lineage(config, dataset))
-        load_weights(model, recorded.state, path)
+            weights = weights_for(model, weights, recorded.lineage, config, dataset)
+        load_weights(model, weights, path)
     return model.eval().requires_grad_(False)
 
 

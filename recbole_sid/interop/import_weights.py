@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from recbole_sid.interop import weights as foreign
 from recbole_sid.registry import get_model
 from recbole_sid.semantic_ids.build import semantic_ids_for
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
+from recbole_sid.trainer.remembering import check_choice, decides_after_training, remember
 from recbole_sid.util.hashing import content_hash
 
 STUDENTS = ("SIDMLP", "SIDMLPPlusPlus")
@@ -64,9 +66,12 @@ def import_checkpoint(
         find = partial(recorded_semantic_ids, recorded=_of_teacher(given))
     else:
         raise InputError(f"Checkpoints of {model} cannot be imported, only those of TIGER, {' and '.join(STUDENTS)}.")
-    train_data = data_preparation(config, create_dataset(config), find)[0]
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config), find)
     own = get_model(model)(config, train_data._dataset)
     load(own, weights, path)
+    if decides_after_training(own):
+        check_choice(own, config, valid_data)
+        getLogger().info(remember(own, config, train_data, valid_data))
     digest = content_hash(path)
     target = Path(output or Path(config["checkpoint_dir"]) / f"{model}-{config['dataset']}-imported-{digest}.pth")
     save_checkpoint(target, _content(config, own, train_data._dataset, {"file": Path(path).name, "hash": digest}))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from recbole_sid.memory.memory import Recall
+from recbole_sid.util import hardware
 
 
 class BaseMeasure(torch.nn.Module):
@@ -75,7 +76,7 @@ def best_of_union(
     """Return the k best of what is remembered and what a search found; an item that is both counts as remembered.
 
     Args:
-        recall: of B histories.
+        recall: of B histories; on the host, so that it need not wait for a device, or where the others are.
         remembered: [nnz], the score of each of its items.
         found: int64 [B, K], items, each at most once in a row; 0 for none.
         scores: [B, K], of them; -inf for none.
@@ -85,20 +86,21 @@ def best_of_union(
         left. Of the items that are equal to the last, some are left out.
     """
     n_rows, device = len(found), found.device
-    row = torch.arange(n_rows, device=device).unsqueeze(1)
-    only_found = scores.masked_fill(recall.mass_of(*torch.broadcast_tensors(row, found)) > 0, -torch.inf)
     sizes = torch.bincount(recall.rows, minlength=n_rows)
     starts = sizes.cumsum(0) - sizes
     width = int(sizes.max()) if n_rows else 0
+    column = torch.arange(len(recall.rows), device=recall.rows.device) - starts[recall.rows]
+    recall, column = recall.to(device), hardware.moved(column, device)
+    row = torch.arange(n_rows, device=device).unsqueeze(1)
+    only_found = scores.masked_fill(recall.mass_of(*torch.broadcast_tensors(row, found)) > 0, -torch.inf)
     # Columns: what is remembered, then what was found.
     together = scores.new_full((n_rows, width + found.shape[1]), -torch.inf)
     together[:, width:] = only_found
     items = found.new_zeros(together.shape)
     items[:, width:] = found
-    place = recall.rows, torch.arange(len(recall.rows), device=device) - starts[recall.rows]
-    together[place], items[place] = remembered, recall.items
-    best_scores, column = together.topk(min(k, together.shape[1]), dim=1)
-    best_items, by_number = items.gather(1, column).masked_fill(best_scores.isneginf(), 0).sort(dim=1)
+    together[recall.rows, column], items[recall.rows, column] = remembered, recall.items
+    best_scores, place = together.topk(min(k, together.shape[1]), dim=1)
+    best_items, by_number = items.gather(1, place).masked_fill(best_scores.isneginf(), 0).sort(dim=1)
     best_scores, by_score = best_scores.gather(1, by_number).sort(dim=1, descending=True, stable=True)
     return best_items.gather(1, by_score), best_scores
 

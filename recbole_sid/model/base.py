@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from logging import Logger
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ _WORTHWHILE_SAVING = 0.1
 _MAX_GROUPS = 4
 # Users whose whole catalogue is scored together, and scores: what is computed for all prefixes has to fit the memory.
 _FULL_USERS, _FULL_SCORES = 32, 1 << 23
+_ROUNDING = 1e-4  # of the sum of shares
 
 
 class SIDRecommender(Capabilities, SequentialRecommender):
@@ -54,7 +56,7 @@ class SIDRecommender(Capabilities, SequentialRecommender):
     """
 
     parts: tuple[str, ...] = ("semantic IDs",)
-    # Keys whose values, if empty, are chosen after training: runs that differ in them only train alike.
+    # Keys of what is decided after training: runs that differ in them only train alike, and so share their training.
     chosen_after_training: ClassVar[tuple[str, ...]] = tuple(MemorySettings.declarations())
 
     trainer: ClassVar[str] = "recbole_sid.trainer.sid_trainer:SIDTrainer"
@@ -95,6 +97,14 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         n_parts = len(self.parts)
         self.register_buffer("sharpness", torch.zeros(()), persistent=self.memory is not None)
         self.register_buffer("shares", torch.full((n_parts,), 1 / n_parts), persistent=n_parts > 1)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        errors: list[str] = args[-1]
+        if not (bool(self.sharpness.isfinite()) and self.sharpness >= 0):
+            errors.append(f"{prefix}sharpness is not a number of at least 0.")
+        if not (bool((self.shares >= 0).all()) and abs(float(self.shares.sum()) - 1) < _ROUNDING):
+            errors.append(f"{prefix}shares are not of sum 1.")
 
     @abstractmethod
     def encode(self, tokens: torch.Tensor) -> Any:
@@ -180,6 +190,11 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         numbers = {f"memory_{name}": value for name, value in self.memory.numbers._asdict().items()}
         return {**numbers, "memory_sharpness": float(self.sharpness)}
 
+    def trained_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the `state` of a model of this form, with what is decided after training as it is here."""
+        decided = {name: value for name, value in self.state_dict().items() if _is_decided(name)}
+        return {**{name: value for name, value in state.items() if not _is_decided(name)}, **decided}
+
     def shares_tried(self, config: Any) -> list[tuple[float, ...]]:
         """Return the `shares` to choose among after training, the first the start; one: they are set."""
         return [(1.0,)]
@@ -220,10 +235,9 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         """
         found, log_p0 = self.candidates(scorer)
         of_remembered = self.mixed(self.part_log_probs(scorer, recall.rows, recall.items))
-        recall = recall.to(found.device)
-        remaining = recall.remaining
-        remembered = sharpened(recall.masses, remaining[recall.rows], of_remembered, self.sharpness)
-        scores = remaining.log().unsqueeze(1) + (1 + self.sharpness) * log_p0
+        there = recall.to(found.device)
+        remembered = sharpened(there.masses, there.remaining[there.rows], of_remembered, self.sharpness)
+        scores = there.remaining.log().unsqueeze(1) + (1 + self.sharpness) * log_p0
         return best_of_union(recall, remembered, found, scores, self.beam_size)
 
     def best_after(self, scorer: LevelScorer, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -371,6 +385,11 @@ class SIDRecommender(Capabilities, SequentialRecommender):
             log_probs = masked_log_softmax(logits[level], mask)
             total = total + log_probs.gather(1, codes[:, level : level + 1]).squeeze(1)
         return total
+
+
+def _is_decided(name: str) -> bool:
+    """Say whether a tensor of a model's state is decided after training."""
+    return name in ("sharpness", "shares") or name.startswith("memory.")
 
 
 def is_cpu_inference(tokens: torch.Tensor) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
+from recbole_sid.model.later_items import weights_for
 from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.vocabulary import TokenVocabulary
 from recbole_sid.registry import get_model
@@ -96,7 +97,7 @@ def load_teacher(config: Any, dataset: Any) -> Teacher:
     config["teacher_model"] = checkpoint["model"]
     config["teacher_config"] = model_settings(checkpoint)
     teacher = build_teacher(config, dataset)
-    load_weights(teacher, checkpoint["state_dict"], path)
+    load_weights(teacher, weights_for(teacher, checkpoint["state_dict"], checkpoint["lineage"], config, dataset), path)
     return teacher
 
 

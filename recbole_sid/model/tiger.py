@@ -150,7 +150,7 @@ class TIGER(Generator):
                 f"The checkpoint has {len(surplus)} weights more than this model (for example '{min(surplus)}'): set "
                 "the numbers of layers to the checkpoint's."
             )
-        self.load_state_dict(weights)
+        self.load_state_dict({**self.state_dict(), **weights})
 
     def _t5_state(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self.state_dict().items() if name.startswith(("encoder.", "decoder."))}

@@ -138,7 +138,7 @@ class DistillationTrainer(SIDTrainer):
         checkpoint = load_checkpoint(path, self.config["model"], self.device)
         check_lineage(path, checkpoint["lineage"], current)
         self._check_form(path, checkpoint)
-        load_weights(self.model, checkpoint["state_dict"], path)
+        load_weights(self.model, self.model.trained_state(checkpoint["state_dict"]), path)
 
     def _check_form(self, path: str, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another form that have the same shapes; a checkpoint without a key has its default."""

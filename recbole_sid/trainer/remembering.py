@@ -102,6 +102,13 @@ def decides_after_training(model: Any) -> bool:
     return model.memory is not None or len(model.parts) > 1
 
 
+def undecide(model: Any, config: Any) -> None:
+    """Let `model` be as training finds it: with an empty memory, the shares as they are where they are not chosen."""
+    if decides_after_training(model):
+        empty = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        _apply(model, empty, Blend(*Numbers(), 0.0, model.shares_tried(config)[0]))
+
+
 def finished_without(trainer: Any) -> Path | None:
     """Return the checkpoint that the training of this run would have where what is chosen after it is at its default,
     as without a memory; None if this run is that.
@@ -157,7 +164,10 @@ class _Choice:
     ) -> None:
         self.model, self.sequences, self.instances, self.metric, self.k = model, sequences, instances, metric, k
         self.values: dict[Blend, float] = {}
-        self._memory = Memory(model.n_items, row_limit=None if model.memory is None else model.memory.row_limit)
+        self._memory: Memory | None = None
+        self._parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        if model.memory is not None:
+            self._memory, self._parts = _like(model.memory), list(_looked_up_together(instances))
         self._known: tuple[Numbers, torch.Tensor, torch.Tensor] | None = None
 
     def value_of(self, blend: Blend) -> float:
@@ -168,37 +178,42 @@ class _Choice:
         return self.values[blend]
 
     def _ranks(self, blend: Blend) -> torch.Tensor:
-        """Return the rank int64 [n] of each target among its competitors, equal ones by number."""
+        """Return the rank int64 [n] of each target among its competitors, equal ones by number; 0 without a score."""
         rows, items, target = self.instances.rows, self.instances.items, self.instances.target
         parts = self.instances.log_probs
         log_p0 = (parts + torch.tensor(blend.shares).log().unsqueeze(1)).logsumexp(0) if len(parts) > 1 else parts[0]
         scores = log_p0
-        if self.model.memory is not None:
-            masses, remaining = self._recalled(blend.numbers)
+        if self._memory is not None:
+            masses, remaining = self._recalled(self._memory, blend.numbers)
             scores = sharpened(masses, remaining[rows], log_p0, torch.tensor(blend.sharpness))
-        own, mine = scores[target][rows], items[target][rows]
-        before = (scores > own) | ((scores == own) & (items < mine))
-        return 1 + torch.bincount(rows[before], minlength=len(target))
+        own = scores[target]
+        before = (scores > own[rows]) | ((scores == own[rows]) & (items < items[target][rows]))
+        return torch.where(own.isneginf(), 0, 1 + torch.bincount(rows[before], minlength=len(target)))
 
-    def _recalled(self, numbers: Numbers) -> tuple[torch.Tensor, torch.Tensor]:
+    def _recalled(self, memory: Memory, numbers: Numbers) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the masses [P] of all pairs and what remains [n] for each instance."""
         if self._known is None or self._known[0] != numbers:
-            _learn(self._memory, self.sequences, numbers)
+            _learn(memory, self.sequences, numbers)
             masses, remaining = [], []
-            bounds = torch.searchsorted(self.instances.rows, torch.arange(0, len(self.instances.recent), _TOGETHER))
-            sizes = torch.cat([bounds, torch.tensor([len(self.instances.rows)])]).diff().tolist()
-            first = 0
-            parts = (
-                self.instances.recent.split(_TOGETHER),
-                *(values.split(sizes) for values in (self.instances.rows, self.instances.items)),
-            )
-            for recent, rows, items in zip(*parts, strict=True):
-                recall = self._memory.recall(recent)
-                masses.append(recall.mass_of(rows - first, items))
+            for recent, rows, items in self._parts:
+                recall = memory.recall(recent)
+                masses.append(recall.mass_of(rows, items))
                 remaining.append(recall.remaining)
-                first += len(recent)
             self._known = numbers, torch.cat(masses), torch.cat(remaining)
         return self._known[1:]
+
+
+def _looked_up_together(instances: Competing) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield histories [b, W], and the pairs of these: rows from 0, and items."""
+    for first in range(0, len(instances.recent), _TOGETHER):
+        recent = instances.recent[first : first + _TOGETHER]
+        begin, end = torch.searchsorted(instances.rows, torch.tensor([first, first + len(recent)])).tolist()
+        yield recent, instances.rows[begin:end] - first, instances.items[begin:end]
+
+
+def _like(memory: Memory) -> Memory:
+    """Return a memory of the same form that has learnt nothing."""
+    return Memory(memory.n_items, row_limit=memory.row_limit)
 
 
 def _learn(memory: Memory, sequences: tuple[np.ndarray, np.ndarray], numbers: Numbers) -> None:
@@ -214,7 +229,7 @@ def _instances(
     memories = []
     if model.memory is not None:
         for numbers in (_NARROW, _WIDE):
-            memories.append(Memory(model.n_items))
+            memories.append(_like(model.memory))
             memories[-1].learn(*sequences, numbers._replace(**{n: fixed[n] for n in Numbers._fields if n in fixed}))
     window = min(model.max_seq_length, max([_WIDE.window, *(memory.numbers.window for memory in memories)]))
     found = []

@@ -21,7 +21,7 @@ from recbole_sid.trainer.epoch_log import EpochLog
 from recbole_sid.trainer.forecast import Forecast, advice_for
 from recbole_sid.trainer.last_state import random_states, set_random_states, unfinished
 from recbole_sid.trainer.ranking import RankingTrainer
-from recbole_sid.trainer.remembering import check_choice, decides_after_training, finished_without, remember
+from recbole_sid.trainer.remembering import check_choice, decides_after_training, finished_without, remember, undecide
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
 from recbole_sid.trainer.stage import Stage
 from recbole_sid.util.hardware import cpu_has_fast_bfloat16, release_free_memory
@@ -142,6 +142,7 @@ class SIDTrainer(RankingTrainer):
         callback_fn: Callable[[int, float], None] | None,
     ) -> None:
         """Train all stages from where they stand, and end with the best weights."""
+        undecide(self.model, self.config)
         stages = self.stages()
         resumed = None
         if self.config["resume"]:
@@ -185,8 +186,7 @@ class SIDTrainer(RankingTrainer):
             return False
         self.logger.info(f"Taking up the finished training in {file}")
         checkpoint = load_checkpoint(file, self.config["model"], self.device)
-        own = {name: value for name, value in self.model.state_dict().items() if name not in checkpoint["state_dict"]}
-        load_weights(self.model, {**own, **checkpoint["state_dict"]}, file)
+        load_weights(self.model, self.model.trained_state(checkpoint["state_dict"]), file)
         self._take_best(checkpoint)
         return True
 

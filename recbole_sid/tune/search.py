@@ -230,8 +230,9 @@ def scheduler(plan: SearchPlan, config: Config, options: Options) -> Any:
         never: Any = math.inf
         return MedianStoppingRule("epoch", grace_period=grace, min_samples_required=3, min_time_slice=never)
     brackets = 3 if options.scheduler == "hyperband" else 1
+    # One more than are reported, which is one after training for what is decided then.
     return AsyncHyperBandScheduler(
-        time_attr="epoch", max_t=epochs + 1, grace_period=grace, reduction_factor=_REDUCTION, brackets=brackets
+        time_attr="epoch", max_t=epochs + 2, grace_period=grace, reduction_factor=_REDUCTION, brackets=brackets
     )
 
 

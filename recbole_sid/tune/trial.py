@@ -17,6 +17,7 @@ import numpy as np
 from recbole_sid.capabilities import capabilities_of, lacks_teacher
 from recbole_sid.cluster import assigned_gpus, limit_threads
 from recbole_sid.config import Config
+from recbole_sid.trainer.remembering import decides_after_training
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.tune.space import Space
 from recbole_sid.util.files import check_only_mine, locked, replacing, write_json
@@ -98,17 +99,19 @@ def train_trial(
     """
     prepared = prepare(plan, sample, name)
     trainer, started = prepared.trainer, perf_counter()
-    reported = False
+    last = 0
 
     def after_epoch(epoch: int, score: float) -> None:
-        nonlocal reported
+        nonlocal last
         before = _epochs_before(trainer)
         if before is not None:
-            report({"epoch": before + epoch + 1, SCORE: float(score), "model_file": trainer.saved_model_file})
-            reported = True
+            last = before + epoch + 1
+            report({"epoch": last, SCORE: float(score), "model_file": trainer.saved_model_file})
 
     best, _ = trainer.fit(prepared.train_data, prepared.valid_data, saved=True, callback_fn=after_epoch)
-    if not reported:  # trained to its end before, or a trainer that reports nothing on the way
+    if last and isinstance(trainer, SIDTrainer) and decides_after_training(trainer.model):
+        report({"epoch": last + 1, SCORE: float(best), "model_file": trainer.saved_model_file})
+    elif not last:  # trained to its end before, or a trainer that reports nothing on the way
         best_epoch = max(0, trainer.best_epoch) if isinstance(trainer, SIDTrainer) else 0
         epoch = (_epochs_before(trainer) or 0) + best_epoch + 1
         report({"epoch": epoch, SCORE: float(best), "model_file": trainer.saved_model_file})
