@@ -61,9 +61,12 @@ def tables(runs: Mapping[str, Sequence[FinishedRun]], pairs: Sequence[Pair], by:
     rows = {row: mean_ndcg([run.per_user for run in runs[row]]) for row in named}
     yield _table(
         [
-            {"": f"{first} against {second}", **_seeds(len(runs[first]), len(runs[second])), **_test(values, second)}
+            {
+                "": f"{first} against {second}",
+                **_seeds(len(runs[first]), len(runs[second])),
+                **_test(aligned({first: rows[first], second: rows[second]}), second, _users(rows[first])),
+            }
             for first, second in pairs
-            for values in [aligned({first: rows[first], second: rows[second]})]
         ]
     )
     if by:
@@ -80,10 +83,15 @@ def _by_group(rows: Mapping[str, pd.Series], pairs: Sequence[Pair], groups: Grou
             raise InputError(f"{first} was not evaluated on the test instances of the data as it is now: run it again.")
         for name, mask in groups.masks[by].items():
             inside = {row: of[mask[place]] for row, of in values.items()}
-            yield {"": f"{first} against {second}", by: name, "Users": int(mask.sum()), **_test(inside, second)}
+            tested = _test(inside, second, _users(rows[first])[mask[place]])
+            yield {"": f"{first} against {second}", by: name, "Instances": int(mask.sum()), **tested}
 
 
-def _test(values: Mapping[str, np.ndarray], baseline: str) -> dict[str, Any]:
+def _users(row: pd.Series) -> np.ndarray:
+    return row.index.get_level_values("user").to_numpy()
+
+
+def _test(values: Mapping[str, np.ndarray], baseline: str, users: np.ndarray) -> dict[str, Any]:
     """Return the cells of one test; there is none of a single user, or where every user is served alike."""
     model = next(iter(values))
     mean, reference = values[model].mean(), values[baseline].mean()
@@ -93,9 +101,9 @@ def _test(values: Mapping[str, np.ndarray], baseline: str) -> dict[str, Any]:
         "Share": f"{mean / reference:.3f}" if reference else "",
         "Difference": f"{mean - reference:+.4f}",
     }
-    if len(values[model]) < 2 or np.array_equal(values[model], values[baseline]):
+    if len(np.unique(users)) < 2 or np.array_equal(values[model], values[baseline]):
         return cells | {"95% interval": "", "p": None}
-    (test,) = paired_tests(values, baseline)
+    (test,) = paired_tests(values, baseline, users=users)
     return cells | {"95% interval": f"{test['ci_low']:.4f} to {test['ci_high']:.4f}", "p": test["t_test"]}
 
 

@@ -417,3 +417,30 @@ def test_tuned_files_are_found_by_name_and_then_by_model(tmp_path: Path, monkeyp
     found = [with_tuned_file("tiny", name, own).get("files") for name, own in entries]
     assert found == [[str(tmp_path / "tiny" / f"{stem}.yaml")] for stem in ("SIDMLP", "SIDMLP-wide", "SIDMLP")] + [None]
     assert with_tuned_file("tiny", "SIDMLP", {"files": ["own.yaml"]})["files"][1:] == ["own.yaml"]
+
+
+def test_several_instances_of_a_user_are_not_independent() -> None:
+    """Against a loop over resampled users, and the variance over simulated worlds."""
+    rng = np.random.default_rng(0)
+    users = np.array([f"u{number}" for number in rng.integers(40, size=400)])
+    of_user = dict(zip(sorted(set(users)), rng.normal(0.1, 0.3, size=40), strict=False))
+    values = {"new": np.array([of_user[user] for user in users]) + rng.normal(0, 0.1, 400), "old": np.zeros(400)}
+    (row,) = paired_tests(values, "old", users=users)
+    assert row["difference"] == pytest.approx(values["new"].mean())
+    groups = [values["new"][users == user] for user in sorted(set(users))]
+    drawn = [[groups[place] for place in rng.integers(len(groups), size=len(groups))] for _ in range(4000)]
+    means = [np.concatenate(parts).mean() for parts in drawn]
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((low, high), abs=0.01)
+    statistic = row["difference"] / np.std(means)
+    assert row["t_test"] == pytest.approx(2 * stats.t.sf(abs(statistic), len(groups) - 1), rel=0.3)
+    assert row["wilcoxon"] == stats.wilcoxon([group.mean() for group in groups]).pvalue
+    (naive,) = paired_tests(values, "old")
+    assert naive["ci_high"] - naive["ci_low"] < 0.6 * (row["ci_high"] - row["ci_low"])
+
+
+def test_users_of_one_instance_each_are_tested_as_before() -> None:
+    rng = np.random.default_rng(1)
+    values = {"new": rng.random(50), "old": rng.random(50)}
+    users = rng.permutation([f"u{number}" for number in range(50)])
+    assert paired_tests(values, "old", users=users) == paired_tests(values, "old")

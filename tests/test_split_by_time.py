@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,36 @@ def test_training_sequences_are_all_interactions_before_the_first_moment(tmp_pat
     for row in before.itertuples():
         counted[users[row.user], items[row.item]] += 1
     np.testing.assert_array_equal(matrix, counted)
+
+
+def test_pairs_from_the_future_are_counted(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "future_pairs.py"
+    spec = importlib.util.spec_from_file_location("future_pairs", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    log = random_log(2, n_users=40, n_items=25)
+    data = write_log(tmp_path / "data", log)
+    learnt: dict[tuple[str, str], float] = {}
+    tested = []
+    for _, rows in log.groupby("user"):
+        ordered = rows.sort_values("time", kind="stable")
+        steps = list(pairwise(zip(ordered["item"], ordered["time"], strict=True)))
+        kept = len(steps) - min(2, len(steps) - 1)
+        for (before, _), (item, time) in steps[:kept]:
+            learnt[before, item] = min(time, learnt.get((before, item), np.inf))
+        if len(steps) > 1:
+            (before, _), (item, time) = steps[-1]
+            tested.append((before, item, time))
+    memorised = [(before, item, time) for before, item, time in tested if (before, item) in learnt]
+    future = [learnt[before, item] > time for before, item, time in memorised]
+    by_last = make_config("SASRec", data, {"split": {"LS": "valid_and_test"}, "order": "TO"})
+    found = module.counts(by_last)
+    counted = [found[name] for name in ("Test instances", "memorised", "only from the future")]
+    assert counted == [len(tested), len(memorised), sum(future)]
+    assert 0 < sum(future) < len(memorised)
+    assert module.counts(make_config("SASRec", data))["only from the future"] == 0
 
 
 def changed_after(log: pd.DataFrame, first: float, seed: int) -> pd.DataFrame:

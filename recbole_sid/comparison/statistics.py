@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -12,28 +12,67 @@ TESTS = ("t_test", "wilcoxon")
 _RESAMPLES, _RESAMPLED_AT_ONCE = 10_000, 4_000_000
 
 
+class PerUser(NamedTuple):
+    """Differences of users with one or several instances each.
+
+    Attributes:
+        sums: float [u], over each user's instances.
+        counts: int [u], how many they are.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, differences: np.ndarray, users: np.ndarray | None) -> PerUser:
+        """Gather differences float [n] of instances by their users [n]; None: each instance is a user's only one."""
+        names, place = np.unique(np.arange(len(differences)) if users is None else users, return_inverse=True)
+        if len(names) == len(differences):
+            return cls(differences, np.ones(len(differences), dtype=np.int64))
+        return cls(np.bincount(place, differences, len(names)), np.bincount(place, minlength=len(names)))
+
+    @property
+    def have_one(self) -> bool:
+        """Whether each user has one instance."""
+        return bool((self.counts == 1).all())
+
+    def linearised(self) -> np.ndarray:
+        """Return float [u] whose mean is that of the instances, and whose spread is the mean's over users."""
+        if self.have_one:
+            return self.sums
+        mean = self.sums.sum() / self.counts.sum()
+        return mean + (self.sums - mean * self.counts) / self.counts.mean()
+
+
 def paired_tests(
-    values: Mapping[str, np.ndarray], baseline: str, resamples: int = _RESAMPLES, seed: int = 0
+    values: Mapping[str, np.ndarray],
+    baseline: str,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
+    users: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Compare every model with `baseline` over the same users.
 
     Args:
-        values: model -> metric of each user, float [n], users in one order for all.
+        values: model -> metric of each instance, float [n], in one order for all.
         baseline: one of the models.
         resamples: of the bootstrap over users.
         seed: of the bootstrap.
+        users: [n], whose instances they are, where a user may have several: these are not independent, so that tests
+            and bootstrap are over users. None: each is of another user.
 
     Returns:
-        a row for each other model: model, baseline, difference (mean of model minus baseline), ci_low and ci_high (95%
-        percentile interval of the paired bootstrap), t_test and wilcoxon (two-sided p-values), t_test_holm and
-        wilcoxon_holm (adjusted over the models: Holm 1979).
+        a row for each other model: model, baseline, difference (mean of model minus baseline over the instances),
+        ci_low and ci_high (95% percentile interval of the paired bootstrap), t_test and wilcoxon (two-sided p-values;
+        Wilcoxon's is of the users' means), t_test_holm and wilcoxon_holm (adjusted over the models: Holm 1979).
     """
     rows = []
     for model in values:
         if model == baseline:
             continue
         difference = np.asarray(values[model], dtype=np.float64) - np.asarray(values[baseline], dtype=np.float64)
-        low, high = bootstrap_interval(difference, resamples, seed)
+        of_users = PerUser.of(difference, users)
+        low, high = _interval(of_users, resamples, seed)
         rows.append(
             {
                 "model": model,
@@ -41,8 +80,8 @@ def paired_tests(
                 "difference": float(difference.mean()),
                 "ci_low": low,
                 "ci_high": high,
-                "t_test": _t_test(difference),
-                "wilcoxon": _wilcoxon(difference),
+                "t_test": _t_test(of_users.linearised()),
+                "wilcoxon": _wilcoxon(of_users.sums / of_users.counts),
             }
         )
     for test in TESTS:
@@ -64,6 +103,19 @@ def bootstrap_interval(values: np.ndarray, resamples: int = _RESAMPLES, seed: in
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def _interval(of_users: PerUser, resamples: int, seed: int) -> tuple[float, float]:
+    """Return the 95% percentile interval of the instances' mean when users are resampled with all of theirs."""
+    if of_users.have_one:
+        return bootstrap_interval(of_users.sums, resamples, seed)
+    n, generator = len(of_users.sums), np.random.default_rng(seed)
+    means = []
+    for at_once in np.diff(np.append(np.arange(0, resamples, max(1, _RESAMPLED_AT_ONCE // n)), resamples)):
+        drawn = generator.integers(n, size=(at_once, n))
+        means.append(of_users.sums[drawn].sum(1) / of_users.counts[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

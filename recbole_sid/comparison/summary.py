@@ -82,7 +82,7 @@ def summarise(outcomes: Sequence[JobOutcome], baseline: str | None = None) -> Su
     order = instance_index(instances).get_indexer(first.index)
     return Summary(
         rows,
-        paired_tests(values, baseline or rows[0]["model"]),
+        paired_tests(values, baseline or rows[0]["model"], users=first.index.get_level_values("user").to_numpy()),
         breakdown(instances.iloc[order].reset_index(drop=True), values),
         failures,
     )

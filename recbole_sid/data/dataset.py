@@ -40,11 +40,12 @@ class TimeOrderedDataset(Dataset):
     General and sequential models so get the same order and the same split.
 
     Attributes:
+        times: float64 [n], of all interactions by user and time, as in the file: RecBole scales its own to 0..1.
         time_split: of the whole dataset, if it is split by time.
         recbole_orders_otherwise: whether plain RecBole, which orders by the times in float32, has another order.
     """
 
-    _file_times: np.ndarray  # of the interactions before RecBole scales its fields to 0..1
+    times: np.ndarray
     inter_feat: Any  # a DataFrame while RecBole reads and filters, an Interaction afterwards
     recbole_orders_otherwise = False
     time_split: TimeSplit | None = None
@@ -54,7 +55,7 @@ class TimeOrderedDataset(Dataset):
             self._check_times()
         super()._data_filtering()
         if self.time_field in self.inter_feat:
-            self._file_times = self.inter_feat[self.time_field].to_numpy(copy=True)
+            self.times = self.inter_feat[self.time_field].to_numpy(np.float64, copy=True)  # in the file's order so far
 
     def _check_times(self) -> None:
         """Refuse times that cannot be ordered: RecBole numbers tokens as they appear and fills gaps with the mean."""
@@ -86,7 +87,8 @@ class TimeOrderedDataset(Dataset):
                     f"'{self.dataset_name}.inter' has no loaded field '{self.time_field}': name it in load_col, or "
                     "name the field that holds the time in TIME_FIELD."
                 )
-            self.inter_feat = self.inter_feat.iloc[np.lexsort([self._file_times, self.inter_feat[self.uid_field]])]
+            order = np.lexsort([self.times, self.inter_feat[self.uid_field]])
+            self.inter_feat, self.times = self.inter_feat.iloc[order], self.times[order]
             self.recbole_orders_otherwise = self._recbole_orders_otherwise()
             self.time_split = self._split_by_time()
             self.inter_feat = self.inter_feat.reset_index(drop=True)
@@ -98,7 +100,7 @@ class TimeOrderedDataset(Dataset):
         if moments is None:
             return None
         users, items = (self.inter_feat[field].to_numpy() for field in (self.uid_field, self.iid_field))
-        return TimeSplit.of(users, items, self._file_times[self.inter_feat.index], moments, self.dataset_name)
+        return TimeSplit.of(users, items, self.times, moments, self.dataset_name)
 
     def _recbole_orders_otherwise(self) -> bool:
         """Say whether two interactions (of a user, if users are split one by one) at times that are equal in float32
