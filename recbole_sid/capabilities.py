@@ -45,6 +45,11 @@ class Capabilities(ChecksConfig):
         return False
 
     @classmethod
+    def learns_with(cls, settings: Any) -> bool:
+        """Return whether a run with `settings`, a dictionary or Config, is distilled from a teacher."""
+        return cls.learns_from_teacher
+
+    @classmethod
     def semantic_id_config(cls, config: Any) -> Any:
         """Return the configuration that decides the semantic IDs of a run."""
         return config
@@ -57,4 +62,4 @@ def capabilities_of(model_class: type) -> type[Capabilities]:
 
 def lacks_teacher(config: Any) -> bool:
     """Say whether a run is of a student whose teacher has to be trained, or found, first."""
-    return capabilities_of(config.model_class).learns_from_teacher and not config["teacher_path"]
+    return capabilities_of(config.model_class).learns_with(config) and not config["teacher_path"]

@@ -31,7 +31,7 @@ def test_capabilities_of_every_model() -> None:
     assert able("retrieves") == set(MODELS)
     assert able("uses_semantic_ids") == set(MODELS) - {"TransitionMemory"}
     assert able("trains_windows") == {"CausalSID"}
-    assert able("made_of") == {*STUDENTS, "AdaptiveEnsemble"}
+    assert able("made_of") == {*STUDENTS, "SIDMLPHybrid", "AdaptiveEnsemble"}
     assert get_model("AdaptiveEnsemble").made_of == ("id_model_path", "sid_model_path")
     assert {name for name in MODELS if is_teacher(get_model(name))} == set(TEACHERS)
     assert {name for name in MODELS if is_sid_model(name)} == {*TEACHERS, *STUDENTS, "SIDMLPHybrid"}

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import SMALL_TIGER
 from hypothesis import HealthCheck, given
 from hypothesis import settings as settings_of_tries
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from recbole_sid.checkpoint import load_checkpoint
+from recbole_sid.capabilities import lacks_teacher
+from recbole_sid.checkpoint import load_checkpoint, load_weights
+from recbole_sid.comparison.plan import make_plan
+from recbole_sid.config import Config
+from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
+from recbole_sid.memory.table import transition_table
 from recbole_sid.model.mlp_ranking import MLPRanking
+from recbole_sid.nn.item_head import ItemHead, ItemScores
+from recbole_sid.nn.readout import last_states
 from recbole_sid.quick_start import load_data_and_model, make_trainer, run_recbole_sid
 from recbole_sid.registry import get_model
 
@@ -136,12 +146,11 @@ def exact(hybrid: Callable[..., Any]) -> tuple[Any, Any]:
 
 
 @settings_of_tries(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    seed=st.integers(0, 10_000), share_of_items=st.floats(0.01, 0.99), scale=st.floats(0.1, 5), k=st.integers(10, 20)
-)
-def test_exact_is_exact(hybrid: Callable[..., Any], seed: int, share_of_items: float, scale: float, k: int) -> None:
+@given(seed=st.integers(0, 10_000), share_of_items=st.floats(0.01, 0.99), scale=st.floats(0.1, 5))
+def test_exact_is_exact(exact: tuple[Any, Any], seed: int, share_of_items: float, scale: float) -> None:
     """No item outside the answer has more, whichever head it is that knows it."""
-    model, rows, _ = hybrid(decoding="exact", beam_size=k)
+    model, rows = exact
+    k = model.beam_size
     torch.manual_seed(seed)
     with torch.no_grad():
         model.item_head.table.copy_(torch.randn_like(model.item_head.table) * scale)
@@ -149,7 +158,7 @@ def test_exact_is_exact(hybrid: Callable[..., Any], seed: int, share_of_items: f
     scores = probabilities(model, rows).log()
     row, _, found = model.retrieve(rows)
     expected = scores.topk(k, dim=1).values
-    assert_close(found.view(len(rows), k), expected, atol=1e-5, rtol=1e-5)
+    assert_close(found.view(len(rows), k), expected, atol=1e-4, rtol=1e-4)
     assert row.tolist() == sorted(row.tolist())
 
 
@@ -195,6 +204,146 @@ def test_a_memory_beside_it(prepare: Callable[..., Any], changes: dict[str, Any]
         assert_close(every[number][items[row == number]], found[row == number], atol=1e-4, rtol=1e-4)
 
 
+def by_hand(head: Any, query: torch.Tensor) -> torch.Tensor:
+    return (query.double() @ head.table.double().T).log_softmax(1)
+
+
+@torch.no_grad()
+def test_labels_smoothed_by_a_memory(prepare: Callable[..., Any]) -> None:
+    """What the memory knows without the pair gets its share, and the target the rest."""
+    config, train, _, _ = prepare("SIDMLPHybrid", memory_smoothing=0.4, sid_heads=False)
+    trainer = make_trainer(config, train)
+    trainer.start_stage(trainer.stages()[0], train)
+    model, rows = trainer.model.eval(), next(iter(train))
+    items, offsets = train._dataset.training_sequences()
+    encoded = model.encode_padded(model.history_tokens(rows))
+    query = model.item_head.query(last_states(encoded), model.decoder.readout(*encoded).squeeze(1))
+    log_probs, expected = by_hand(model.item_head, query), 0.0
+    table = transition_table(items, offsets, model.n_items, 5, 0.5).counts.toarray()
+    for row in range(len(rows)):
+        target, length = int(rows["item_id"][row]), int(rows["item_length"][row])
+        recent = rows["item_id_list"][row, :length].tolist()[::-1]
+        without = table.copy()
+        for gap, item in enumerate(recent[:5]):
+            without[item, target] -= 0.5**gap
+        weights = [0.3**k for k in range(len(recent[:5]))]
+        label = torch.zeros(model.n_items, dtype=torch.float64)
+        for item, weight in zip(recent[:5], weights, strict=True):
+            share = 0.4 * weight / sum(weights)
+            counts = torch.from_numpy(without[item]).double()
+            label += share * counts / (counts.sum() + 3)
+            label[target] += share * 3 / (counts.sum() + 3)
+        label[target] += 0.6
+        assert float(label.sum()) == pytest.approx(1)
+        expected -= float(label[model.item_head.items] @ log_probs[row])
+    assert float(trainer.batch_loss(rows)) == pytest.approx(expected / len(rows), rel=1e-4)
+
+
+@torch.no_grad()
+def test_drawn_items_estimate_the_loss_of_all(hybrid: Callable[..., Any]) -> None:
+    model, rows, dataset = hybrid(sid_heads=False, item_negatives=4000)
+    whole, _, _ = hybrid(sid_heads=False)
+    whole.load_state_dict(model.state_dict())
+    losses = torch.stack([model(rows) for _ in range(20)])
+    assert float(losses.mean()) == pytest.approx(float(whole(rows)), abs=0.01)
+    drawn, log_expected = model.item_head.drawn(200_000)
+    items, _ = dataset.training_sequences()
+    counts = torch.bincount(torch.from_numpy(items), minlength=model.n_items)[model.item_head.items].double()
+    found = torch.bincount(drawn, minlength=len(counts)).double()
+    assert_close(found, 200_000 * counts / counts.sum(), rtol=0.2, atol=0)
+    assert_close(log_expected.double(), (200_000 * counts / counts.sum()).log()[drawn], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_it_may_learn_from_a_teacher(settings: Callable[..., Any], cache: str) -> None:
+    teacher = {**SMALL_TIGER, "epochs": 1, "train_batch_size": 32}
+    changes = {"alpha": 0.4, "temperature": 2.0, "teacher_config": teacher, "distill_cache": cache, "epochs": 1}
+    run = run_recbole_sid("SIDMLPHybrid", "tiny", config_dict=settings("SIDMLPHybrid", **changes))
+    assert run["teacher_file"] is not None
+    assert load_data_and_model(run["model_file"])[1].teacher is None  # it ranks without
+    config = Config("SIDMLPHybrid", "tiny", config_dict=settings("SIDMLPHybrid", **changes, item_loss_weight=0))
+    config["teacher_path"] = run["teacher_file"]
+    train = data_preparation(config, create_dataset(config))[0]
+    trainer = make_trainer(config, train)
+    trainer.start_stage(trainer.stages()[0], train)
+    model, rows = trainer.model.eval(), next(iter(train))
+    with torch.no_grad():
+        tokens, codes = model.history_tokens(rows), model.target_codes(rows)
+        taught = model.teacher.teach(tokens, codes)[1]
+        expected = torch.zeros(())
+        for level, own in enumerate(model.target_logits(tokens, codes)):
+            p, q = ((logits / 2).softmax(1) for logits in (taught[level], own))
+            expected += 0.4 * 4 * (p * (p / q).log()).sum(1).mean() + 0.6 * F.cross_entropy(own, codes[:, level])
+        assert_close(trainer.batch_loss(rows), expected, rtol=2e-3, atol=2e-3)  # the cache has half precision
+    assert not any(weight.requires_grad for weight in model.teacher.parameters())
+
+
+def test_without_a_teacher_it_asks_for_none(settings: Callable[..., Any]) -> None:
+    config = Config("SIDMLPHybrid", "tiny", config_dict=settings("SIDMLPHybrid"))
+    assert not lacks_teacher(config)
+    config = Config("SIDMLPHybrid", "tiny", config_dict=settings("SIDMLPHybrid", alpha=0.5))
+    assert lacks_teacher(config)
+    plan = make_plan("tiny", {"TIGER": {}, "SIDMLPHybrid": {}, "D": {"model": "SIDMLPHybrid", "alpha": 0.5}}, [1])
+    assert [entry.teacher for entry in plan.entries] == [None, None, "TIGER"]
+
+
+@torch.no_grad()
+def test_training_may_leave_items_of_histories_out(hybrid: Callable[..., Any]) -> None:
+    model, rows, _ = hybrid(history_dropout_prob=0.5)
+    assert model._thinned(rows) is rows
+    model.train()
+    thinned, history = model._thinned(rows)["item_id_list"], rows["item_id_list"]
+    last = (rows["item_length"] - 1).unsqueeze(1)
+    assert torch.equal(thinned.gather(1, last), history.gather(1, last))
+    left = (thinned > 0).sum(1)
+    assert ((thinned == history) | (thinned == 0)).all()
+    assert 0 < int(left.sum()) < int((history > 0).sum())
+    model.eval()
+    shorter = {**rows.interaction, "item_id_list": thinned}
+    tokens = model.history_tokens(type(rows)(shorter))
+    assert ((tokens > 0).sum(1) == 2 + left * model.vocabulary.n_levels).all()
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_code_embeddings_start_from_features_and_are_trained_or_not(prepare: Callable[..., Any], trains: bool) -> None:
+    config, train, valid, _ = prepare("SIDMLPHybrid", train_code_embeddings=trains, epochs=1)
+    trainer = make_trainer(config, train)
+    fresh = trainer.model.token_embedding.weight.detach().clone()
+    trainer.model.start_from_data(config, train._dataset)
+    started = trainer.model.token_embedding.weight.detach().clone()
+    assert not torch.equal(fresh, started)
+    trainer = make_trainer(config, train)
+    trainer.fit(train, valid, saved=False, verbose=False)
+    assert torch.equal(trainer.model.token_embedding.weight, started) != trains
+
+
+def test_its_table_is_known_by_the_items_of_the_artefact(hybrid: Callable[..., Any]) -> None:
+    """A dataset that numbers its items otherwise, and has further ones, finds the rows of those that were learnt."""
+    model, _, _ = hybrid()
+    head, n = model.item_head, model.n_items
+    order = torch.randperm(n + 3) + 1
+    numbers = torch.full((n + 4,), -1)
+    numbers[order[: n - 1]] = head.catalogue[1:]
+    numbers[order[n - 1 :]] = torch.arange(4) + n + 5
+    other = ItemHead(16, numbers, order[:2].sort().values, torch.ones(2))
+    other.load_state_dict(head.state_dict())
+    scores = ItemScores(head, torch.randn(5, 16))
+    moved = ItemScores(other, scores.query).log_probs()
+    assert_close(moved[:, order[: n - 1]], scores.log_probs()[:, 1:])
+    assert moved[:, order[n - 1 :]].isneginf().all()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"numbers": [[0, 0]]}, {"numbers": [[-1, 2]]}, {"numbers": [0.0, 1.0]}, {"table": torch.zeros(2, 3)}]
+)
+def test_a_damaged_table_is_refused(hybrid: Callable[..., Any], changes: dict[str, Any], tmp_path: Path) -> None:
+    model, _, _ = hybrid()
+    bad = {name: torch.as_tensor(value).squeeze(0) for name, value in changes.items()}
+    state = {**model.state_dict(), **{f"item_head.{name}": value for name, value in bad.items()}}
+    with pytest.raises(InputError, match="table is not one of items"):
+        load_weights(model, state, "x.pth")
+
+
 def test_states_without_padding_are_the_same(hybrid: Callable[..., Any]) -> None:
     model, rows, _ = hybrid()
     tokens = model.history_tokens(rows)
@@ -208,6 +357,13 @@ def test_bad_values_are_refused(prepare: Callable[..., Any]) -> None:
     for changes, message in (
         ({"item_head": False, "sid_heads": False}, "leave nothing to rank by"),
         ({"item_share": 1.5}, "item_share"),
+        ({"alpha": 1.5}, "alpha"),
+        ({"alpha": 0.5, "sid_heads": False}, "distils into heads"),
+        ({"alpha": 0.5, "teacher_config": {"d_modl": 8}}, "Unknown configuration key 'd_modl'"),
+        ({"memory_smoothing": 0.5, "item_head": False}, "memory_smoothing=0.5 is of the item head"),
+        ({"item_negatives": 5, "item_head": False}, "item_negatives=5 is of the item head"),
+        ({"item_negatives": 5, "memory_smoothing": 0.5}, "needs all items in the loss"),
+        ({"item_negatives": 0}, "item_negatives"),
         ({"item_loss_weight": -1}, "item_loss_weight"),
         ({"history_dropout_prob": 1.0}, "history_dropout_prob"),
         ({"schedule_epochs": 0}, "schedule_epochs"),

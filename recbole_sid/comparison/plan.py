@@ -217,7 +217,7 @@ def _teacher(
                 f"{name} learns from '{wanted}'{nearest(wanted, teachers)}, which is no teacher before it in the list."
             )
         return wanted
-    learns = capabilities_of(model).learns_from_teacher
+    learns = capabilities_of(model).learns_with(settings)
     return teachers[-1] if teachers and learns and not settings.get("teacher_path") else None
 
 

@@ -8,7 +8,7 @@ probability of an item is a mixture of both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,23 +16,27 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.errors import InputError
-from recbole_sid.model.base import SIDRecommender
+from recbole_sid.memory import Recall
 from recbole_sid.model.code_init import features_lineage, start_codes_from_features
-from recbole_sid.model.mlp_ranking import MLPRanking
+from recbole_sid.model.hybrid_ranking import HybridRanking
+from recbole_sid.model.supervision import OnlineSupervision, Supervision
+from recbole_sid.model.teacher import Teacher, check_teacher, load_teacher
 from recbole_sid.nn.item_encoder import ItemEncoder, TrainedItemEmbedding
-from recbole_sid.nn.item_head import ItemHead, ItemScores
-from recbole_sid.nn.packing import Packed, Padded
+from recbole_sid.nn.item_head import ItemHead
+from recbole_sid.nn.losses import distillation_loss, sampled_cross_entropy, smoothed_cross_entropy
 from recbole_sid.nn.readout import SIDMLPDecoder, last_states
 from recbole_sid.settings import declare
-from recbole_sid.settings.training import DecodingSettings, ItemEncoderSettings, ReadoutSettings, TrainingSettings
-from recbole_sid.util import hardware
-
-# Of the item head, tried after training; the first is what epochs are compared with. With 1 no new item would be ranked.
-_SHARES = (0.35, 0.0, 0.1, 0.2, 0.5, 0.75, 0.95)
+from recbole_sid.settings.training import (
+    DecodingSettings,
+    ItemEncoderSettings,
+    ReadoutSettings,
+    TeacherSettings,
+    TrainingSettings,
+)
 
 
 @dataclass(frozen=True)
-class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TrainingSettings, DecodingSettings):
+class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TeacherSettings, TrainingSettings, DecodingSettings):
     """Semantic-ID heads and an item head over one encoder of items."""
 
     d_model: int = declare(128, "Width of states, token embeddings and rows of the item head.", least=1)
@@ -48,6 +52,15 @@ class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TrainingSetting
         choices=("random", "features"),
     )
     train_code_embeddings: bool = declare(True, "False leaves the code embeddings as they start.")
+    item_negatives: int | None = declare(
+        None, "Items drawn for a batch's cross entropy, by how often they occur; empty: all items are in it.", least=1
+    )
+    memory_smoothing: float = declare(
+        0.0,
+        "Share of the item head's labels that a memory of transitions says, the pair's own count left out.",
+        most=1,
+    )
+    alpha: float = declare(0.0, most=1, help="Weight of a teacher's distribution against the true code; 0: no teacher.")
     input_dropout_prob: float = declare(0.2, "Of the items' vectors.", below=1)
     history_dropout_prob: float = declare(
         0.0, "Share of a history's items, the last aside, that training leaves out.", below=1
@@ -69,9 +82,16 @@ class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TrainingSetting
         super().check()
         if not (self.item_head or self.sid_heads):
             raise InputError("item_head=False and sid_heads=False leave nothing to rank by: keep one of them.")
+        if self.alpha and not self.sid_heads:
+            raise InputError(f"alpha={self.alpha} distils into heads that sid_heads=False leaves out: set alpha=0.")
+        for key in ("item_negatives", "memory_smoothing"):
+            if getattr(self, key) and not self.item_head:
+                raise InputError(f"{key}={getattr(self, key)} is of the item head, which item_head=False leaves out.")
+        if self.item_negatives and self.memory_smoothing:
+            raise InputError("memory_smoothing needs all items in the loss: leave out item_negatives.")
 
 
-class SIDMLPHybrid(MLPRanking):
+class SIDMLPHybrid(HybridRanking):
     """Encoder of items, level heads and item head; an item's probability is a mixture of what both heads say.
 
     ``p(i | h) = share * p_items(i | h) + (1 - share) * p_sid(i | h)``: p_items is a softmax over the items seen in
@@ -81,13 +101,24 @@ class SIDMLPHybrid(MLPRanking):
     """
 
     settings: ClassVar[type[SIDMLPHybridSettings]] = SIDMLPHybridSettings
+    made_of = ("teacher_path",)
+    trainer = "recbole_sid.trainer.hybrid:HybridTrainer"
 
-    chosen_after_training = (*MLPRanking.chosen_after_training, "item_share")
+    teacher: Teacher | None
+
+    @classmethod
+    def learns_with(cls, settings: Any) -> bool:
+        return bool(settings["alpha"] if "alpha" in settings else cls.settings.default("alpha"))
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        super().check_config(config)
+        if cls.learns_with(config):
+            check_teacher(config)
 
     def __init__(self, config: Any, dataset: Any) -> None:
         settings = SIDMLPHybridSettings.of(config)
-        heads = {"items": settings.item_head, "semantic IDs": settings.sid_heads}
-        self.parts = tuple(name for name, there in heads.items() if there)
+        self.has_item_head, self.has_sid_heads = settings.item_head, settings.sid_heads
         super().__init__(config, dataset)
         self.history_dropout, self.item_loss_weight = settings.history_dropout_prob, settings.item_loss_weight
         self.code_init = settings.code_init or "random"
@@ -105,10 +136,12 @@ class SIDMLPHybrid(MLPRanking):
             dropout=settings.dropout_prob,
             query_from_last=settings.query_from_last,
         )
-        self.has_sid_heads = settings.sid_heads
         self.item_head = self._item_head(settings, dataset) if settings.item_head else None
-        if len(self.parts) > 1:
-            self.shares.copy_(torch.tensor([_SHARES[0], 1 - _SHARES[0]]))
+        self.alpha, self.temperature = settings.alpha, settings.temperature
+        self.item_negatives, self.memory_smoothing = settings.item_negatives, settings.memory_smoothing
+        # Not registered as a submodule, and loaded last: with a teacher the weights start as without.
+        teacher = load_teacher(config, dataset) if self.alpha and config["teacher_path"] else None
+        object.__setattr__(self, "teacher", teacher)
 
     def _encoder(self, settings: SIDMLPHybridSettings) -> ItemEncoder:
         vocabulary = self.vocabulary
@@ -134,8 +167,8 @@ class SIDMLPHybrid(MLPRanking):
 
     def _item_head(self, settings: SIDMLPHybridSettings, dataset: Any) -> ItemHead:
         numbers = np.concatenate([[-1], self.semantic_ids.rows_of(dataset.item_tokens())])
-        seen = np.unique(dataset.training_sequences()[0])
-        return ItemHead(settings.d_model, torch.from_numpy(numbers), torch.from_numpy(seen))
+        seen, counts = np.unique(dataset.training_sequences()[0], return_counts=True)
+        return ItemHead(settings.d_model, *(torch.from_numpy(part) for part in (numbers, seen, counts)))
 
     def start_from_data(self, config: Any, dataset: Any) -> None:
         if self.code_init == "features":
@@ -144,19 +177,56 @@ class SIDMLPHybrid(MLPRanking):
     def start_lineage(self, config: Any, dataset: Any) -> dict[str, str]:
         return features_lineage(config, dataset) if self.code_init == "features" else {}
 
+    def online_supervision(self) -> OnlineSupervision:
+        """Return what asks the teacher, as it does of each batch anew.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if self.teacher is None:
+            raise InputError(f"alpha={self.alpha} distils from a teacher: set teacher_path to its checkpoint.")
+        return OnlineSupervision(self, None, self.teacher)
+
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Return the mean over rows of the levels' cross entropies and, weighted, that of the item head."""
+        """Return the loss of a batch by the teacher itself, if there is one, and without smoothing of labels."""
+        return self(interaction)
+
+    def forward(self, interaction: Any, given: Supervision | None = None, recall: Recall | None = None) -> torch.Tensor:
+        """Return the mean over rows of the levels' cross entropies and, weighted, that of the item head.
+
+        Args:
+            interaction: of B training rows.
+            given: what the teacher says of them, if one is learnt from; None: it is asked.
+            recall: what labels of the item head are smoothed by; None: they are not.
+        """
         encoded = self.encode_padded(self.history_tokens(self._thinned(interaction)))
         context = self.decoder.readout(*encoded)
-        codes, target = self.target_codes(interaction), interaction[self.ITEM_ID]
         loss = context.new_zeros(())
-        for level, logits in enumerate(self.decoder(context, self.embed_prefix(codes))):
-            loss = loss + F.cross_entropy(logits, codes[:, level])
+        if self.has_sid_heads:
+            loss = loss + self._loss_of_codes(interaction, context, given)
         if self.item_head is not None:
             query = self.item_head.query(last_states(encoded), context.squeeze(1))
-            of_items = F.cross_entropy(self.item_head.logits(query), self.item_head.row[target])
-            loss = loss + self.item_loss_weight * of_items
+            loss = loss + self.item_loss_weight * self._loss_of_items(query, interaction[self.ITEM_ID], recall)
         return loss
+
+    def _loss_of_codes(self, interaction: Any, context: torch.Tensor, given: Supervision | None) -> torch.Tensor:
+        codes = self.target_codes(interaction)
+        logits = self.decoder(context, self.embed_prefix(codes))
+        if not self.alpha:
+            return torch.stack([F.cross_entropy(own, codes[:, level]) for level, own in enumerate(logits)]).sum()
+        taught = (given or self.online_supervision()(interaction)).logits
+        return distillation_loss(logits, taught, codes, self.alpha, self.temperature)
+
+    def _loss_of_items(self, query: torch.Tensor, items: torch.Tensor, recall: Recall | None) -> torch.Tensor:
+        head = cast(ItemHead, self.item_head)
+        targets = head.row[items]
+        if self.item_negatives:
+            return sampled_cross_entropy(query, head.table, targets, *head.drawn(self.item_negatives))
+        logits = head.logits(query)
+        if recall is None:
+            return F.cross_entropy(logits, targets)
+        entries = recall.rows, head.row[recall.items]
+        return smoothed_cross_entropy(logits, targets, entries, recall.masses, self.memory_smoothing)
 
     def _thinned(self, interaction: Any) -> Any:
         """Return a training batch with a share of its histories' items left out, never the last."""
@@ -166,137 +236,3 @@ class SIDMLPHybrid(MLPRanking):
         kept = torch.rand(history.shape, device=history.device) >= self.history_dropout
         kept.scatter_(1, (interaction[self.ITEM_SEQ_LEN] - 1).clamp(min=0).unsqueeze(1), True)
         return type(interaction)({**interaction.interaction, self.ITEM_SEQ: history * kept})
-
-    @property
-    def chosen(self) -> dict[str, float]:
-        return {**super().chosen, **({"item_share": float(self.shares[0])} if len(self.parts) > 1 else {})}
-
-    def shares_tried(self, config: Any) -> list[tuple[float, ...]]:
-        if len(self.parts) == 1:
-            return [(1.0,)]
-        shares = _SHARES if config["item_share"] is None else (config["item_share"],)
-        return [(share, 1 - share) for share in shares]
-
-    def scorer(self, encoded: Packed | Padded) -> Any:
-        context = self.context(encoded)
-        items = None
-        if self.item_head is not None:
-            items = ItemScores(self.item_head, self.item_head.query(last_states(encoded), context.squeeze(1)))
-        if not self.has_sid_heads:
-            return ItemScorer(items)
-        scorer = self.scorer_of(context)
-        scorer.items = items
-        return scorer
-
-    def item_log_probs(self, scorer: Any) -> torch.Tensor:
-        parts = [scorer.items.log_probs()] if self.item_head is not None else []
-        if self.has_sid_heads:
-            parts.append(super().item_log_probs(scorer))
-        return self.mixed(torch.stack(parts))
-
-    def part_log_probs(self, scorer: Any, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        parts = []
-        if self.item_head is not None:
-            pairs = (hardware.moved(index, scorer.device) for index in (rows, items))
-            parts.append(scorer.items.log_probs_of(*pairs))
-        if self.has_sid_heads:
-            parts.append(super().part_log_probs(scorer, rows, items)[0])
-        return torch.stack(parts)
-
-    def candidates(self, scorer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the items int64 and their log p0, both [B, K], that the configured decoder finds; 0 and -inf for none.
-
-        With both heads they are what the decoder finds by semantic IDs and as many of the item head's best; for
-        decoding ``exact`` also all others that could be among the best by the mixture of both.
-        """
-        if self.item_head is None:
-            return super().candidates(scorer)
-        if not self.has_sid_heads:
-            return scorer.items.best(self.beam_size)
-        if self.decoding == "full":
-            scores, items = self.item_log_probs(scorer).topk(min(self.beam_size, self.n_items - 1), dim=1)
-            return items.masked_fill(scores.isneginf(), 0), scores
-        items, of_codes = super().candidates(scorer)
-        scores = self._mixed_with_codes(scorer, items, of_codes)
-        others, of_items = scorer.items.best(self.beam_size)
-        items, scores = self._joined(scorer, items, scores, others, of_items)
-        if self.decoding == "exact":
-            others, of_items = self._possibly_better(scorer, scores, of_codes[:, -1])
-            items, scores = self._joined(scorer, items, scores, others, of_items)
-        return items, scores
-
-    def best_after(self, scorer: Any, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.item_head is None:
-            return super().best_after(scorer, recent)
-        return SIDRecommender.best_after(self, scorer, recent)  # the compiled one knows semantic IDs only
-
-    def _mixed_with_codes(self, scorer: Any, items: torch.Tensor, of_codes: torch.Tensor) -> torch.Tensor:
-        """Return log p0 [B, K] of items int64 [B, K] from the log-probabilities of their semantic IDs."""
-        rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(items)
-        of_items = scorer.items.log_probs_of(rows.flatten(), items.flatten()).view_as(of_codes)
-        return self.mixed(torch.stack([of_items, of_codes]))
-
-    def _joined(
-        self, scorer: Any, items: torch.Tensor, scores: torch.Tensor, others: torch.Tensor, of_items: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return items and scores [B, K] with `others` [B, K'] that are not among them, by what the item head says."""
-        first = torch.arange(len(items), device=items.device).unsqueeze(1) * self.n_items
-        new = (others > 0) & ~torch.isin(others + first, items + first)
-        rows, columns = new.nonzero(as_tuple=True)
-        found = others[rows, columns]
-        of_codes = super().part_log_probs(scorer, rows.cpu(), found.cpu())[0]
-        mixed = torch.full_like(of_items, -torch.inf)
-        mixed[rows, columns] = self.mixed(torch.stack([of_items[rows, columns], of_codes]))
-        return torch.cat([items, others * new], dim=1), torch.cat([scores, mixed], dim=1)
-
-    def _possibly_better(
-        self, scorer: Any, scores: torch.Tensor, least: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the items int64 [B, K] that could score more than the best ``beam_size`` so far, and what the item
-        head says; 0 for none.
-
-        Args:
-            scores: log p0 [B, K] of those so far, which hold the best ``beam_size`` by semantic IDs.
-            least: [B], the log-probability of the last of these: no other item's semantic ID has more.
-        """
-        of_items = scorer.items.log_probs()
-        most = self.mixed(torch.stack([of_items, least.unsqueeze(1).expand_as(of_items)]))
-        last = scores.topk(min(self.beam_size, scores.shape[1]), dim=1).values[:, -1:]
-        possible = (most > last).index_fill(1, torch.zeros(1, dtype=torch.int64, device=most.device), False)
-        width = int(possible.sum(1).max())
-        found, items = of_items.masked_fill(~possible, -torch.inf).topk(width, dim=1)
-        return items * possible.gather(1, items), found
-
-    def _retrieved(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if self.item_head is None:
-            return super()._retrieved(interaction)
-        items, scores = self.candidates(self.scorer(self.encode(self.history_tokens(interaction))))
-        scores, place = scores.topk(min(self.beam_size, scores.shape[1]), dim=1)
-        rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(scores)
-        there = scores > -torch.inf
-        return rows[there], items.gather(1, place)[there], scores[there]
-
-    def target_log_probs(self, interaction: Any) -> torch.Tensor:
-        items = interaction[self.ITEM_ID]
-        encoded = self.encode_padded(self.history_tokens(interaction))
-        context = self.decoder.readout(*encoded)
-        parts = []
-        if self.item_head is not None:
-            scores = ItemScores(self.item_head, self.item_head.query(last_states(encoded), context.squeeze(1)))
-            parts.append(scores.log_probs_of(torch.arange(len(items), device=items.device), items))
-        if self.has_sid_heads:
-            codes = self.item_codes[items]
-            parts.append(self.log_prob(self.decoder(context, self.embed_prefix(codes)), codes))
-        return self.mixed(torch.stack(parts))
-
-
-class ItemScorer:
-    """What stands for the level scorer of a model that has an item head only.
-
-    Args:
-        items: what this says.
-    """
-
-    def __init__(self, items: Any) -> None:
-        self.items = items
-        self.n_users, self.device = items.n_users, items.device

@@ -15,12 +15,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import nn
 
-from recbole_sid.config import Config
-from recbole_sid.errors import InputError, nearest
+from recbole_sid.errors import InputError
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
-from recbole_sid.model.teacher import Teacher, build_teacher, freeze, load_teacher, teacher_config
+from recbole_sid.model.teacher import Teacher, build_teacher, check_teacher, freeze, load_teacher
 from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.losses import distillation_loss, state_error
 from recbole_sid.nn.packing import Padded
@@ -82,14 +81,8 @@ class Student(SIDRecommender):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        if not config["teacher_path"]:
-            teacher_config(config)
+        check_teacher(config)
         cls.chosen_stages(config)
-        given = config["teacher_config"] or {}
-        known = Config(config["teacher_model"], config["dataset"]).known_keys(given)
-        for key in given:
-            if key not in known:
-                raise InputError(f"teacher_config has the unknown key '{key}'{nearest(key, known)}.")
 
     @classmethod
     def stages_of(cls, config: Any) -> tuple[str, ...]:

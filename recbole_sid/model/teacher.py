@@ -10,7 +10,7 @@ from torch import nn
 
 from recbole_sid.checkpoint import check_lineage, lineage, load_checkpoint, load_weights
 from recbole_sid.config import Config
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, nearest
 from recbole_sid.model.later_items import weights_for
 from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.vocabulary import TokenVocabulary
@@ -69,6 +69,17 @@ def teacher_config(config: Any) -> Config:
     _teacher_class(config["teacher_model"])
     settings = {**config.shared_with_teacher(), **(config["teacher_config"] or {})}
     return Config(config["teacher_model"], config["dataset"], config_dict=settings)
+
+
+def check_teacher(config: Any) -> None:
+    """Raise InputError for settings of a student's teacher that are not possible."""
+    if not config["teacher_path"]:
+        teacher_config(config)
+    given = config["teacher_config"] or {}
+    known = Config(config["teacher_model"], config["dataset"]).known_keys(given)
+    for key in given:
+        if key not in known:
+            raise InputError(f"teacher_config has the unknown key '{key}'{nearest(key, known)}.")
 
 
 def build_teacher(config: Any, dataset: Any) -> Teacher:

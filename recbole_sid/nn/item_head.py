@@ -27,6 +27,7 @@ class ItemHead(nn.Module):
         d_model: width of states and contexts.
         numbers: int64 [n_items], each item's number in the artefact, by its id in the dataset; -1 where it has none.
         seen: int64 [n], ids of the items that have a row.
+        counts: int64 [n], how often each occurs in training.
 
     Attributes:
         table: E [n, d].
@@ -37,10 +38,11 @@ class ItemHead(nn.Module):
 
     numbers: torch.Tensor
     catalogue: torch.Tensor
+    cumulative: torch.Tensor
     items: torch.Tensor
     row: torch.Tensor
 
-    def __init__(self, d_model: int, numbers: torch.Tensor, seen: torch.Tensor) -> None:
+    def __init__(self, d_model: int, numbers: torch.Tensor, seen: torch.Tensor, counts: torch.Tensor) -> None:
         super().__init__()
         self.context = nn.Linear(d_model, d_model, bias=False)
         self.norm = nn.LayerNorm(d_model)
@@ -49,6 +51,7 @@ class ItemHead(nn.Module):
         self.register_buffer("numbers", numbers[seen])
         self.register_buffer("items", seen, persistent=False)
         self.register_buffer("row", torch.full_like(numbers, -1), persistent=False)
+        self.register_buffer("cumulative", counts.double().cumsum(0) / counts.sum(), persistent=False)
         self._place_items()
 
     def query(self, last: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -58,6 +61,15 @@ class ItemHead(nn.Module):
     def logits(self, query: torch.Tensor) -> torch.Tensor:
         """Return the logits [B, n] of the items of all rows for u [B, d]."""
         return F.linear(query, self.table)
+
+    def drawn(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return k rows int64 [k], drawn by how often their items occur, and the logarithm of how often each is to be
+        expected among the k.
+        """
+        points = torch.rand(k, dtype=torch.float64, device=self.cumulative.device)
+        rows = torch.searchsorted(self.cumulative, points, right=True).clamp(max=len(self.cumulative) - 1)
+        chance = self.cumulative[rows] - self.cumulative[(rows - 1).clamp(min=0)] * (rows > 0)
+        return rows, (k * chance).log().float()
 
     def _place_items(self) -> None:
         """Find the items of the rows in the dataset, and the other way round."""

@@ -1,4 +1,4 @@
-"""What students minimise."""
+"""What students and the hybrid minimise."""
 
 from __future__ import annotations
 
@@ -37,6 +37,49 @@ def distillation_loss(
         cross_entropy = F.cross_entropy(own.float(), codes[:, level])
         loss = loss + alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy
     return loss
+
+
+def smoothed_cross_entropy(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    entries: tuple[torch.Tensor, torch.Tensor],
+    masses: torch.Tensor,
+    share: float,
+) -> torch.Tensor:
+    """Return the mean cross entropy to targets that give `share` of their mass to a sparse distribution.
+
+    Args:
+        logits: [B, n].
+        targets: int64 [B].
+        entries: row and column, both int64 [nnz], that the distribution knows.
+        masses: [nnz], its probabilities there; what a row lacks to 1 goes to its target.
+        share: 0 to 1.
+    """
+    rows, columns = entries
+    known = masses.new_zeros(len(logits)).index_add_(0, rows, masses)
+    own = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    said = (1 - share * known) @ own + share * (masses @ logits[rows, columns])
+    return logits.logsumexp(1).mean() - said / len(logits)
+
+
+def sampled_cross_entropy(
+    query: torch.Tensor, table: torch.Tensor, targets: torch.Tensor, drawn: torch.Tensor, log_drawn: torch.Tensor
+) -> torch.Tensor:
+    """Return the mean cross entropy of logits ``query @ table.T`` whose normaliser is estimated from drawn rows.
+
+    A row that was drawn counts one over how often it was to be expected, so that the normaliser has the right mean.
+
+    Args:
+        query: [B, d].
+        table: [n, d].
+        targets: int64 [B].
+        drawn: int64 [k], rows, with replacement; where one is a target, it does not count for that one.
+        log_drawn: [k], the logarithm of how often each is expected among the k.
+    """
+    own = (query * table[targets]).sum(1, keepdim=True)
+    others = query @ table[drawn].T - log_drawn
+    others = others.masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
+    return (torch.cat([own, others], dim=1).logsumexp(1) - own.squeeze(1)).mean()
 
 
 def state_error(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

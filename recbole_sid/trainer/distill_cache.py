@@ -20,7 +20,7 @@ from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.data.histories import cut_histories
 from recbole_sid.errors import InputError
-from recbole_sid.model.supervision import OnlineSupervision, Supervision
+from recbole_sid.model.supervision import OnlineSupervision, Supervise, Supervision
 from recbole_sid.util.files import locked, replacing_folder, write_json
 from recbole_sid.util.hardware import moved
 from recbole_sid.util.progress import progress
@@ -29,6 +29,23 @@ from recbole_sid.util.reading import read_json
 _FILES = ("states.npy", "logits.npy")
 _MANIFEST = "manifest.json"  # of sizes and hashes; written last
 _CHUNK = 1 << 24
+
+
+def cached_if_asked(
+    config: Any, online: OnlineSupervision, loader: Any, show_progress: bool, shared: bool = True
+) -> Supervise:
+    """Return `online`, or its answers for all rows of a training loader as ``distill_cache`` keeps them.
+
+    Args:
+        shared: whether other runs have a use for them, which ``distill_cache_dir`` is for.
+    """
+    where = config["distill_cache"] or "none"
+    if where == "none":
+        return online
+    folder = Path(config["checkpoint_dir"]) / "distill_cache"
+    if shared and config["distill_cache_dir"]:
+        folder = Path(config["distill_cache_dir"])
+    return CachedSupervision(online, loader, config["device"], folder if where == "disk" else None, show_progress)
 
 
 class CachedSupervision:

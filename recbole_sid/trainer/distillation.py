@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.model.student import STAGES, Student
 from recbole_sid.model.supervision import OnlineSupervision, Supervise
 from recbole_sid.nn.losses import state_error
-from recbole_sid.trainer.distill_cache import CachedSupervision, JoinedSupervision
+from recbole_sid.trainer.distill_cache import JoinedSupervision, cached_if_asked
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.trainer.stage import Stage
 from recbole_sid.util.hardware import release_free_memory
@@ -114,25 +113,16 @@ class DistillationTrainer(SIDTrainer):
         return float((error * n_tokens).sum() / n_tokens.sum())
 
     def _cached_if_asked(self, online: OnlineSupervision, train_data: Any) -> Supervise:
-        where = self.config["distill_cache"] or "none"
-        if where == "none":
-            return online
-        if online.encoder is None or online.teacher is None or online.encoder is online.teacher.history_encoder:
-            return self._cached(online, where, train_data)
+        whole = online.encoder is None or online.teacher is None or online.encoder is online.teacher.history_encoder
+        if whole or (self.config["distill_cache"] or "none") == "none":
+            return self._cached(online, train_data)
         # The student's own encoder is another in every run, its teacher is not: only the logits are of use to others.
         states = OnlineSupervision(self.model, online.encoder, None)
         logits = OnlineSupervision(self.model, None, online.teacher)
-        return JoinedSupervision(
-            self._cached(states, where, train_data, shared=False), self._cached(logits, where, train_data)
-        )
+        return JoinedSupervision(self._cached(states, train_data, shared=False), self._cached(logits, train_data))
 
-    def _cached(self, online: OnlineSupervision, where: str, train_data: Any, shared: bool = True) -> CachedSupervision:
-        folder = Path(self.checkpoint_dir) / "distill_cache"
-        if shared and self.config["distill_cache_dir"]:
-            folder = Path(self.config["distill_cache_dir"])
-        return CachedSupervision(
-            online, train_data, self.device, folder if where == "disk" else None, self.show_progress
-        )
+    def _cached(self, online: OnlineSupervision, train_data: Any, shared: bool = True) -> Any:
+        return cached_if_asked(self.config, online, train_data, self.show_progress, shared)
 
     def _load_student(self, path: str, current: dict[str, str]) -> None:
         checkpoint = load_checkpoint(path, self.config["model"], self.device)

@@ -102,7 +102,7 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
         show_progress=False,
         resume=True,
     )
-    learns = capabilities_of(config.model_class).learns_from_teacher
+    learns = capabilities_of(config.model_class).learns_with(config)
     if learns and "distill_cache" not in config.external_config_dict:
         settings["distill_cache"] = "disk"
     given = {key: config[key] for parameter in space.parameters for key in parameter.when if key in config}

@@ -143,7 +143,7 @@ def prepare(plan: SearchPlan, sample: Mapping[str, Any], name: str) -> ReadyTria
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
     prepare_teacher(config, loaders[0], loaders[1])
-    if capabilities_of(config.model_class).learns_from_teacher and not config["distill_cache_dir"]:
+    if capabilities_of(config.model_class).learns_with(config) and not config["distill_cache_dir"]:
         config["distill_cache_dir"] = str(shared / "distill_cache")
     config["checkpoint_dir"] = str(plan.trial_folder(name))
     return ReadyTrial(config, *loaders, make_trainer(config, loaders[0]))

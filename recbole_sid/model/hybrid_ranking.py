@@ -1,0 +1,173 @@
+"""How a model ranks that has a head over items beside the level heads of SID-MLP, or in place of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.mlp_ranking import MLPRanking
+from recbole_sid.nn.item_head import ItemHead, ItemScores
+from recbole_sid.nn.packing import Packed, Padded
+from recbole_sid.nn.readout import last_states
+from recbole_sid.util import hardware
+
+# Of the item head, tried after training; the first is what epochs are compared with. With 1 no new item is ranked.
+_SHARES = (0.35, 0.0, 0.1, 0.2, 0.5, 0.75, 0.95)
+
+
+class HybridRanking(MLPRanking):
+    """Base of `SIDMLPHybrid`: an item's probability p0 is a mixture of what the heads say that there are.
+
+    Attributes:
+        has_item_head, has_sid_heads: set before `__init__`.
+        item_head: None without.
+    """
+
+    chosen_after_training = (*MLPRanking.chosen_after_training, "item_share")
+
+    has_item_head: bool
+    has_sid_heads: bool
+    item_head: ItemHead | None
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        heads = {"items": self.has_item_head, "semantic IDs": self.has_sid_heads}
+        self.parts = tuple(name for name, there in heads.items() if there)
+        super().__init__(config, dataset)
+        if len(self.parts) > 1:
+            self.shares.copy_(torch.tensor([_SHARES[0], 1 - _SHARES[0]]))
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        return {**super().chosen, **({"item_share": float(self.shares[0])} if len(self.parts) > 1 else {})}
+
+    def shares_tried(self, config: Any) -> list[tuple[float, ...]]:
+        if len(self.parts) == 1:
+            return [(1.0,)]
+        shares = _SHARES if config["item_share"] is None else (config["item_share"],)
+        return [(share, 1 - share) for share in shares]
+
+    def scorer(self, encoded: Packed | Padded) -> Any:
+        context = self.context(encoded)
+        items = None
+        if self.item_head is not None:
+            items = ItemScores(self.item_head, self.item_head.query(last_states(encoded), context.squeeze(1)))
+        if not self.has_sid_heads:
+            return ItemScorer(items)
+        scorer = self.scorer_of(context)
+        scorer.items = items
+        return scorer
+
+    def item_log_probs(self, scorer: Any) -> torch.Tensor:
+        parts = [scorer.items.log_probs()] if self.item_head is not None else []
+        if self.has_sid_heads:
+            parts.append(super().item_log_probs(scorer))
+        return self.mixed(torch.stack(parts))
+
+    def part_log_probs(self, scorer: Any, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        parts = []
+        if self.item_head is not None:
+            pairs = (hardware.moved(index, scorer.device) for index in (rows, items))
+            parts.append(scorer.items.log_probs_of(*pairs))
+        if self.has_sid_heads:
+            parts.append(super().part_log_probs(scorer, rows, items)[0])
+        return torch.stack(parts)
+
+    def candidates(self, scorer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the items int64 and their log p0, both [B, K], that the configured decoder finds; 0 and -inf for none.
+
+        With both heads they are what the decoder finds by semantic IDs and as many of the item head's best; for
+        decoding ``exact`` also all others that could be among the best by the mixture of both.
+        """
+        if self.item_head is None:
+            return super().candidates(scorer)
+        if not self.has_sid_heads:
+            return scorer.items.best(self.beam_size)
+        if self.decoding == "full":
+            scores, items = self.item_log_probs(scorer).topk(min(self.beam_size, self.n_items - 1), dim=1)
+            return items.masked_fill(scores.isneginf(), 0), scores
+        items, of_codes = super().candidates(scorer)
+        scores = self._mixed_with_codes(scorer, items, of_codes)
+        others, of_items = scorer.items.best(self.beam_size)
+        items, scores = self._joined(scorer, items, scores, others, of_items)
+        if self.decoding == "exact":
+            others, of_items = self._possibly_better(scorer, scores, of_codes[:, -1])
+            items, scores = self._joined(scorer, items, scores, others, of_items)
+        return items, scores
+
+    def best_after(self, scorer: Any, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.item_head is None:
+            return super().best_after(scorer, recent)
+        return SIDRecommender.best_after(self, scorer, recent)  # the compiled one knows semantic IDs only
+
+    def _mixed_with_codes(self, scorer: Any, items: torch.Tensor, of_codes: torch.Tensor) -> torch.Tensor:
+        """Return log p0 [B, K] of items int64 [B, K] from the log-probabilities of their semantic IDs."""
+        rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(items)
+        of_items = scorer.items.log_probs_of(rows.flatten(), items.flatten()).view_as(of_codes)
+        return self.mixed(torch.stack([of_items, of_codes]))
+
+    def _joined(
+        self, scorer: Any, items: torch.Tensor, scores: torch.Tensor, others: torch.Tensor, of_items: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return items and scores [B, K] with `others` [B, K'] that are not among them, by what the item head says."""
+        first = torch.arange(len(items), device=items.device).unsqueeze(1) * self.n_items
+        new = (others > 0) & ~torch.isin(others + first, items + first)
+        rows, columns = new.nonzero(as_tuple=True)
+        found = others[rows, columns]
+        of_codes = super().part_log_probs(scorer, rows.cpu(), found.cpu())[0]
+        mixed = torch.full_like(of_items, -torch.inf)
+        mixed[rows, columns] = self.mixed(torch.stack([of_items[rows, columns], of_codes]))
+        return torch.cat([items, others * new], dim=1), torch.cat([scores, mixed], dim=1)
+
+    def _possibly_better(
+        self, scorer: Any, scores: torch.Tensor, least: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the items int64 [B, K] that could score more than the best ``beam_size`` so far, and what the item
+        head says; 0 for none.
+
+        Args:
+            scores: log p0 [B, K] of those so far, which hold the best ``beam_size`` by semantic IDs.
+            least: [B], the log-probability of the last of these: no other item's semantic ID has more.
+        """
+        of_items = scorer.items.log_probs()
+        most = self.mixed(torch.stack([of_items, least.unsqueeze(1).expand_as(of_items)]))
+        last = scores.topk(min(self.beam_size, scores.shape[1]), dim=1).values[:, -1:]
+        possible = (most > last).index_fill(1, torch.zeros(1, dtype=torch.int64, device=most.device), False)
+        width = int(possible.sum(1).max())
+        found, items = of_items.masked_fill(~possible, -torch.inf).topk(width, dim=1)
+        return items * possible.gather(1, items), found
+
+    def _retrieved(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if self.item_head is None:
+            return super()._retrieved(interaction)
+        items, scores = self.candidates(self.scorer(self.encode(self.history_tokens(interaction))))
+        scores, place = scores.topk(min(self.beam_size, scores.shape[1]), dim=1)
+        rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(scores)
+        there = scores > -torch.inf
+        return rows[there], items.gather(1, place)[there], scores[there]
+
+    def target_log_probs(self, interaction: Any) -> torch.Tensor:
+        items = interaction[self.ITEM_ID]
+        encoded = self.encode_padded(self.history_tokens(interaction))
+        context = self.decoder.readout(*encoded)
+        parts = []
+        if self.item_head is not None:
+            scores = ItemScores(self.item_head, self.item_head.query(last_states(encoded), context.squeeze(1)))
+            parts.append(scores.log_probs_of(torch.arange(len(items), device=items.device), items))
+        if self.has_sid_heads:
+            codes = self.item_codes[items]
+            parts.append(self.log_prob(self.decoder(context, self.embed_prefix(codes)), codes))
+        return self.mixed(torch.stack(parts))
+
+
+class ItemScorer:
+    """What stands for the level scorer of a model that has an item head only.
+
+    Args:
+        items: what this says.
+    """
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+        self.n_users, self.device = items.n_users, items.device
