@@ -79,7 +79,7 @@ def check_choice(model: Any, config: Any, valid_data: Any) -> None:
     if not valid_data:
         raise InputError(
             f"{config['model']} has numbers that are chosen on validation: set eval_args.split to LS: valid_and_test, "
-            f"or set all of {', '.join(model.chosen_after_training)}."
+            f"or set all of {', '.join(key for key in model.chosen_after_training if config[key] is None)}."
         )
     rank_metric(config, valid_data)
 
@@ -102,19 +102,23 @@ def decides_after_training(model: Any) -> bool:
     return model.memory is not None or len(model.parts) > 1
 
 
-def undecide(model: Any, config: Any) -> None:
-    """Let `model` be as training finds it: with an empty memory, the shares as they are where they are not chosen."""
+def undecide(model: Any) -> None:
+    """Let `model` be as training finds it: with an empty memory, the shares as they are before any are chosen."""
     if decides_after_training(model):
         empty = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        _apply(model, empty, Blend(*Numbers(), 0.0, model.shares_tried(config)[0]))
+        _apply(model, empty, Blend(*Numbers(), 0.0, model.shares_tried(_undecided(model))[0]))
+
+
+def _undecided(model: Any) -> dict[str, Any]:
+    """Return the defaults of the keys of what is decided after training."""
+    return {key: model.settings.default(key) for key in model.chosen_after_training}
 
 
 def finished_without(trainer: Any) -> Path | None:
     """Return the checkpoint that the training of this run would have where what is chosen after it is at its default,
     as without a memory; None if this run is that.
     """
-    declared, keys = trainer.model.settings, trainer.model.chosen_after_training
-    plain = {key: declared.default(key) for key in keys}
+    plain = _undecided(trainer.model)
     if all(trainer.config[key] == value for key, value in plain.items()):
         return None
     return Path(trainer.checkpoint_dir) / f"{trainer.config.run_name_with(plain)}.pth"

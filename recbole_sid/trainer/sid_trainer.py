@@ -142,7 +142,7 @@ class SIDTrainer(RankingTrainer):
         callback_fn: Callable[[int, float], None] | None,
     ) -> None:
         """Train all stages from where they stand, and end with the best weights."""
-        undecide(self.model, self.config)
+        undecide(self.model)
         stages = self.stages()
         resumed = None
         if self.config["resume"]:
