@@ -147,15 +147,23 @@ def lineage(config: Any, dataset: Any) -> dict[str, str]:
     """Return what a model was trained on: dataset name, item tokens and semantic IDs (hashes); for semantic IDs with
     later items, which ones they extend; without semantic IDs, the training part.
     """
-    of_items = {"dataset": config["dataset"], "item tokens": hash_tokens(dataset.item_tokens())}
     if dataset.semantic_ids is None:
-        return {**of_items, "training part": training_part(dataset)}
+        return lineage_without_semantic_ids(config, dataset)
     extends = dataset.semantic_ids.extends
     return {
-        **of_items,
+        **_of_items(config, dataset),
         "semantic IDs": dataset.semantic_ids.fingerprint,
         **({_EXTENDS: " ".join(extends)} if extends else {}),
     }
+
+
+def lineage_without_semantic_ids(config: Any, dataset: Any) -> dict[str, str]:
+    """Return the `lineage` of a model that knows no semantic IDs, whether or not `dataset` has them."""
+    return {**_of_items(config, dataset), "training part": training_part(dataset)}
+
+
+def _of_items(config: Any, dataset: Any) -> dict[str, str]:
+    return {"dataset": config["dataset"], "item tokens": hash_tokens(dataset.item_tokens())}
 
 
 def hash_weights(module: torch.nn.Module) -> str:

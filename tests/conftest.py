@@ -140,7 +140,7 @@ def prepare(settings: Callable[..., dict[str, Any]]) -> Callable[..., tuple[Conf
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A SASRec, a TIGER and a SIDMLP on the tiny dataset: the data folder and the files of their checkpoints."""
+    """The files of a SASRec, a TransitionMemory, a TIGER and a SIDMLP on the tiny dataset, and the data folder."""
     folder = tmp_path_factory.mktemp("ensemble")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -151,19 +151,20 @@ def _train(folder: Path) -> dict[str, str]:
     common = {"data_path": str(folder / "data"), "checkpoint_dir": str(folder / "saved")}
     plain = {key: value for key, value in SMALL.items() if key not in OWN}
     files = {"SASRec": run_recbole_sid("SASRec", "tiny", config_dict={**plain, **SASREC, **common})["model_file"]}
-    for model in ("TIGER", "SIDMLP"):
-        result = run_recbole_sid(model, "tiny", config_dict={**SETTINGS[model], **common})
+    own = {"TransitionMemory": {**plain, "pseudo_counts": 3}, **SETTINGS}
+    for model in ("TransitionMemory", "TIGER", "SIDMLP"):
+        result = run_recbole_sid(model, "tiny", config_dict={**own[model], **common})
         files[model] = str(result["model_file"])
     return files
 
 
 @pytest.fixture
 def ensemble(trained: dict[str, str]) -> Callable[..., Config]:
-    """Return ``ensemble(sid_model, **changes)``: the configuration of an ensemble of the trained models."""
+    """Return ``ensemble(sid_model, id_model, **changes)``: the configuration of an ensemble of the trained models."""
 
-    def make(sid_model: str = "TIGER", **changes: Any) -> Config:
+    def make(sid_model: str = "TIGER", id_model: str = "SASRec", **changes: Any) -> Config:
         settings = {key: value for key, value in SMALL.items() if key not in (*OWN, "epochs", "train_batch_size")}
-        paths = {"id_model_path": trained["SASRec"], "sid_model_path": trained[sid_model]}
+        paths = {"id_model_path": trained[id_model], "sid_model_path": trained[sid_model]}
         settings |= {"data_path": trained["data_path"], **paths, **changes}
         return Config("AdaptiveEnsemble", "tiny", config_dict=settings)
 

@@ -121,6 +121,46 @@ def test_indicator_bins_are_of_the_id_models_confidence(runs: Path) -> None:
         assert np.mean([row[model_name] for row in rows]) == pytest.approx(mean)
 
 
+@pytest.fixture(scope="module")
+def runs_of_a_memory(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a TransitionMemory on the same data."""
+    folder = tmp_path_factory.mktemp("memory")
+    plain = {key: value for key, value in SMALL.items() if key not in ("codebook_sizes", "collaborative_dim")}
+    own = {**plain, "data_path": str(runs.parent / "data"), "checkpoint_dir": str(folder / "saved")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for job in make_jobs(make_plan("tiny", {"TransitionMemory": own}, [2020]), folder / "runs"):
+            run_job(job)
+    return folder / "runs"
+
+
+def test_a_memory_is_the_reference_of_memorization(runs_of_a_memory: Path) -> None:
+    found, _ = tables(runs_of_a_memory)
+    run = find_runs([runs_of_a_memory])[0]
+    _, model, _, _, _, test = load_data_and_model(run.result["model_file"])
+    evidence = np.sort(torch.cat([1 - model.recall(batch[0]).remaining for batch in test]).double().numpy())
+    rows = found["indicator"]
+    for number, row in enumerate(rows):
+        assert row["bin"] == f"{evidence[8 * number]:.3f}-{evidence[8 * number + 7]:.3f}"
+    assert np.mean([row["memorization"] for row in rows]) == pytest.approx(found["rows"][0]["share"])
+    assert found["indicator_of"] == "TransitionMemory (seed 2020)"
+
+
+def test_the_reference_can_be_named(runs: Path, runs_of_a_memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = f"{runs_of_a_memory} {runs}"
+    of = {}
+    for name in (None, "TransitionMemory", "SASRec"):
+        options = [f"--runs={both}", "--output=out", "--json=out.json", *([f"--id_model={name}"] if name else [])]
+        assert main(["analyze", *options]) == 0
+        of[name] = json.loads(Path("out.json").read_text())
+    assert of[None]["indicator_of"].startswith("SASRec")  # the paper's, whatever the order
+    assert of["SASRec"]["indicator"] == of[None]["indicator"] != of["TransitionMemory"]["indicator"]
+    assert of["TransitionMemory"]["indicator_of"] == "TransitionMemory (seed 2020)"
+    for wrong, message in (("SASRek", "did you mean 'SASRec'"), ("TIGER", "must be one of SASRec, TransitionMemory")):
+        assert main(["analyze", f"--runs={both}", f"--id_model={wrong}"]) != 0
+        assert message in capsys.readouterr().err
+
+
 def test_everything_is_written(runs: Path) -> None:
     found, folder = tables(runs)
     names = {path.name for path in folder.iterdir()}

@@ -36,6 +36,7 @@ def test_capabilities_of_every_model() -> None:
     assert {name for name in MODELS if is_teacher(get_model(name))} == set(TEACHERS)
     assert {name for name in MODELS if is_sid_model(name)} == {*TEACHERS, *STUDENTS, "SIDMLPHybrid"}
     assert not is_sid_model("SASRec")
+    assert {name for name in MODELS if is_id_model(name)} == {"TransitionMemory"}
     assert is_id_model("SASRec")
     assert not is_id_model("BPR")
 

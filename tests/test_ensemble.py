@@ -151,6 +151,60 @@ def test_confidence_of_the_id_model_raises_its_weight(ensemble: Callable[..., Co
     assert model.weight(confidence, (0.0, 0.3)).flatten().tolist() == [0.5] * 4
 
 
+@pytest.mark.parametrize("fusion", ["adaptive", "fixed"])
+def test_a_memory_is_weighed_by_the_evidence_of_its_rows(ensemble: Callable[..., Config], fusion: str) -> None:
+    """The evidence is counted here from the training sequences: sum_k w_k n_k / (n_k + c)."""
+    settings = {"fusion": fusion, "q_grid": [5], "tau_grid": [0.4], "alpha_grid": [0.3]}
+    model, train, _, test = build(ensemble(id_model="TransitionMemory", **settings))
+    hops, decay, window, window_decay, c = model.id_model.memory.numbers
+    assert c == 3
+    items, offsets = train._dataset.training_sequences()
+    row_sums = np.zeros(model.n_items)
+    for sequence in np.split(items, offsets[1:-1]):
+        for place, item in enumerate(sequence):
+            row_sums[item] += sum(decay**d for d in range(min(hops, len(sequence) - 1 - place)))
+    interaction = next(iter(test))[0]
+    rows, found, scores = model.retrieve(interaction)
+    lists = literal_lists(model, interaction)
+    evidences = []
+    for row, (by_id, by_sid, _) in enumerate(lists):
+        recent = [item for item in interaction["item_id_list"][row].tolist() if item][::-1][:window]
+        weights = window_decay ** np.arange(len(recent))
+        evidence = float((weights / weights.sum() * row_sums[recent] / (row_sums[recent] + c)).sum())
+        evidences.append(evidence)
+        weight = 0.3 if fusion == "fixed" else 1 / (1 + np.exp(-5 * (evidence - 0.4)))
+        expected = literal_fusion({i: s for i, s in by_id.items() if np.isfinite(s)}, by_sid, weight)
+        assert scores[rows == row].tolist() == pytest.approx([value for _, value in expected], abs=1e-5)
+        mine = dict(zip(found[rows == row].tolist(), scores[rows == row].tolist(), strict=True))
+        assert mine == pytest.approx(dict(expected), abs=1e-5)
+    torch.testing.assert_close(model.score_candidates(interaction).confidence, torch.tensor(evidences))
+    assert max(evidences) - min(evidences) > 0.1
+
+
+def test_an_ensemble_with_a_memory_is_tuned_kept_and_loaded(
+    ensemble: Callable[..., Config], trained: dict[str, str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "memory.pth"
+    copy.write_bytes(Path(trained["TransitionMemory"]).read_bytes())
+    run = run_model(ensemble(id_model_path=str(copy)))
+    copy.unlink()
+    assert run.test_result["recall@10"] > 0
+    _, model, _, _, _, test = load_data_and_model(run.trainer.saved_model_file)
+    assert model.id_model.chosen == load_checkpoint(trained["TransitionMemory"])["chosen"]
+    batch = next(iter(test))[0]
+    assert torch.equal(model.full_sort_predict(batch), run.trainer.model.full_sort_predict(batch))
+
+
+def test_a_memory_of_other_training_data_is_refused(
+    ensemble: Callable[..., Config], trained: dict[str, str], tmp_path: Path
+) -> None:
+    content = load_checkpoint(trained["TransitionMemory"])
+    content["lineage"]["training part"] = "00000000"
+    save_checkpoint(tmp_path / "other.pth", content)
+    with pytest.raises(InputError, match="was trained with training part 00000000"):
+        build(ensemble(id_model_path=str(tmp_path / "other.pth")))
+
+
 @pytest.mark.parametrize(("fusion", "candidates"), [("adaptive", "lists"), ("fixed", "lists"), ("adaptive", "scores")])
 def test_tuning_keeps_the_first_best_of_the_grid_on_validation(
     ensemble: Callable[..., Config], fusion: str, candidates: str
@@ -281,9 +335,10 @@ def test_models_of_other_items_or_semantic_ids_are_refused(
     [
         ({"id_model_path": None}, "combines two trained models"),
         ({"sid_model_path": "nowhere.pth"}, "no checkpoint at 'nowhere.pth'"),
-        ({"id_model_path": "TIGER"}, "no checkpoint of RecBole's"),
+        ({"id_model_path": "TIGER"}, "holds TIGER: give a sequential model of RecBole such as SASRec, or Trans"),
         ({"id_model_path": "."}, "'.' is no folder of a finished run"),
         ({"sid_model_path": "SASRec"}, "no checkpoint of recbole_sid"),
+        ({"sid_model_path": "TransitionMemory"}, "holds TransitionMemory: give a TIGER"),
         ({"fusion": "adaptve"}, "did you mean 'adaptive'"),
         ({"candidates": "all"}, "candidates='all'"),
         ({"alpha_grid": [0, 2], "fusion": "fixed"}, "alpha_grid=.* from 0 to 1"),

@@ -31,7 +31,7 @@ def analyze(call: Call) -> None:
     labelled = label_split(
         config, split, _hops(call), run_semantic_ids(config, runs, call.overrides), call.overrides.keys()
     )
-    analysis = find(labelled, runs, config["show_progress"])
+    analysis = find(labelled, runs, config["show_progress"], call.options.get("id_model"))
     details = {"dataset": config["dataset"], "split": split, "instances": len(labelled.labels), "hops": labelled.hops}
     if runs:
         details["runs"] = [str(run.per_user) for run in runs]
@@ -80,6 +80,7 @@ ANALYZE = Command(
     (
         Option("runs", 'folders of finished runs of compare, as "A B"', metavar="FOLDERS"),
         Option("labels_only", "label the instances, without runs", default=False, alone="True"),
+        Option("id_model", "the model among the runs whose indicator of memorization is shown", metavar="NAME"),
         Option("hops", "longest chain of items that counts", default=4, metavar="N"),
         Option("split", "test, or valid with --labels-only", default="test", metavar="NAME"),
         DATASET,

@@ -64,7 +64,7 @@ class Analysis(NamedTuple):
         tokens: of `aggregates.by_tokens`.
         support, dilution: of `aggregates.curve` over memorized instances; dilution for each prefix length n.
         indicator: of `aggregates.by_confidence`.
-        indicator_of: the model whose confidence it is.
+        indicator_of: the model whose confidence it is, or whose evidence.
     """
 
     shares: list[dict[str, Any]]
@@ -131,12 +131,24 @@ def run_semantic_ids(config: Config, runs: Sequence[FinishedRun], named: Collect
     return None
 
 
-def analyze(labelled: Labelled, runs: Sequence[FinishedRun] = (), show_progress: bool = False) -> Analysis:
+def analyze(
+    labelled: Labelled,
+    runs: Sequence[FinishedRun] = (),
+    show_progress: bool = False,
+    id_model: str | None = None,
+) -> Analysis:
     """Return the tables of a labelled test split and the runs that were evaluated on it.
 
+    Args:
+        labelled: the split.
+        runs: of any models.
+        show_progress: bars over batches and runs.
+        id_model: the name of the runs whose indicator of memorization is shown; None: as `id_run` has it.
+
     Raises:
-        InputError: if a run was evaluated on other instances.
+        InputError: if a run was evaluated on other instances, or none is of that ID model.
     """
+    by_id = id_run(runs, id_model)
     labels, hops = labelled.labels, labelled.hops
     frame = labelled.frame
     index = instance_index(frame)
@@ -149,7 +161,6 @@ def analyze(labelled: Labelled, runs: Sequence[FinishedRun] = (), show_progress:
         for n in range(1, labelled.codes.shape[1] + 1):
             counts = dilution(labelled.train, labelled.codes, n, last, targets)
             diluted += [{"n": n, **row} for row in aggregates.curve(counts, metrics, memorized, METRICS[0])]
-    by_id = id_run(runs)
     indicator = []
     if by_id is not None:
         certain = confidence(by_id, index, placement(labelled.dataset.config), show_progress)

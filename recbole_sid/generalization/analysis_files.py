@@ -80,7 +80,7 @@ def markdown(analysis: Analysis) -> str:
         ]
     if analysis.indicator:
         parts += [
-            f"Five equal parts of the instances by the confidence of {analysis.indicator_of}: share of memorization, "
+            f"Five equal parts of the instances by the indicator of {analysis.indicator_of}: share of memorization, "
             f"{METRICS[0].upper()}.",
             markdown_table(_in_percent(analysis.indicator, ["memorization"])),
         ]
@@ -149,7 +149,7 @@ def _draw_indicator(axes: Any, analysis: Analysis) -> None:
     for number, model in enumerate(models):
         axes.plot(places, [row[model] for row in analysis.indicator], marker="o", color=_colour(number))
     axes.set_xticks(places, [row["bin"] for row in analysis.indicator], fontsize=7)
-    axes.set_xlabel(f"confidence of {analysis.indicator_of}")
+    axes.set_xlabel(f"indicator of {analysis.indicator_of}")
     axes.set_ylabel(METRICS[0].upper())
     axes.set_ylim(bottom=0)
 

@@ -2,7 +2,8 @@
 
 Source: "How Well Does Generative Recommendation Generalize?", arXiv 2603.19809, section 5. For a user u with the ID
 model's largest softmax probability s(u), the ID model's weight is ``sigmoid(q * (s(u) - tau))``: memorization, which ID
-models are good at, shows as confidence. (The paper's equation 2 prints -q, against its own figure 8.)
+models are good at, shows as confidence. (The paper's equation 2 prints -q, against its own figure 8.) With
+TransitionMemory as ID model, s(u) is the evidence of the rows that it looks up.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_sid.capabilities import Capabilities
-from recbole_sid.data.histories import widen_histories
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.retrieved import Retrieved
+from recbole_sid.generalization.id_answers import id_answers
 from recbole_sid.generalization.members import ID_MODEL, SID_MODEL, adopt_members, build_member, member_config
 from recbole_sid.settings import Settings, declare
 
@@ -34,7 +35,7 @@ class Scored(NamedTuple):
     Attributes:
         items: int64 [B, C], 0 where there is none.
         by_id, by_sid: [B, C], 0 for a candidate that the model does not have.
-        confidence: [B], the ID model's largest probability of an item.
+        confidence: [B], the indicator of the ID model's memorization (`id_answers.IDAnswers`).
     """
 
     items: torch.Tensor
@@ -52,7 +53,7 @@ class EnsembleSettings(Settings):
     """An item-ID model and a semantic-ID model, weighted by the ID model's confidence: arXiv 2603.19809."""
 
     id_model_path: str | None = declare(
-        None, "Checkpoint, or folder of a finished run, of SASRec or the like.", file=True
+        None, "Checkpoint, or folder of a finished run, of SASRec or the like, or TransitionMemory.", file=True
     )
     sid_model_path: str | None = declare(None, "Likewise of TIGER, SIDMLP or SIDMLPPlusPlus.", file=True)
     id_model_config: dict[str, Any] = declare(
@@ -160,9 +161,7 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
     @torch.no_grad()
     def score_candidates(self, interaction: Any) -> Scored:
         """Return the candidates of a batch with both models' scores; the costly part, whatever the weights."""
-        # RecBole's own models may rely on histories of full width, which our loaders cut.
-        logits = item_logits(self.id_model, widen_histories(interaction, self.ITEM_SEQ, self.max_seq_length))
-        confidence = confidence_of(logits)
+        logits, confidence = id_answers(self.id_model, interaction)
         if self.candidates == "scores":
             log_probs = self.sid_model.full_sort_predict(interaction).view(len(interaction), -1)
             items = torch.arange(self.n_items, device=logits.device).expand(len(interaction), -1)
@@ -213,18 +212,6 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
 
     def _fused(self, scored: Scored) -> torch.Tensor:
         return scored.fused(self.weight(scored.confidence, self.parameters_in_use))  # not read by the host
-
-
-def item_logits(model: Any, interaction: Any) -> torch.Tensor:
-    """Return the logits [B, n_items] of a sequential model of RecBole, -inf for the padding item."""
-    logits = model.full_sort_predict(interaction).view(len(interaction), -1)[:, : model.n_items].float()
-    padding = torch.zeros(1, dtype=torch.int64, device=logits.device)
-    return logits.index_fill(1, padding, -torch.inf)
-
-
-def confidence_of(logits: torch.Tensor) -> torch.Tensor:
-    """Return the largest softmax probability [B] of an item: the paper's indicator of memorization."""
-    return logits.softmax(dim=1).amax(dim=1)
 
 
 def min_max(scores: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The memorization-aware indicator of a trained item-ID model, and whether it indicates memorization.
 
-Source: arXiv 2603.19809, section 5: the largest probability that the model gives an item.
+Source: arXiv 2603.19809, section 5: the largest probability that the model gives an item; of TransitionMemory, the
+evidence of its rows.
 """
 
 from __future__ import annotations
@@ -14,19 +15,35 @@ import numpy as np
 import pandas as pd
 import torch
 
+from recbole_sid.errors import InputError, nearest
 from recbole_sid.evaluation.runs import FinishedRun, instance_index
-from recbole_sid.generalization.ensemble import confidence_of, item_logits
+from recbole_sid.generalization.id_answers import id_answers
 from recbole_sid.generalization.members import is_id_model
+from recbole_sid.registry import get_model, is_ours
 from recbole_sid.util.progress import progress
 
 BINS = 5
 
 
-def id_run(runs: Sequence[FinishedRun]) -> FinishedRun | None:
-    """Return the run with the lowest seed among those of the first sequential model of RecBole whose checkpoint is
-    still there; None without one, with a warning if there are such runs.
+def id_run(runs: Sequence[FinishedRun], name: str | None = None) -> FinishedRun | None:
+    """Return the run with the lowest seed among those of one item-ID model whose checkpoint is still there; None
+    without one, with a warning if there are such runs.
+
+    Args:
+        runs: of any models.
+        name: of the model's runs; None: the first sequential model of RecBole, or without one TransitionMemory.
+
+    Raises:
+        InputError: if no run of an item-ID model is called `name`.
     """
     trained = [run for run in runs if is_id_model(run.result["model"])]
+    trained.sort(key=lambda run: is_ours(get_model(run.result["model"])))
+    if name is not None:
+        if name not in (names := list(dict.fromkeys(run.name for run in trained))):
+            raise InputError(
+                f"--id_model={name}{nearest(name, names)} must be one of {', '.join(names) or 'none here'}."
+            )
+        trained = [run for run in trained if run.name == name]
     found = [run for run in trained if Path(run.result["model_file"]).is_file()]
     if trained and not found:
         missing = trained[0]
@@ -42,7 +59,7 @@ def id_run(runs: Sequence[FinishedRun]) -> FinishedRun | None:
 def confidence(
     run: FinishedRun, instances: pd.MultiIndex, overrides: Mapping[str, Any], show_progress: bool
 ) -> np.ndarray:
-    """Return the confidence float64 [n] of a run's model for each of the test `instances`.
+    """Return the indicator float64 [n] of a run's model for each of the test `instances`.
 
     Args:
         run: of an item-ID model.
@@ -58,7 +75,7 @@ def confidence(
     users, items = (np.asarray(dataset.field2id_token[f], dtype=str) for f in (dataset.uid_field, dataset.iid_field))
     for batch in progress(test, f"confidence of {run.name}", show_progress):
         interaction = batch[0].to(config["device"])
-        values.append(confidence_of(item_logits(model, interaction)).double().cpu().numpy())
+        values.append(id_answers(model, interaction).indicator.double().cpu().numpy())
         user, target = (interaction[field].cpu().numpy() for field in (dataset.uid_field, dataset.iid_field))
         found.append(pd.DataFrame({"user": users[user], "target": items[target]}))
     return pd.Series(np.concatenate(values), instance_index(pd.concat(found))).loc[instances].to_numpy()

@@ -8,13 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from recbole.utils import ModelType
 
-from recbole_sid.checkpoint import check_lineage, data_difference, is_checkpoint, lineage, load_checkpoint, load_weights
+from recbole_sid.checkpoint import (
+    check_lineage,
+    data_difference,
+    is_checkpoint,
+    lineage,
+    lineage_without_semantic_ids,
+    load_checkpoint,
+    load_weights,
+)
 from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import DERIVED_KEYS, Config, plain_settings
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.runs import read_result
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.later_items import weights_for
+from recbole_sid.model.transition_memory import TransitionMemory
 from recbole_sid.registry import get_model, is_ours
 from recbole_sid.settings.known import flagged
 
@@ -39,9 +48,13 @@ class TrainedMember(NamedTuple):
 
 
 def is_id_model(model: str) -> bool:
-    """Say whether `model` is one that ranks items by their own vectors: a sequential model of RecBole."""
+    """Say whether `model` is one that ranks by what it knows of each item itself, not of its semantic ID: a sequential
+    model of RecBole, or TransitionMemory.
+    """
     found = get_model(model)
-    return not is_ours(found) and getattr(found, "type", None) == ModelType.SEQUENTIAL
+    if is_ours(found):
+        return issubclass(found, TransitionMemory)
+    return getattr(found, "type", None) == ModelType.SEQUENTIAL
 
 
 def is_sid_model(model: str) -> bool:
@@ -63,8 +76,9 @@ def adopt_members(config: Any) -> None:
         return
     if not all(paths.values()):
         raise InputError(
-            f"{config['model']} combines two trained models: set id_model_path to a checkpoint of SASRec or another "
-            "sequential model of RecBole, and sid_model_path to one of TIGER, SIDMLP or SIDMLPPlusPlus."
+            f"{config['model']} combines two trained models: set id_model_path to a checkpoint of SASRec, another "
+            "sequential model of RecBole or TransitionMemory, and sid_model_path to one of TIGER, SIDMLP or "
+            "SIDMLPPlusPlus."
         )
     found = {name: _read(name, path).settings for name, path in paths.items()}
     by_id, by_sid = (f"'{paths[name]}' ({found[name]['model']})" for name in (ID_MODEL, SID_MODEL))
@@ -103,7 +117,8 @@ def build_member(config: Any, name: str, dataset: Any) -> Any:
         if recorded.lineage is None:
             _check_items(path, recorded.settings, config, dataset)
         else:
-            check_lineage(path, recorded.lineage, lineage(config, dataset))
+            current = (lineage_without_semantic_ids if name == ID_MODEL else lineage)(config, dataset)
+            check_lineage(path, recorded.lineage, current)
             weights = weights_for(model, weights, recorded.lineage, config, dataset)
         load_weights(model, weights, path)
     return model.eval().requires_grad_(False)
@@ -130,12 +145,17 @@ def checkpoint_file(path: str) -> str:
 
 def _read_id_model(path: str) -> TrainedMember:
     if is_checkpoint(path):
-        raise InputError(f"id_model_path='{path}' is no checkpoint of RecBole's: give one of SASRec or the like.")
-    content = load_recbole_checkpoint(path, map_location="cpu")
-    settings = plain_settings(content["config"].final_config_dict)
+        content = load_checkpoint(path)
+        settings, origin = content["config"], content["lineage"]
+    else:
+        content = load_recbole_checkpoint(path, map_location="cpu")
+        settings, origin = plain_settings(content["config"].final_config_dict), None
     if not is_id_model(settings["model"]):
-        raise InputError(f"id_model_path='{path}' holds {settings['model']}: give a sequential model such as SASRec.")
-    return TrainedMember(settings, content["state_dict"], None)
+        raise InputError(
+            f"id_model_path='{path}' holds {settings['model']}: give a sequential model of RecBole such as SASRec, or "
+            "TransitionMemory."
+        )
+    return TrainedMember(settings, content["state_dict"], origin)
 
 
 def _read_sid_model(path: str) -> TrainedMember:

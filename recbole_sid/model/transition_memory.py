@@ -82,6 +82,13 @@ class TransitionMemory(Capabilities, SequentialRecommender):
         return self.memory.recall(recent_items(histories, lengths, self.memory.numbers.window))
 
     @torch.no_grad()
+    def evidence(self, interaction: Any) -> torch.Tensor:
+        """Return how much of ``p(i | h)`` the memory itself gives, [B], from 0 to below 1: what is not left for
+        popularity. It is large where the rows that are looked up hold many counts, and 0 where nothing is remembered.
+        """
+        return 1 - self.recall(interaction).remaining
+
+    @torch.no_grad()
     def retrieve(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the best ``beam_size`` items of each history: exactly those of all.
 
