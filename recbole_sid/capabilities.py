@@ -50,6 +50,11 @@ class Capabilities(ChecksConfig):
         return cls.learns_from_teacher
 
     @classmethod
+    def reads_features(cls, config: Any) -> bool:
+        """Say whether a run reads the features of items."""
+        return cls.uses_semantic_ids
+
+    @classmethod
     def semantic_id_config(cls, config: Any) -> Any:
         """Return the configuration that decides the semantic IDs of a run."""
         return config

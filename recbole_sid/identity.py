@@ -19,8 +19,8 @@ def data_hash(config: Any) -> str:
     These are all atomic files of the dataset, pre-split ones and those of additional_feat_suffix included, the files of
     its features, and ready-made semantic IDs.
     """
-    uses_features = capabilities_of(config.model_class).uses_semantic_ids
-    sources = dict(feature_sources(config)) if uses_features else {}
+    reads_features = capabilities_of(config.model_class).reads_features(config)
+    sources = dict(feature_sources(config)) if reads_features else {}
     ready_made = config["semantic_ids_path"]
     if ready_made and Path(ready_made).is_file():
         sources["semantic_ids_path"] = content_hash(ready_made)

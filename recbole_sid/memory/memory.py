@@ -93,6 +93,7 @@ class Memory(torch.nn.Module):
         numbers: in use.
         starts, successors, counts: the table as `scipy.sparse.csr_matrix` has it (indptr, indices, data).
         row_sums: float64 [n_items], of each row with what was left out of it.
+        alike: float32 [n_items, n_items], how alike items are, from 0 to 1; only needed to learn with a text weight.
         table: the same on the host; `left_out`: float64 [n_items], what the entries of each row lack of its sum.
     """
 
@@ -105,18 +106,29 @@ class Memory(torch.nn.Module):
     def __init__(self, n_items: int, numbers: Numbers | None = None, row_limit: int | None = None) -> None:
         super().__init__()
         self.n_items, self.numbers, self.row_limit = n_items, numbers or Numbers(), row_limit
+        self.alike: csr_matrix | None = None
         self.register_buffer("settings", torch.tensor(self.numbers, dtype=torch.float64))
         for name in _TABLE:
             self.register_buffer(name, torch.zeros(0))
         self._take(Table(csr_matrix((n_items, n_items), dtype=np.float32), np.zeros(n_items)))
 
     def learn(self, items: np.ndarray, offsets: np.ndarray, numbers: Numbers) -> None:
-        """Forget all, and remember the sequences `items` [n] that start at `offsets` [n_sequences + 1]."""
-        self._take(transition_table(items, offsets, self.n_items, numbers.hops, numbers.hop_decay, self.row_limit))
+        """Forget all, and remember the sequences `items` [n] that start at `offsets` [n_sequences + 1].
+
+        With a text weight, an item that is like another counts as if it had followed it so often.
+        """
+        beside = None
+        if numbers.text_weight:
+            if self.alike is None:
+                raise ValueError("a text weight needs to know which items are alike")
+            beside = self.alike * np.float32(numbers.text_weight)
+        self._take(
+            transition_table(items, offsets, self.n_items, numbers.hops, numbers.hop_decay, self.row_limit, beside)
+        )
         self.use(numbers)
 
     def use(self, numbers: Numbers) -> None:
-        """Look up by `numbers` from now on; hops and hop_decay are those that the table was learnt with."""
+        """Look up by `numbers` from now on; those of `Numbers.of_table` are what the table was learnt with."""
         problem = numbers.problem()
         if problem:
             raise ValueError(problem)
@@ -215,8 +227,8 @@ class Memory(torch.nn.Module):
             return
         starts, successors, counts, row_sums = (found[name].cpu().numpy() for name in _TABLE)
         self._take(Table(csr_matrix((counts, successors, starts), shape=(self.n_items, self.n_items)), row_sums))
-        hops, hop_decay, window, window_decay, pseudo_counts = found["settings"].tolist()
-        self.use(Numbers(int(hops), hop_decay, int(window), window_decay, pseudo_counts))
+        hops, hop_decay, window, *others = found["settings"].tolist()
+        self.use(Numbers(int(hops), hop_decay, int(window), *others))
 
     def _problem(
         self,

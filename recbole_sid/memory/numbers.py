@@ -23,6 +23,7 @@ class Numbers(NamedTuple):
         window: so many last items of a history are looked up.
         window_decay: an item one position further back weighs so much of it, 0 to 1.
         pseudo_counts: of the base measure in each row.
+        text_weight: so much the items most like the row's own count in it, by a table of likeness from 0 to 1.
     """
 
     hops: int = 3
@@ -30,6 +31,12 @@ class Numbers(NamedTuple):
     window: int = 5
     window_decay: float = 0.3
     pseudo_counts: float = 1.0
+    text_weight: float = 0.0
+
+    @property
+    def of_table(self) -> tuple[float, ...]:
+        """Those that the table depends on."""
+        return self.hops, self.hop_decay, self.text_weight
 
     def problem(self) -> str | None:
         """Return what is wrong with them in words, None if nothing is."""
@@ -42,4 +49,6 @@ class Numbers(NamedTuple):
                 return f"{name}={getattr(self, name)} is not from 0 to 1"
         if not LEAST_PSEUDO_COUNTS <= self.pseudo_counts <= LARGEST:
             return f"pseudo_counts={self.pseudo_counts} is not from {LEAST_PSEUDO_COUNTS} to {LARGEST}"
+        if not 0 <= self.text_weight <= LARGEST:
+            return f"text_weight={self.text_weight} is not from 0 to {LARGEST}"
         return None

@@ -26,7 +26,13 @@ class Table(NamedTuple):
 
 
 def transition_table(
-    items: np.ndarray, offsets: np.ndarray, n_items: int, hops: int, decay: float, row_limit: int | None = None
+    items: np.ndarray,
+    offsets: np.ndarray,
+    n_items: int,
+    hops: int,
+    decay: float,
+    row_limit: int | None = None,
+    beside: csr_matrix | None = None,
 ) -> Table:
     """Count which item follows which: ``T[a, b]`` is the sum over pairs, a and then b `d` positions later in one
     sequence, d = 1..hops, of ``decay ** (d - 1)``.
@@ -40,6 +46,7 @@ def transition_table(
         hops: the largest distance that counts.
         decay: 0 to 1; 0 counts neighbours only.
         row_limit: entries of a row that are kept, the largest, of equal ones those of the smaller numbers; None: all.
+        beside: float32 [n_items, n_items], added to what is counted.
     """
     items = np.asarray(items).astype(np.int32)
     lengths = np.diff(offsets)
@@ -51,6 +58,8 @@ def transition_table(
     for first, last in _blocks(ends, hops):
         start = ends[first - 1] if first else 0
         rows = _rows(items, left, by_item[start : ends[last - 1]], first, (last - first, n_items), hops, decay)
+        if beside is not None:
+            rows = rows + beside[first:last]
         sums.append(np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel())
         if row_limit is not None:
             rows = _largest(rows, row_limit)

@@ -17,6 +17,9 @@ from recbole_sid.memory.mixture import probabilities, probability_of
 from recbole_sid.memory.numbers import LARGEST, LEAST_PSEUDO_COUNTS, ROW_LIMIT
 from recbole_sid.settings import Settings, declare
 
+# Of the numbers of the memory, in their order.
+KEYS = ("hops", "hop_decay", "window", "window_decay", "pseudo_counts", "memory_text_weight")
+
 
 @dataclass(frozen=True)
 class TransitionMemorySettings(Settings):
@@ -30,6 +33,12 @@ class TransitionMemorySettings(Settings):
         None,
         "Of popularity in each row: the more, the less a few observations weigh.",
         least=LEAST_PSEUDO_COUNTS,
+        most=LARGEST,
+    )
+    memory_text_weight: float | None = declare(
+        0.0,
+        "An item that is like another by its features (of the keys of semantic IDs) counts as if it had followed it so "
+        "often, times their cosine cubed.",
         most=LARGEST,
     )
     row_limit: int = declare(
@@ -60,6 +69,11 @@ class TransitionMemory(Capabilities, SequentialRecommender):
         self.memory = Memory(self.n_items, row_limit=config["row_limit"])
         self.base = BaseMeasure(self.n_items)
 
+    @classmethod
+    def reads_features(cls, config: Any) -> bool:
+        """As `Capabilities.reads_features`: for a text weight."""
+        return config["memory_text_weight"] != 0
+
     @property
     def scores_every_item(self) -> bool:
         """As `Capabilities.scores_every_item`: always."""
@@ -68,7 +82,7 @@ class TransitionMemory(Capabilities, SequentialRecommender):
     @property
     def chosen(self) -> dict[str, float]:
         """The memory's numbers in use, by the names of their keys."""
-        return self.memory.numbers._asdict()
+        return dict(zip(KEYS, self.memory.numbers, strict=True))
 
     def learn(self, dataset: Any, numbers: Numbers) -> None:
         """Count the sequences of the training split `dataset`, whole and whatever the length of histories."""

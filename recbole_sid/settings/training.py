@@ -53,6 +53,11 @@ class MemorySettings(Settings):
         least=LEAST_PSEUDO_COUNTS,
         most=LARGEST,
     )
+    memory_text_weight: float | None = declare(
+        None,
+        "An item that is like another by its features counts as if it had followed it so often, times their cosine cubed.",
+        most=LARGEST,
+    )
     memory_sharpness: float | None = declare(
         None, "Scores are log p + sharpness x log p of the model alone; 0 is the plain mixture.", most=1000
     )

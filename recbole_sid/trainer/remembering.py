@@ -20,15 +20,21 @@ from recbole_sid.fast.prepared import weights_unchanged
 from recbole_sid.memory import Memory, Numbers, Recall
 from recbole_sid.memory.mixture import sharpened
 from recbole_sid.settings.training import MemorySettings
+from recbole_sid.trainer.alike import known_alike
 from recbole_sid.trainer.selection import best_by_groups, rank_metric, shown, varied
 from recbole_sid.util.progress import progress
 
+_TEXT_WEIGHTS, _SHARPNESSES = (0.0, 1.0, 3.0, 6.0), (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
 # Tried together, the others as they are; the first of each is where the search begins.
 _TRIED: Sequence[tuple[tuple[str, ...], Sequence[tuple[float, ...]]]] = (
     (("hops", "hop_decay"), ((5, 0.5), (1, 0.3), (3, 0.3), (3, 0.5), (5, 0.3), (5, 0.8), (10, 0.8))),
     (("window", "window_decay"), ((5, 0.3), (1, 0.3), (3, 0.3), (5, 0.5), (10, 0.5), (10, 0.8))),
     (("pseudo_counts",), ((3.0,), (1.0,), (10.0,), (30.0,), (100.0,))),
-    (("sharpness",), ((1.0,), (0.0,), (0.25,), (0.5,), (2.0,))),
+    # Together: what likeness of items says, the model's sharpness would say too.
+    (
+        ("text_weight", "sharpness"),
+        ((3.0, 0.25), *((weight, sharpness) for weight in _TEXT_WEIGHTS for sharpness in _SHARPNESSES)),
+    ),
 )
 # Competing of validation that the choice is made by, and that a memory looks up together.
 _MOST_INSTANCES, _TOGETHER = 20_000, 1024
@@ -36,6 +42,7 @@ _MOST_INSTANCES, _TOGETHER = 20_000, 1024
 # model finds.
 _MOST_REMEMBERED = 100
 _NARROW, _WIDE = Numbers(3, 0.3, 5, 0.3), Numbers(10, 0.8, 10, 0.8)
+_TEXT_WEIGHT = 3.0  # of both, where items are known to be alike
 
 
 class Blend(NamedTuple):
@@ -46,13 +53,14 @@ class Blend(NamedTuple):
     window: int
     window_decay: float
     pseudo_counts: float
+    text_weight: float
     sharpness: float
     shares: tuple[float, ...]
 
     @property
     def numbers(self) -> Numbers:
         """The memory's."""
-        return Numbers(self.hops, self.hop_decay, self.window, self.window_decay, self.pseudo_counts)
+        return Numbers(*self[: len(Numbers._fields)])
 
 
 class Competing(NamedTuple):
@@ -129,6 +137,10 @@ def remember(model: Any, config: Any, train_data: Any, valid_data: Any, show_pro
     """Let a trained model learn its memory, and choose what is not set; return a sentence about it for the log."""
     model.eval()
     fixed, shares = _fixed(model, config), model.shares_tried(config)
+    if model.memory is not None:
+        model.memory.alike = known_alike(config, train_data._dataset)
+        if model.memory.alike is None:
+            fixed["text_weight"] = 0.0
     first: dict[str, Any] = {name: values[0] for name, values in _tried_of_each().items()}
     start = Blend(**{**first, **fixed}, shares=shares[0])
     sequences = train_data._dataset.training_sequences()
@@ -217,12 +229,14 @@ def _looked_up_together(instances: Competing) -> Iterator[tuple[torch.Tensor, to
 
 def _like(memory: Memory) -> Memory:
     """Return a memory of the same form that has learnt nothing."""
-    return Memory(memory.n_items, row_limit=memory.row_limit)
+    like = Memory(memory.n_items, row_limit=memory.row_limit)
+    like.alike = memory.alike
+    return like
 
 
 def _learn(memory: Memory, sequences: tuple[np.ndarray, np.ndarray], numbers: Numbers) -> None:
     """Let `memory` have `numbers`; count anew only if the table changes."""
-    same_table = len(memory.counts) and memory.numbers[:2] == numbers[:2]
+    same_table = len(memory.counts) and memory.numbers.of_table == numbers.of_table
     memory.use(numbers) if same_table else memory.learn(*sequences, numbers)
 
 
@@ -234,7 +248,8 @@ def _instances(
     if model.memory is not None:
         for numbers in (_NARROW, _WIDE):
             memories.append(_like(model.memory))
-            memories[-1].learn(*sequences, numbers._replace(**{n: fixed[n] for n in Numbers._fields if n in fixed}))
+            weighted = numbers._replace(text_weight=0.0 if model.memory.alike is None else _TEXT_WEIGHT)
+            memories[-1].learn(*sequences, weighted._replace(**{n: fixed[n] for n in Numbers._fields if n in fixed}))
     window = min(model.max_seq_length, max([_WIDE.window, *(memory.numbers.window for memory in memories)]))
     found = []
     for interaction in progress(_chosen_batches(model, valid_data), "choosing", show_progress):

@@ -13,6 +13,8 @@ from recbole_sid.data.histories import recent_items
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.memory import Numbers, ranks
+from recbole_sid.model.transition_memory import KEYS
+from recbole_sid.trainer.alike import known_alike
 from recbole_sid.trainer.choosing import ChoosingTrainer
 from recbole_sid.trainer.selection import best_by_groups, rank_metric, shown, varied
 
@@ -21,6 +23,7 @@ _TRIED: Sequence[tuple[tuple[str, ...], Sequence[tuple[float, ...]]]] = (
     (("hops", "hop_decay"), ((1, 0.3), (2, 0.3), (3, 0.3), (3, 0.5), (5, 0.3), (5, 0.5), (5, 0.8), (10, 0.8))),
     (("window", "window_decay"), ((1, 0.3), (2, 0.3), (5, 0.3), (5, 0.5), (5, 0.8), (10, 0.5), (10, 0.8))),
     (("pseudo_counts",), ((0.3,), (1.0,), (3.0,), (10.0,), (30.0,))),
+    (("text_weight",), ((0.0,), (1.0,), (3.0,), (10.0,))),
 )
 _WIDEST = 10  # of the windows above
 # Instances of validation that the choice is made by, and that are ranked together.
@@ -47,7 +50,11 @@ class TransitionMemoryTrainer(ChoosingTrainer):
 
     def choose(self, train_data: Any, valid_data: Any) -> str:
         """As `ChoosingTrainer.choose`."""
-        fixed: dict[str, Any] = {name: self.config[name] for name in Numbers._fields if self.config[name] is not None}
+        values_set = {name: self.config[key] for name, key in zip(Numbers._fields, KEYS, strict=True)}
+        fixed: dict[str, Any] = {name: value for name, value in values_set.items() if value is not None}
+        self.model.memory.alike = known_alike(self.config, train_data._dataset)
+        if self.model.memory.alike is None:
+            fixed["text_weight"] = 0.0
         start = Numbers()._replace(**fixed)
         self.model.learn(train_data._dataset, start)
         if len(fixed) == len(Numbers._fields):
@@ -55,7 +62,7 @@ class TransitionMemoryTrainer(ChoosingTrainer):
         if not valid_data:
             raise InputError(
                 "TransitionMemory is tuned on validation: set eval_args.split to LS: valid_and_test, or all of "
-                f"{', '.join(Numbers._fields)}."
+                f"{', '.join(KEYS)}."
             )
         metric, k = rank_metric(self.config, valid_data)
         instances = self._instances(valid_data, fixed.get("window", _WIDEST))
@@ -74,9 +81,7 @@ class TransitionMemoryTrainer(ChoosingTrainer):
 
     def _set(self, dataset: Any, numbers: Numbers) -> None:
         """Let the model have `numbers`; count anew only if the table changes."""
-        present = self.model.memory.numbers
-        same_table = (present.hops, present.hop_decay) == (numbers.hops, numbers.hop_decay)
-        if same_table:
+        if self.model.memory.numbers.of_table == numbers.of_table:
             self.model.memory.use(numbers)
         else:
             self.model.learn(dataset, numbers)
