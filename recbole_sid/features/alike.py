@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 from scipy.sparse import csr_matrix
 
-# Of each item, and how much less a distant one counts: chosen on validation of scientific and beauty (results/memory.md).
+# Of each item, and how much less a distant one counts: chosen on validation of scientific and beauty.
 NEAREST, POWER = 10, 3
 # Up to so many items the nearest are found among all; of more, among the cells of an index that are nearest.
 _EXACT, _CELLS = 200_000, 32
@@ -20,8 +20,8 @@ def alike(features: np.ndarray, nearest: int = NEAREST) -> csr_matrix:
         nearest: items of a row, at most.
 
     Returns:
-        float32 [1 + n_items, 1 + n_items], columns rising within a row; row and column 0, of the padding item, are empty,
-        an item is not its own neighbour, and no entry is 0 or negative.
+        float32 [1 + n_items, 1 + n_items], columns rising within a row; row and column 0, of the padding item, are
+        empty, an item is not its own neighbour, and no entry is 0 or negative.
     """
     n_items = len(features)
     size = np.linalg.norm(features, axis=1, keepdims=True)

@@ -55,7 +55,8 @@ class MemorySettings(Settings):
     )
     memory_text_weight: float | None = declare(
         None,
-        "An item that is like another by its features counts as if it had followed it so often, times their cosine cubed.",
+        "An item that is like another by its features counts as if it had followed it so often, times their cosine "
+        "cubed.",
         most=LARGEST,
     )
     memory_sharpness: float | None = declare(

@@ -20,8 +20,8 @@ def known_alike(config: Any, dataset: Any) -> csr_matrix | None:
         dataset: the training split.
 
     Raises:
-        InputError: if a weight is set and the features cannot be had. If it is to be chosen, then a line says so, and it
-            is 0.
+        InputError: if a weight is set and the features cannot be had. If it is to be chosen, a line says so, and it is
+            0.
     """
     weight = config["memory_text_weight"]
     if weight == 0:

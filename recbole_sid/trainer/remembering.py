@@ -60,7 +60,7 @@ class Blend(NamedTuple):
     @property
     def numbers(self) -> Numbers:
         """The memory's."""
-        return Numbers(*self[: len(Numbers._fields)])
+        return Numbers(**{name: getattr(self, name) for name in Numbers._fields})
 
 
 class Competing(NamedTuple):
