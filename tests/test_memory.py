@@ -27,6 +27,7 @@ numbers = st.builds(
     window=st.integers(1, 8),
     window_decay=decays,
     pseudo_counts=st.sampled_from([0.001, 0.5, 1.0, 10.0]),
+    text_weight=st.just(0.0),
 )
 
 
