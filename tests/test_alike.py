@@ -125,7 +125,7 @@ def test_features_count_for_the_name_of_a_run_only_where_they_are_read(
         np.save(file, np.full((50, 3), value, dtype=np.float32))
         features = {"features": ["file"], "feature_file": str(file)}
         names.append((make(**features).run_name(), make(**features, memory_text_weight=1.0).run_name()))
-    (plain, weighted), (plain_again, weighted_again) = names
+    (plain, weighted), (_, weighted_again) = names
     assert weighted != weighted_again
     assert plain != weighted
 

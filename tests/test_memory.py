@@ -278,10 +278,10 @@ def test_saved_and_loaded_are_equal() -> None:
         ("row_sums", torch.zeros(2).double(), "its sums are of 2 items, not of 9"),
         ("row_sums", torch.zeros(N_ITEMS).double(), "below that of its entries"),
         ("row_sums", torch.full((N_ITEMS,), torch.inf).double(), "a row's sum is not a number"),
-        ("settings", torch.tensor([3.0, 0.3, 5.0, 0.3, 0.0]).double(), "pseudo_counts=0.0"),
-        ("settings", torch.tensor([3.0, 0.3, torch.nan, 0.3, 1.0]).double(), "window=nan"),
-        ("settings", torch.tensor([3.0, 0.3, torch.inf, 0.3, 1.0]).double(), "window=inf"),
-        ("settings", torch.tensor([3.0, 1.5, 5.0, 0.3, 1.0]).double(), "hop_decay=1.5"),
+        ("settings", torch.tensor([3.0, 0.3, 5.0, 0.3, 0.0, 0.0]).double(), "pseudo_counts=0.0"),
+        ("settings", torch.tensor([3.0, 0.3, torch.nan, 0.3, 1.0, 0.0]).double(), "window=nan"),
+        ("settings", torch.tensor([3.0, 0.3, torch.inf, 0.3, 1.0, 0.0]).double(), "window=inf"),
+        ("settings", torch.tensor([3.0, 1.5, 5.0, 0.3, 1.0, 0.0]).double(), "hop_decay=1.5"),
     ],
 )
 def test_what_is_no_table_is_refused(name: str, value: torch.Tensor, problem: str) -> None:

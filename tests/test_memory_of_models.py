@@ -31,6 +31,7 @@ NUMBERS = {
     "memory_window": 3,
     "memory_window_decay": 0.5,
     "memory_pseudo_counts": 2.0,
+    "memory_text_weight": 0.0,
 }
 SET = {"memory": "transitions", **NUMBERS, "memory_sharpness": 0.5}
 ASKED = {"memory": "transitions"}

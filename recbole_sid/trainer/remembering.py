@@ -19,6 +19,7 @@ from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.fast.prepared import weights_unchanged
 from recbole_sid.memory import Memory, Numbers, Recall
 from recbole_sid.memory.mixture import sharpened
+from recbole_sid.model.base import SIDRecommender
 from recbole_sid.settings.training import MemorySettings
 from recbole_sid.trainer.alike import known_alike
 from recbole_sid.trainer.selection import best_by_groups, rank_metric, shown, varied
@@ -107,7 +108,7 @@ def _is_open(model: Any, config: Any) -> bool:
 
 def decides_after_training(model: Any) -> bool:
     """Say whether `model` has anything that is set after training."""
-    return model.memory is not None or len(model.parts) > 1
+    return isinstance(model, SIDRecommender) and (model.memory is not None or len(model.parts) > 1)
 
 
 def undecide(model: Any) -> None:
