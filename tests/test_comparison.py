@@ -29,6 +29,8 @@ from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results, rank_metrics
 from recbole_sid.evaluation.runs import read_per_user, write_per_user
+from recbole_sid.generalization.aggregates import by_category
+from recbole_sid.generalization.labels import CLASSES, TYPES
 from recbole_sid.quick_start import run_model
 
 test_instances.__test__ = False  # type: ignore[attr-defined]
@@ -435,6 +437,10 @@ def test_several_instances_of_a_user_are_not_independent() -> None:
     statistic = row["difference"] / np.std(means)
     assert row["t_test"] == pytest.approx(2 * stats.t.sf(abs(statistic), len(groups) - 1), rel=0.3)
     assert row["wilcoxon"] == stats.wilcoxon([group.mean() for group in groups]).pvalue
+    labels = pd.DataFrame({name: np.zeros(400, dtype=np.int8) for name in TYPES})
+    labels.insert(0, "category", pd.Categorical(["memorization"] * 400, CLASSES))
+    (found,) = by_category(labels, {"new": pd.DataFrame({"ndcg@10": values["new"]})}, 1, users)[:1]
+    assert (found["ndcg@10_low"], found["ndcg@10_high"]) == pytest.approx((low, high), abs=0.01)
     (naive,) = paired_tests(values, "old")
     assert naive["ci_high"] - naive["ci_low"] < 0.6 * (row["ci_high"] - row["ci_low"])
 

@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from recbole_sid.evaluation.by_user import ByUser
+
 TESTS = ("t_test", "wilcoxon")
 _RESAMPLES, _RESAMPLED_AT_ONCE = 10_000, 4_000_000
-
-
-class PerUser(NamedTuple):
-    """Differences of users with one or several instances each.
-
-    Attributes:
-        sums: float [u], over each user's instances.
-        counts: int [u], how many they are.
-    """
-
-    sums: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def of(cls, differences: np.ndarray, users: np.ndarray | None) -> PerUser:
-        """Gather differences float [n] of instances by their users [n]; None: each instance is a user's only one."""
-        names, place = np.unique(np.arange(len(differences)) if users is None else users, return_inverse=True)
-        if len(names) == len(differences):
-            return cls(differences, np.ones(len(differences), dtype=np.int64))
-        return cls(np.bincount(place, differences, len(names)), np.bincount(place, minlength=len(names)))
-
-    @property
-    def have_one(self) -> bool:
-        """Whether each user has one instance."""
-        return bool((self.counts == 1).all())
-
-    def linearised(self) -> np.ndarray:
-        """Return float [u] whose mean is that of the instances, and whose spread is the mean's over users."""
-        if self.have_one:
-            return self.sums
-        mean = self.sums.sum() / self.counts.sum()
-        return mean + (self.sums - mean * self.counts) / self.counts.mean()
 
 
 def paired_tests(
@@ -71,7 +41,7 @@ def paired_tests(
         if model == baseline:
             continue
         difference = np.asarray(values[model], dtype=np.float64) - np.asarray(values[baseline], dtype=np.float64)
-        of_users = PerUser.of(difference, users)
+        of_users = ByUser.of(difference, users)
         low, high = _interval(of_users, resamples, seed)
         rows.append(
             {
@@ -105,7 +75,7 @@ def bootstrap_interval(values: np.ndarray, resamples: int = _RESAMPLES, seed: in
     return float(interval.low), float(interval.high)
 
 
-def _interval(of_users: PerUser, resamples: int, seed: int) -> tuple[float, float]:
+def _interval(of_users: ByUser, resamples: int, seed: int) -> tuple[float, float]:
     """Return the 95% percentile interval of the instances' mean when users are resampled with all of theirs."""
     if of_users.have_one:
         return bootstrap_interval(of_users.sums, resamples, seed)

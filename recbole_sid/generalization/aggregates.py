@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_sid.evaluation.by_user import ByUser
 from recbole_sid.generalization.indicator import BINS, quantile_bins
 from recbole_sid.generalization.labels import CLASSES, TYPES, shares
 from recbole_sid.util.numbers import bins_of
@@ -27,15 +28,26 @@ def members(labels: pd.DataFrame, hops: int) -> Iterator[tuple[str, np.ndarray]]
             yield f"{name}_{hop}", (labels[name] == hop).to_numpy()
 
 
-def by_category(labels: pd.DataFrame, metrics: Metrics, hops: int) -> list[dict[str, Any]]:
+def by_category(
+    labels: pd.DataFrame, metrics: Metrics, hops: int, users: np.ndarray | None = None
+) -> list[dict[str, Any]]:
     """Return a row for each category and model: category, count, share, model, each metric with its 95% interval.
 
-    Intervals are of the mean over the category's instances, by the normal approximation; None with fewer than two.
+    Intervals are of the mean over the category's instances, by the normal approximation over users; None with fewer
+    than two.
+
+    Args:
+        users: [n], whose instances they are; None: each is of another user.
     """
     rows = []
+    users = np.arange(len(labels)) if users is None else users
     for share, (name, mask) in zip(shares(labels, hops), members(labels, hops), strict=True):
         for model, values in metrics.items():
-            found = {key: value for metric in values for key, value in _interval(metric, values[metric][mask]).items()}
+            found = {
+                key: value
+                for metric in values
+                for key, value in _interval(metric, values[metric][mask], users[mask]).items()
+            }
             rows.append({**share, "category": name, "model": model, **found})
     return rows
 
@@ -87,11 +99,12 @@ def by_confidence(confidence: np.ndarray, labels: pd.DataFrame, metrics: Metrics
     return rows
 
 
-def _interval(metric: str, values: pd.Series) -> dict[str, float | None]:
+def _interval(metric: str, values: pd.Series, users: np.ndarray) -> dict[str, float | None]:
     if not len(values):
         return {metric: None, f"{metric}_low": None, f"{metric}_high": None}
     mean = float(values.mean())
-    if len(values) < 2:
+    of_users = ByUser.of(values.to_numpy(), users).linearised()
+    if len(of_users) < 2:
         return {metric: mean, f"{metric}_low": None, f"{metric}_high": None}
-    half = _Z * float(values.std(ddof=1)) / len(values) ** 0.5
+    half = _Z * float(of_users.std(ddof=1)) / len(of_users) ** 0.5
     return {metric: mean, f"{metric}_low": mean - half, f"{metric}_high": mean + half}

@@ -168,7 +168,7 @@ def analyze(
     levels = 0 if labelled.codes is None else labelled.codes.shape[1]
     return Analysis(
         shares=shares(labels, hops),
-        categories=aggregates.by_category(labels, metrics, hops),
+        categories=aggregates.by_category(labels, metrics, hops, labelled.instances.users),
         predicted=_predicted(labelled, runs, index, show_progress),
         tokens=aggregates.by_tokens(labels, labels["tokens"].to_numpy(), levels, hops) if levels else [],
         support=aggregates.curve(backing, metrics, memorized, METRICS[0]) if metrics else [],

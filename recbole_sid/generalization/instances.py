@@ -13,7 +13,7 @@ SPLITS = ("valid", "test")
 
 
 class Instances(NamedTuple):
-    """One instance per user of a split, over RecBole's internal item ids.
+    """The instances of a split, over RecBole's internal item ids: one a user, or several if the split gives them.
 
     Attributes:
         users: str [n], user tokens.
