@@ -344,6 +344,31 @@ def test_a_damaged_table_is_refused(hybrid: Callable[..., Any], changes: dict[st
         load_weights(model, state, "x.pth")
 
 
+@torch.no_grad()
+def test_the_best_prefixes_may_be_an_index_of_the_item_head(hybrid: Callable[..., Any]) -> None:
+    model, rows, _ = hybrid(item_candidates=3, beam_size=10, codebook_sizes=[4, 3], collision="rank")
+    whole, _, _ = hybrid(beam_size=10, codebook_sizes=[4, 3], collision="rank")
+    tokens = model.history_tokens(rows)
+    scorer = model.scorer(model.encode(tokens))
+    of_codes = MLPRanking.item_log_probs(model, scorer).exp()
+    prefix = model.item_codes[:, 0] * 3 + model.item_codes[:, 1]
+    of_prefix = torch.zeros(len(rows), 12).index_add_(1, prefix[1:], of_codes[:, 1:])
+    logits = whole.scorer(whole.encode(tokens)).items.log_probs()
+    items, scores = scorer.items.best(50)
+    for row in range(len(rows)):
+        under = [item for item in range(1, model.n_items) if prefix[item] in of_prefix[row].topk(3).indices]
+        assert set(items[row].tolist()) - {0} == set(under)
+        expected = logits[row] - logits[row, under].logsumexp(0)
+        found = scores[row, items[row] > 0]
+        assert_close(found, expected[items[row][items[row] > 0]], atol=1e-5, rtol=1e-5)
+        assert_close(scorer.items.log_probs()[row], expected, atol=1e-5, rtol=1e-5)
+    row, items, scores = model.retrieve(rows)
+    every = model.full_sort_predict(rows).view(len(rows), -1)
+    assert_close(every[row, items], scores, atol=1e-5, rtol=1e-5)
+    assert_close(model.predict(rows), every.gather(1, rows["item_id"].unsqueeze(1)).squeeze(1), atol=1e-5, rtol=1e-5)
+    assert torch.bincount(row).tolist() == [10] * len(rows)
+
+
 def test_states_without_padding_are_the_same(hybrid: Callable[..., Any]) -> None:
     model, rows, _ = hybrid()
     tokens = model.history_tokens(rows)
@@ -363,6 +388,8 @@ def test_bad_values_are_refused(prepare: Callable[..., Any]) -> None:
         ({"memory_smoothing": 0.5, "item_head": False}, "memory_smoothing=0.5 is of the item head"),
         ({"item_negatives": 5, "item_head": False}, "item_negatives=5 is of the item head"),
         ({"item_negatives": 5, "memory_smoothing": 0.5}, "needs all items in the loss"),
+        ({"item_candidates": 5, "sid_heads": False}, "needs sid_heads"),
+        ({"item_candidates": 5, "item_head": False}, "item_candidates=5 is of the item head"),
         ({"item_negatives": 0}, "item_negatives"),
         ({"item_loss_weight": -1}, "item_loss_weight"),
         ({"history_dropout_prob": 1.0}, "history_dropout_prob"),

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
+from recbole_sid.decoding.prefixes import best_prefixes, items_under
+from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.mlp_ranking import MLPRanking
-from recbole_sid.nn.item_head import ItemHead, ItemScores
+from recbole_sid.nn.item_head import ItemHead, ItemScores, ItemScoresOf
 from recbole_sid.nn.packing import Packed, Padded
 from recbole_sid.nn.readout import last_states
 from recbole_sid.util import hardware
@@ -23,6 +25,7 @@ class HybridRanking(MLPRanking):
     Attributes:
         has_item_head, has_sid_heads: set before `__init__`.
         item_head: None without.
+        item_candidates: how many prefixes of two codes the item head looks for its best items under; None: everywhere.
     """
 
     chosen_after_training = (*MLPRanking.chosen_after_training, "item_share")
@@ -30,6 +33,7 @@ class HybridRanking(MLPRanking):
     has_item_head: bool
     has_sid_heads: bool
     item_head: ItemHead | None
+    item_candidates: int | None
 
     def __init__(self, config: Any, dataset: Any) -> None:
         heads = {"items": self.has_item_head, "semantic IDs": self.has_sid_heads}
@@ -50,14 +54,21 @@ class HybridRanking(MLPRanking):
 
     def scorer(self, encoded: Packed | Padded) -> Any:
         context = self.context(encoded)
-        items = None
-        if self.item_head is not None:
-            items = ItemScores(self.item_head, self.item_head.query(last_states(encoded), context.squeeze(1)))
+        if self.item_head is None:
+            return self.scorer_of(context)
+        query = self.item_head.query(last_states(encoded), context.squeeze(1))
         if not self.has_sid_heads:
-            return ItemScorer(items)
+            return ItemScorer(ItemScores(self.item_head, query))
         scorer = self.scorer_of(context)
-        scorer.items = items
+        scorer.items = self._item_scores(self.item_head, query, scorer)
         return scorer
+
+    def _item_scores(self, head: ItemHead, query: torch.Tensor, scorer: LevelScorer) -> ItemScores:
+        if self.item_candidates is None:
+            return ItemScores(head, query)
+        widths = (self.beam_size, self.item_candidates)[-self.trie.n_levels :]
+        nodes = best_prefixes(scorer, self.trie, widths, self.shared_among)
+        return ItemScoresOf(head, query, *items_under(self.trie, len(widths), nodes))
 
     def item_log_probs(self, scorer: Any) -> torch.Tensor:
         parts = [scorer.items.log_probs()] if self.item_head is not None else []
@@ -153,7 +164,7 @@ class HybridRanking(MLPRanking):
         context = self.decoder.readout(*encoded)
         parts = []
         if self.item_head is not None:
-            scores = ItemScores(self.item_head, self.item_head.query(last_states(encoded), context.squeeze(1)))
+            scores = self.scorer(encoded).items
             parts.append(scores.log_probs_of(torch.arange(len(items), device=items.device), items))
         if self.has_sid_heads:
             codes = self.item_codes[items]

@@ -52,6 +52,11 @@ class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TeacherSettings
         choices=("random", "features"),
     )
     train_code_embeddings: bool = declare(True, "False leaves the code embeddings as they start.")
+    item_candidates: int | None = declare(
+        None,
+        "So many prefixes of two codes, the best, are what the item head ranks items under; empty: it ranks all items.",
+        least=1,
+    )
     item_negatives: int | None = declare(
         None, "Items drawn for a batch's cross entropy, by how often they occur; empty: all items are in it.", least=1
     )
@@ -84,7 +89,9 @@ class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TeacherSettings
             raise InputError("item_head=False and sid_heads=False leave nothing to rank by: keep one of them.")
         if self.alpha and not self.sid_heads:
             raise InputError(f"alpha={self.alpha} distils into heads that sid_heads=False leaves out: set alpha=0.")
-        for key in ("item_negatives", "memory_smoothing"):
+        if self.item_candidates and not self.sid_heads:
+            raise InputError(f"item_candidates={self.item_candidates} needs sid_heads, which find the prefixes.")
+        for key in ("item_candidates", "item_negatives", "memory_smoothing"):
             if getattr(self, key) and not self.item_head:
                 raise InputError(f"{key}={getattr(self, key)} is of the item head, which item_head=False leaves out.")
         if self.item_negatives and self.memory_smoothing:
@@ -120,6 +127,7 @@ class SIDMLPHybrid(HybridRanking):
         settings = SIDMLPHybridSettings.of(config)
         self.has_item_head, self.has_sid_heads = settings.item_head, settings.sid_heads
         super().__init__(config, dataset)
+        self.item_candidates = settings.item_candidates
         self.history_dropout, self.item_loss_weight = settings.history_dropout_prob, settings.item_loss_weight
         self.code_init = settings.code_init or "random"
         self.token_embedding = nn.Embedding(self.vocabulary.size, settings.d_model)

@@ -123,7 +123,7 @@ class ItemScores:
     def log_probs(self) -> torch.Tensor:
         """Return the log-probabilities [B, n_items] of all items, -inf for those that have no row."""
         found = self.query.new_full((self.n_users, len(self.head.row)), -torch.inf)
-        found.index_copy_(1, self.head.items, self.head.logits(self.query).log_softmax(-1))
+        found.index_copy_(1, self.head.items, self.head.logits(self.query) - self.log_total.unsqueeze(1))
         found[:, 0] = -torch.inf
         return found
 
@@ -137,15 +137,47 @@ class ItemScores:
 
     def log_probs_of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities [n] of items of users, both int64 [n], -inf for those that have no row."""
+        return self._logits_of(rows, items) - self.log_total[rows]
+
+    def _logits_of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         row = self.head.row[items]
-        scores = torch.cat(
-            [
-                (self.query[user] * self.head.table[place]).sum(1)
-                for user, place in zip(rows.split(_PAIRS), row.clamp(min=0).split(_PAIRS), strict=True)
-            ]
-        )
-        return (scores - self.log_total[rows]).masked_fill(row < 0, -torch.inf)
+        found = [
+            (self.query[user] * self.head.table[place]).sum(1)
+            for user, place in zip(rows.split(_PAIRS), row.clamp(min=0).split(_PAIRS), strict=True)
+        ]
+        return torch.cat(found).masked_fill(row < 0, -torch.inf)
 
     def _parts(self) -> Sequence[torch.Tensor]:
         """Return the queries of users whose logits of all rows are in memory together."""
         return self.query.split(max(1, _LOGITS // max(1, len(self.head.items))))
+
+
+class ItemScoresOf(ItemScores):
+    """What an `ItemHead` says where only some items are scored for each user: of a large catalogue those that an index
+    finds.
+
+    They alone are what logits are shared by, so that all log-probabilities are a little too high.
+
+    Args:
+        head, query: as of `ItemScores`.
+        rows, items: int64 [P], users, rising, and the items that are scored for them, each once.
+    """
+
+    def __init__(self, head: ItemHead, query: torch.Tensor, rows: torch.Tensor, items: torch.Tensor) -> None:
+        super().__init__(head, query)
+        logits = self._logits_of(rows, items)
+        of_user = torch.bincount(rows, minlength=self.n_users)
+        column = torch.arange(len(rows), device=rows.device) - (of_user.cumsum(0) - of_user)[rows]
+        width = max(1, int(of_user.max()))
+        self._items = items.new_zeros(self.n_users, width).index_put_((rows, column), items)
+        self._logits = logits.new_full((self.n_users, width), -torch.inf).index_put_((rows, column), logits)
+
+    @cached_property
+    def log_total(self) -> torch.Tensor:
+        """What logits are shared by, [B]: the log-sum-exp of those that are computed."""
+        return self._logits.logsumexp(1)
+
+    def best(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        scores, place = self._logits.topk(min(k, self._logits.shape[1]), dim=1)
+        items = self._items.gather(1, place).masked_fill(scores.isneginf(), 0)
+        return items, (scores - self.log_total.unsqueeze(1)).masked_fill(items == 0, -torch.inf)
