@@ -17,10 +17,13 @@ from torch.testing import assert_close
 
 from recbole_sid.capabilities import lacks_teacher
 from recbole_sid.checkpoint import load_checkpoint, load_weights
+from recbole_sid.cli import main
+from recbole_sid.comparison.job import make_jobs, run_job
 from recbole_sid.comparison.plan import make_plan
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
+from recbole_sid.evaluation.runs import find_runs
 from recbole_sid.memory.table import transition_table
 from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.nn.item_head import ItemHead, ItemScores
@@ -285,6 +288,31 @@ def test_without_a_teacher_it_asks_for_none(settings: Callable[..., Any]) -> Non
     assert lacks_teacher(config)
     plan = make_plan("tiny", {"TIGER": {}, "SIDMLPHybrid": {}, "D": {"model": "SIDMLPHybrid", "alpha": 0.5}}, [1])
     assert [entry.teacher for entry in plan.entries] == [None, None, "TIGER"]
+
+
+def test_its_forms_are_compared_and_analysed(settings: Callable[..., Any], tmp_path: Path) -> None:
+    own = settings("SIDMLPHybrid", epochs=1)
+    models = {
+        "TIGER": settings("TIGER", epochs=1),
+        "D": {**own, "model": "SIDMLPHybrid", "memory": "transitions"},
+        "K": {**own, "model": "SIDMLPHybrid", "sid_heads": False},
+        "distilled": {**own, "model": "SIDMLPHybrid", "alpha": 0.5},
+    }
+    jobs = make_jobs(make_plan("tiny", models, [1]), tmp_path / "runs")
+    for job in jobs:
+        run_job(job)
+    assert main(["analyze", f"--runs={tmp_path / 'runs'}", "--output=out", "--json=out.json"]) == 0
+    assert {run.name for run in find_runs([tmp_path / "runs"])} == {"D", "K", "distilled", "TIGER", "TIGER-constrained"}
+    text = Path("out.json").read_text(encoding="utf-8")
+    assert all(f'"{name}"' in text for name in ("D", "K", "distilled"))
+
+
+def test_without_level_heads_nothing_is_said_of_codes(hybrid: Callable[..., Any]) -> None:
+    model, rows, _ = hybrid(sid_heads=False)
+    tokens = model.history_tokens(rows)
+    for ask in (lambda: model.rank(tokens), lambda: model.target_logits(tokens, model.target_codes(rows))):
+        with pytest.raises(InputError, match="says nothing of their codes"):
+            ask()
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 
 from recbole_sid.decoding.prefixes import best_prefixes, items_under
 from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.errors import InputError
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.nn.item_head import ItemHead, ItemScores, ItemScoresOf
@@ -106,6 +107,18 @@ class HybridRanking(MLPRanking):
             others, of_items = self._possibly_better(scorer, scores, of_codes[:, -1])
             items, scores = self._joined(scorer, items, scores, others, of_items)
         return items, scores
+
+    def search(self, scorer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        self._check_codes()
+        return super().search(scorer)
+
+    def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
+        self._check_codes()
+        return super().target_logits(tokens, codes)
+
+    def _check_codes(self) -> None:
+        if not self.has_sid_heads:
+            raise InputError("sid_heads=False: this model ranks items (`retrieve`), and says nothing of their codes.")
 
     def best_after(self, scorer: Any, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.item_head is None:
