@@ -17,6 +17,7 @@ from recbole_sid.comparison.plan import make_plan
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.runs import find_runs
+from recbole_sid.features.alike import alike
 from recbole_sid.generalization.analysis import analyze, label_split
 from recbole_sid.interop.import_weights import import_checkpoint
 from recbole_sid.memory import Numbers
@@ -139,7 +140,9 @@ def test_new_items_are_remembered_from_the_data_as_it_is_now(
     np.save("vectors.npy", vectors[:30])
     Path("tokens.txt").write_text("\n".join(f"i{item}" for item in range(30)), encoding="utf-8")
     file = {"features": ["file"], "feature_file": "vectors.npy", "feature_tokens": "tokens.txt"}
-    config = Config("TIGER", "tiny", config_dict=settings("TIGER", **ASKED, **file, rank_size=40))
+    config = Config(
+        "TIGER", "tiny", config_dict=settings("TIGER", **ASKED, **file, rank_size=40, memory_text_weight=2.0)
+    )
     run = run_model(config)
     before = run.trainer.model
     ids = before.semantic_ids
@@ -155,11 +158,20 @@ def test_new_items_are_remembered_from_the_data_as_it_is_now(
     assert model.n_items == before.n_items + 2
     assert model.chosen == before.chosen
     first, second = (dataset.token2id("item_id", token) for token in ("i30", "i31"))
-    assert model.memory.table.counts[first, second] == 3
+    assert model.memory.numbers.text_weight > 0
+    likeness = alike(vectors_of(dataset, vectors))
+    weight = model.memory.numbers.text_weight
+    assert model.memory.table.counts[first, second] == pytest.approx(3 + weight * likeness[first, second])
     expected = make_trainer(_with_path(config, "ids.npz"), train).model.memory
+    expected.alike = model.memory.alike
     expected.learn(*train._dataset.training_sequences(), before.memory.numbers)
     assert (expected.table.counts != model.memory.table.counts).nnz == 0
     assert len(model.retrieve(next(iter(test))[0])[1])
+
+
+def vectors_of(dataset: Any, vectors: np.ndarray) -> np.ndarray:
+    """Return the rows of `vectors`, of i0, i1, ..., in the order of the dataset's items."""
+    return vectors[[int(token[1:]) for token in dataset.field2id_token["item_id"][1:]]]
 
 
 def _with_path(config: Config, path: str) -> Config:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import getLogger
 from typing import Any
 
 import torch
+from scipy.sparse import csr_matrix
 
 from recbole_sid.checkpoint import lineage
+from recbole_sid.errors import InputError, first_line
+from recbole_sid.features import item_features
+from recbole_sid.features.alike import alike
+from recbole_sid.features.sources import check_recorded_files, model_keys
 from recbole_sid.memory import Numbers
 from recbole_sid.util.hashing import is_same_hash
 
@@ -40,6 +46,24 @@ def weights_for(
     if numbers.problem() is not None:
         return dict(state)  # refused as that of any damaged file is
     numbers = numbers._replace(hops=int(hops), window=int(window))
+    if numbers.text_weight:
+        memory.alike = _known_alike(config, train_dataset)
+        numbers = numbers if memory.alike is not None else numbers._replace(text_weight=0.0)
     memory.learn(*train_dataset.training_sequences(), numbers)
     counted = {f"memory.{name}": value for name, value in memory.state_dict().items()}
     return {**state, **counted}
+
+
+def _known_alike(config: Any, train_dataset: Any) -> csr_matrix | None:
+    """Return which items are alike by the features of recorded settings; None, with a warning, if they cannot be had
+    or a model, which stands in the file only, would have to be loaded for them.
+    """
+    try:
+        check_recorded_files(config, ())
+        models = [f"{key}={config[key]}" for key in model_keys(config)]
+        if models:
+            raise InputError(f"{', '.join(models)} stands in the checkpoint only and is not loaded.")
+        return alike(item_features(config, train_dataset))
+    except InputError as error:
+        getLogger().warning(f"The memory of the new items goes without likeness of items: {first_line(error)}")
+        return None

@@ -37,11 +37,11 @@ _TRIED: Sequence[tuple[tuple[str, ...], Sequence[tuple[float, ...]]]] = (
         ((3.0, 0.25), *((weight, sharpness) for weight in _TEXT_WEIGHTS for sharpness in _SHARPNESSES)),
     ),
 )
-# Competing of validation that the choice is made by, and that a memory looks up together.
+# Instances of validation that the choice is made by, and that a memory looks up together.
 _MOST_INSTANCES, _TOGETHER = 20_000, 1024
 # Of what each of these memories gives the most mass to, so many items a history compete for the choice, beside what the
 # model finds.
-_MOST_REMEMBERED = 100
+_MOST_REMEMBERED = 50
 _NARROW, _WIDE = Numbers(3, 0.3, 5, 0.3), Numbers(10, 0.8, 10, 0.8)
 _TEXT_WEIGHT = 3.0  # of both, where items are known to be alike
 
