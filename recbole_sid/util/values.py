@@ -25,7 +25,11 @@ PropertyLoader.add_implicit_resolver(
 
 
 def parse_value(text: str) -> Any:
-    """Read a command-line value: a Python literal, true/false, a YAML list or dictionary, else the text itself."""
+    """Read a command-line value: a Python literal, true/false, ~ for None as in property files, a YAML list or
+    dictionary, else the text itself.
+    """
+    if text == "~":
+        return None
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
