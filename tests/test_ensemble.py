@@ -156,7 +156,7 @@ def test_a_memory_is_weighed_by_the_evidence_of_its_rows(ensemble: Callable[...,
     """The evidence is counted here from the training sequences: sum_k w_k n_k / (n_k + c)."""
     settings = {"fusion": fusion, "q_grid": [5], "tau_grid": [0.4], "alpha_grid": [0.3]}
     model, train, _, test = build(ensemble(id_model="TransitionMemory", **settings))
-    hops, decay, window, window_decay, c = model.id_model.memory.numbers
+    hops, decay, window, window_decay, c, *_ = model.id_model.memory.numbers
     assert c == 3
     items, offsets = train._dataset.training_sequences()
     row_sums = np.zeros(model.n_items)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from recbole_sid.fast.compiled_memory import recall as compiled_recall
 from recbole_sid.fast.compiled_scorer import is_usable
@@ -204,6 +205,16 @@ def test_compiled_recall_equals_that_of_scipy(
             torch.testing.assert_close(found.remaining, expected.remaining)
     finally:
         torch.set_num_threads(before)
+
+
+def test_without_its_own_pairs_what_is_alike_is_still_remembered() -> None:
+    memory = Memory(N_ITEMS)
+    memory.alike = csr_matrix(([0.5], ([1], [2])), shape=(N_ITEMS, N_ITEMS), dtype=np.float32)
+    memory.learn(*flat([[1, 2], [1, 3]]), Numbers(hops=1, window=1, pseudo_counts=1.0, text_weight=4.0))
+    found = memory.recall_without(torch.tensor([[1]]), torch.tensor([2]))
+    assert found.items.tolist() == [2, 3]
+    torch.testing.assert_close(found.masses, torch.tensor([2 / 4, 1 / 4]))  # of 2 + 1 counts that are left, and 1 of p0
+    torch.testing.assert_close(found.remaining, torch.tensor([1 / 4]))
 
 
 def test_what_was_seen_once_is_not_remembered_without_it() -> None:
