@@ -356,6 +356,24 @@ def test_a_run_with_a_memory_takes_up_the_training_without(
     assert trained == []
 
 
+@pytest.mark.parametrize("changes", [{"item_share": 0.2}, {**ASKED, "item_share": 0.2}, ASKED])
+def test_shares_of_heads_are_decided_without_training_again(
+    configure: Callable[..., Config], changes: dict[str, Any]
+) -> None:
+    plain = run_model(configure("SIDMLPHybrid")).trainer.model
+    taken_up = run_model(configure("SIDMLPHybrid", **changes, resume=True)).trainer
+    assert taken_up.train_loss_dict == {}
+    afresh = run_model(configure("SIDMLPHybrid", **changes)).trainer.model
+    assert taken_up.model.chosen == afresh.chosen
+    if "item_share" in changes:
+        assert taken_up.model.chosen["item_share"] == pytest.approx(0.2)
+    ours = taken_up.model.state_dict()
+    for name, value in afresh.state_dict().items():
+        assert torch.equal(ours[name], value), name
+        if name in plain.state_dict() and name != "shares":
+            assert torch.equal(plain.state_dict()[name], value), name
+
+
 def test_an_unfinished_training_is_not_taken_up(configure: Callable[..., Config]) -> None:
     config = configure("TIGER")
     train, valid, _ = data_preparation(config, create_dataset(config))
