@@ -63,7 +63,7 @@ def with_items(looked: Looked, extra: torch.Tensor) -> Looked:
     st.sampled_from([1, 2]),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=25)
 @torch.no_grad()
 def test_the_best_are_those_of_the_union(
     catalogue: tuple[np.ndarray, tuple[int, ...], np.ndarray],

@@ -163,8 +163,10 @@ def test_no_device_is_waited_for_once_histories_are_looked_up(
     assert items.shape == scores.shape == (len(interaction), model.beam_size)
 
 
-@pytest.mark.parametrize("decoding", ["beam", "exact"])
-@pytest.mark.parametrize("model", ["SIDMLP", "SIDMLPPlusPlus"])
+@pytest.mark.parametrize(
+    ("model", "decoding"),
+    [("SIDMLP", "beam"), ("SIDMLP", "exact"), ("SIDMLPPlusPlus", "beam"), ("SIDMLPHybrid", "beam")],
+)
 def test_compiled_loops_find_what_torch_finds(
     prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, model: str, decoding: str
 ) -> None:
@@ -188,6 +190,20 @@ def test_compiled_loops_find_what_torch_finds(
     trained.compiled = True
     with pytest.raises(InputError, match="not finite"):
         trained.retrieve(interaction)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_compiled_loops_mix_both_heads_as_torch_does(prepare: Callable[..., Any], share: float) -> None:
+    config, train, _, test = prepare("SIDMLPHybrid", compiled=True)
+    model = get_model("SIDMLPHybrid")(config, train._dataset).eval()
+    model.shares.copy_(torch.tensor([share, 1 - share]))
+    interaction = next(iter(test))[0]
+    found = model.retrieve(interaction)
+    model.compiled = False
+    rows, items, scores = model.retrieve(interaction)
+    assert torch.equal(found[0], rows)
+    torch.testing.assert_close(found[2], scores, rtol=1e-4, atol=1e-4)
+    assert (found[1] == items).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("constrained", [True, False])

@@ -54,6 +54,22 @@ def look_up(memory: Memory, recent: torch.Tensor) -> Looked:
     return looked
 
 
+def nothing(n_users: int) -> Looked:
+    """Return what a memory says that knows nothing."""
+    room, found = np.zeros(n_users + 1, np.int64), np.zeros(n_users, np.int64)
+    return Looked(room, np.empty(0, np.int32), np.empty(0, np.float32), found, np.ones(n_users, np.float32))
+
+
+def with_items(looked: Looked, extra: torch.Tensor) -> Looked:
+    """Return what was looked up with `extra` items int64 [B, K], 0 for none, whose mass is 0 if they have none."""
+    from recbole_sid.fast.compiled.recall import join
+
+    room = np.concatenate([[0], np.cumsum(looked.found + extra.shape[1])])
+    joined = Looked(room, np.empty(room[-1], np.int32), np.empty(room[-1], np.float32), *looked[3:])
+    join(looked, np.ascontiguousarray(extra.numpy()), room, joined.items, joined.masses)
+    return joined
+
+
 # Of each memory the arrays [n_items] that its users' masses are added up in: as many as threads ever worked at once.
 _free_sums: WeakKeyDictionary[Memory, list[np.ndarray]] = WeakKeyDictionary()
 

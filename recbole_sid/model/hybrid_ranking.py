@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
+from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.prefixes import best_prefixes, items_under
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
+from recbole_sid.fast.compiled.arrays import Looked, Mixing
+from recbole_sid.fast.compiled_memory import look_up, nothing, with_items
+from recbole_sid.fast.compiled_scorer import COMPILED, CompiledScorer
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.nn.item_head import ItemHead, ItemScores, ItemScoresOf
@@ -123,7 +128,29 @@ class HybridRanking(MLPRanking):
     def best_after(self, scorer: Any, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.item_head is None:
             return super().best_after(scorer, recent)
-        return SIDRecommender.best_after(self, scorer, recent)  # the compiled one knows semantic IDs only
+        if self.memory is not None and self._ranks_compiled(scorer):
+            return self._best_of_both(scorer, look_up(self.memory, recent), float(self.sharpness))
+        return SIDRecommender.best_after(self, scorer, recent)  # the compiled one of one head
+
+    def _ranks_compiled(self, scorer: Any) -> bool:
+        """Say whether compiled loops rank by both heads: by beam search, where scores of all items fit the memory."""
+        if self.item_candidates is not None or not self.scores_every_item or not isinstance(scorer, CompiledScorer):
+            return False
+        has_both = len(self.parts) == 2 and float(self.shares.min()) > 0
+        return has_both and COMPILED.get(decoder_named(self.decoding)) == "beam"
+
+    def _best_of_both(self, scorer: Any, remembered: Looked, sharpness: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `best_items` by compiled loops, from what was looked up."""
+        # The item head would hide what the others cannot say.
+        self.check_finite(torch.where(scorer.first_scores.isnan().any(1, keepdim=True), -1, 0))
+        of_items, of_codes = self.shares.log().tolist()
+        own = scorer.items.log_probs().add_(of_items)
+        best, items = own.topk(min(self.beam_size, self.n_items), dim=1)
+        mixing = Mixing(
+            remembered.remaining, np.float32(sharpness), own.numpy(), best[:, -1].numpy(), np.float32(of_codes)
+        )
+        candidates = with_items(remembered, items.masked_fill(best.isneginf(), 0))
+        return self._best_compiled(scorer, "beam", mixing, candidates)
 
     def _mixed_with_codes(self, scorer: Any, items: torch.Tensor, of_codes: torch.Tensor) -> torch.Tensor:
         """Return log p0 [B, K] of items int64 [B, K] from the log-probabilities of their semantic IDs."""
@@ -165,7 +192,12 @@ class HybridRanking(MLPRanking):
     def _retrieved(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if self.item_head is None:
             return super()._retrieved(interaction)
-        items, scores = self.candidates(self.scorer(self.encode(self.history_tokens(interaction))))
+        scorer = self.scorer(self.encode(self.history_tokens(interaction)))
+        if self._ranks_compiled(scorer):
+            items, scores = self._best_of_both(scorer, nothing(len(interaction)), 0.0)
+            there = items > 0
+            return there.nonzero()[:, 0], items[there], scores[there]
+        items, scores = self.candidates(scorer)
         scores, place = scores.topk(min(self.beam_size, scores.shape[1]), dim=1)
         rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(scores)
         there = scores > -torch.inf

@@ -17,7 +17,7 @@ from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.fast.captured import CapturedSearches
-from recbole_sid.fast.compiled.arrays import Mixing, Places
+from recbole_sid.fast.compiled.arrays import Looked, Mixing, Places
 from recbole_sid.fast.compiled_memory import look_up
 from recbole_sid.fast.compiled_scorer import (
     COMPILED,
@@ -132,7 +132,12 @@ class MLPRanking(SIDRecommender):
             return super().best_after(scorer, recent)
         remembered = look_up(self.memory, recent)
         mixing = Mixing.of_one_head(remembered.remaining, float(self.sharpness))
-        items, scores = scorer.best_items(decoding, self.beam_size, self.places, mixing, remembered)
+        return self._best_compiled(scorer, decoding, mixing, remembered)
+
+    def _best_compiled(
+        self, scorer: CompiledScorer, decoding: str, mixing: Mixing, candidates: Looked
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        items, scores = scorer.best_items(decoding, self.beam_size, self.places, mixing, candidates)
         self.check_finite(torch.where(scores > -torch.inf, 0, -1))
         return items, scores
 

@@ -133,3 +133,26 @@ class Mixing(NamedTuple):
     def of(self, part: slice) -> Mixing:
         """Return that of some users."""
         return self._replace(remaining=self.remaining[part], own=self.own[part], rest=self.rest[part])
+
+
+class Kept(NamedTuple):
+    """Children's log-probabilities of prefixes below the first level, of a batch of users.
+
+    Attributes:
+        keys: int64 [B, S], slots of a hash table of a prefix's number and level, -1 where free; S a power of 2, or 0.
+        at: int32 [B, S], where in `values` its children begin.
+        values: float32 [B, V].
+        used: int64 [B, 2], how many prefixes and values there are.
+    """
+
+    keys: np.ndarray
+    at: np.ndarray
+    values: np.ndarray
+    used: np.ndarray
+
+    @classmethod
+    def room(cls, n_users: int, n_slots: int, n_values: int) -> Kept:
+        """Return room for half as many prefixes as slots of each user; what finds no more room is not kept."""
+        shape = n_users, n_slots
+        at, values = np.empty(shape, np.int32), np.empty((n_users, n_values), np.float32)
+        return cls(np.full(shape, -1, np.int64), at, values, np.zeros((n_users, 2), np.int64))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from recbole_sid.fast.compiled.arrays import Heads, Looked, Mixing, Places, Prefixes
+from recbole_sid.fast.compiled.arrays import Heads, Kept, Looked, Mixing, Places, Prefixes
 from recbole_sid.fast.compiled.expansion import second_level
 from recbole_sid.fast.compiled.mixture import finish, floors_of, settle
 from recbole_sid.fast.compiled.search import (
@@ -20,8 +19,8 @@ from recbole_sid.fast.compiled.search import (
 )
 from recbole_sid.fast.compiled.threads import share
 
-# Prefixes of a user's best candidates that are made known first, beside the beam's first: then twice as many, ...
-_FIRST_WANTED = 16
+# Slots for prefixes below the first level, and values of their children, that are kept of each user.
+_KEPT = (512, 2048)
 
 
 class Users(NamedTuple):
@@ -56,12 +55,12 @@ def beam(users: Users, k: int, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         leaves int64 [B, K] by falling score, -1 beyond those there are, and log-probabilities [B, K], -inf there.
     """
-    return _by_search(_beam, users, k, n_threads)
+    return _search(users, k, n_threads, is_exact=False)
 
 
 def exact(users: Users, k: int, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
     """The true best k of all leaves; arguments and result as `beam`, but all first-level prefixes are `ranked`."""
-    return _by_search(_exact, users, k, n_threads)
+    return _search(users, k, n_threads, is_exact=True)
 
 
 def mixture(
@@ -89,13 +88,15 @@ def mixture(
 
     def work(part: slice) -> None:
         own, its_mixing = users.of(part), mixing.of(part)
-        its_best, its_entry = best[part], entry[part]
-        known, held = _settle(own, places, its_mixing, candidates.of(part), its_best, its_entry)
-        floors = np.empty(len(its_best), np.float32)
-        floors_of(its_mixing, its_best, held, floors)
-        leaves, scores = np.empty((len(its_best), width), np.int64), np.empty((len(its_best), width), np.float32)
-        _SEARCHES[decoding](own, width, known, floors, leaves, scores)
-        finish(places, its_mixing, leaves, scores, its_best, its_entry, held)
+        ranking = best[part], entry[part], np.zeros(len(own.parts), np.int64)
+        known = _settle(own, places, its_mixing, candidates.of(part), *ranking)
+        floors = np.empty(len(own.parts), np.float32)
+        floors_of(its_mixing, ranking[0], ranking[2], floors)
+        leaves, scores = np.empty((len(floors), width), np.int64), np.empty((len(floors), width), np.float32)
+        known = _beam(own, known, floors, leaves, scores)
+        if decoding == "exact":
+            _complete(own, known, floors, leaves, scores)
+        finish(places, its_mixing, leaves, scores, *ranking)
 
     share(work, n_users, n_threads)
     return entry, best
@@ -115,104 +116,88 @@ def all_leaves(
 
 
 class _Known(NamedTuple):
-    """Children's log-probabilities of first-level prefixes, as `second_level` gives them.
+    """Children's log-probabilities of first-level prefixes, as `second_level` gives them, and of deeper ones.
 
     Attributes:
         at: int64 [B, number of prefixes], where in `values` each one's begin, -1 where they are not known.
         values: float32.
+        deeper: of the other levels.
     """
 
     at: np.ndarray
     values: np.ndarray
+    deeper: Kept
 
     @classmethod
-    def nothing(cls, first_scores: np.ndarray) -> _Known:
-        return cls(np.full(first_scores.shape, -1), np.empty(0, np.float32))
+    def nothing(cls, first_scores: np.ndarray, room: tuple[int, int] = (0, 0)) -> _Known:
+        """Return that of users who nothing is known of; `room` for so many deeper prefixes and values of each."""
+        return cls(np.full(first_scores.shape, -1), np.empty(0, np.float32), Kept.room(len(first_scores), *room))
 
 
-def _beam(users: Users, k: int, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> _Known:
-    """Write the beam's leaves and scores [B, K]; return what is known then."""
+def _settle(users: Users, places: Places, mixing: Mixing, candidates: Looked, *ranking: np.ndarray) -> _Known:
+    """Offer candidates to every user's ranking (`settle`: best, entry, held); return what is known then."""
+    known = _Known.nothing(users.first_scores, _KEPT)
+    wanted = np.zeros(known.at.shape, np.bool_)
+    first_wave(users.first_scores, users.ranked, known.at, _no_floors(users), wanted)
+    values = settle(
+        users.heads, users.prefixes, places, mixing, candidates, users.parts, users.first_scores, known.at,
+        known.values, known.deeper, wanted, *ranking,
+    )  # fmt: skip
+    return known._replace(values=values)
+
+
+def _beam(users: Users, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> _Known:
+    """Write the leaves and scores [B, K] of the beam above every user's floor [B]; return what is known then."""
     heads, prefixes, user_parts, first_scores, ranked = users
+    k = leaves.shape[1]
     ranked = np.ascontiguousarray(ranked[:, :k])
-    at, values = known
+    at, values, deeper = known
     if user_parts.shape[1] > 1:
         wanted = np.zeros(first_scores.shape, np.bool_)
-        first_wave(ranked, at, wanted)
+        first_wave(first_scores, ranked, at, floors, wanted)
         values = second_level(heads, prefixes, user_parts, wanted, at, values)
         second_wave(prefixes, k, first_scores, ranked, at, values, floors, wanted)
         values = second_level(heads, prefixes, user_parts, wanted, at, values)
-    search_beams(heads, prefixes, user_parts, first_scores, ranked, at, values, floors, leaves, scores)
-    return _Known(at, values)
+    search_beams(heads, prefixes, user_parts, first_scores, ranked, at, values, deeper, floors, leaves, scores)
+    return _Known(at, values, deeper)
 
 
-def _exact(users: Users, k: int, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> _Known:
-    """As `_beam`, the true best."""
+def _no_floors(users: Users) -> np.ndarray:
+    return np.full(len(users.parts), -np.inf, np.float32)
+
+
+def _complete(users: Users, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> None:
+    """Turn a beam's leaves and scores [B, K] into the true best, those above every user's floor [B]."""
     heads, prefixes, user_parts, first_scores, ranked = users
-    known = _beam(users, k, known, floors, leaves, scores)
     if user_parts.shape[1] == 1:  # with one level the beam is exact
-        return known
-    at, values = known
+        return
+    at, values, deeper = known
     wanted = np.zeros(first_scores.shape, np.bool_)
     last_wave(first_scores, np.maximum(scores[:, -1], floors), at, wanted)
     values = second_level(heads, prefixes, user_parts, wanted, at, values)
     # A beam over all that matters of the second level, and wider below, nearly closes the gap to the true bound.
-    wide_leaves, wide_scores = np.empty((len(leaves), 2 * k), np.int64), np.empty((len(leaves), 2 * k), np.float32)
-    search_beams(heads, prefixes, user_parts, first_scores, ranked, at, values, floors, wide_leaves, wide_scores)
-    leaves[:], scores[:] = wide_leaves[:, :k], wide_scores[:, :k]
-    search_above(heads, prefixes, user_parts, first_scores, ranked, at, values, floors, leaves, scores)
-    return _Known(at, values)
-
-
-_SEARCHES = {"beam": _beam, "exact": _exact}
-
-
-def _settle(
-    users: Users, places: Places, mixing: Mixing, candidates: Looked, best: np.ndarray, entry: np.ndarray
-) -> tuple[_Known, np.ndarray]:
-    """Offer all candidates that can be among the best [B, k]; return what is known then, and how many are held [B]."""
-    heads, prefixes, user_parts, first_scores, ranked = users
-    room, items, masses, found, _ = candidates
-    at, values = _Known.nothing(first_scores)
-    held, wanted = np.zeros(len(best), np.int64), np.zeros(first_scores.shape, np.bool_)
-    if user_parts.shape[1] > 1:
-        first_wave(ranked, at, wanted)
-    n_wanted = _FIRST_WANTED
-    while settle(
-        heads,
-        prefixes,
-        places,
-        mixing,
-        user_parts,
-        first_scores,
-        at,
-        values,
-        room,
-        items,
-        masses,
-        found,
-        best,
-        entry,
-        held,
-        n_wanted,
-        wanted,
-    ):
-        values = second_level(heads, prefixes, user_parts, wanted, at, values)
-        n_wanted *= 2
-    return _Known(at, values), held
+    shape = len(leaves), 2 * leaves.shape[1]
+    wide_leaves, wide_scores = np.empty(shape, np.int64), np.empty(shape, np.float32)
+    of_users = heads, prefixes, user_parts, first_scores, ranked, at, values, deeper, floors
+    search_beams(*of_users, wide_leaves, wide_scores)
+    leaves[:], scores[:] = wide_leaves[:, : leaves.shape[1]], wide_scores[:, : leaves.shape[1]]
+    search_above(*of_users, leaves, scores)
 
 
 def _n_leaves(prefixes: Prefixes) -> int:
     return len(prefixes.code) - int(prefixes.code_at[-1])
 
 
-def _by_search(search: Callable[..., _Known], users: Users, k: int, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
+def _search(users: Users, k: int, n_threads: int, is_exact: bool) -> tuple[np.ndarray, np.ndarray]:
     shape = len(users.parts), min(k, _n_leaves(users.prefixes))
     leaves, scores = np.empty(shape, np.int64), np.empty(shape, np.float32)
 
     def work(part: slice) -> None:
         own = users.of(part)
-        floors = np.full(len(own.parts), -np.inf, np.float32)
-        search(own, shape[1], _Known.nothing(own.first_scores), floors, leaves[part], scores[part])
+        floors = _no_floors(own)
+        known = _beam(own, _Known.nothing(own.first_scores), floors, leaves[part], scores[part])
+        if is_exact:
+            _complete(own, known, floors, leaves[part], scores[part])
 
     share(work, len(users.parts), n_threads)
     return leaves, scores

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.fast.compiled.arrays import Heads, Prefixes
+from recbole_sid.fast.compiled.arrays import Heads, Kept, Prefixes
 from recbole_sid.fast.compiled.heads import (
     TILE,
     activate,
@@ -21,6 +21,8 @@ from recbole_sid.fast.compiled.heads import (
     tile_log_probs,
 )
 from recbole_sid.fast.compiled.jit import inlined, jit
+
+_SPREAD = 0x9E3779B97F4A7  # odd: neighbouring prefixes fall on far slots
 
 
 @inlined
@@ -88,6 +90,39 @@ def second_level(
     return grown
 
 
+@inlined
+def _slot_of(keys: np.ndarray, key: int) -> int:
+    """Return the slot of a key, or the free one where it belongs."""
+    mask = len(keys) - 1
+    slot = ((key * _SPREAD) >> 16) & mask
+    while keys[slot] != key and keys[slot] != -1:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@jit
+def place_in(kept: Kept, user: int, level: int, node: int) -> int:
+    """Return where in a user's values the children of a prefix of depth `level` begin, -1 if they are not kept."""
+    keys = kept.keys[user]
+    if not len(keys):
+        return -1
+    slot = _slot_of(keys, (np.int64(node) << 8) | np.int64(level))
+    return np.int64(kept.at[user, slot]) if keys[slot] != -1 else -1
+
+
+@jit
+def keep(kept: Kept, user: int, level: int, node: int, values: np.ndarray) -> None:
+    """Keep the log-probabilities of a prefix's children, if there is room."""
+    n, at = kept.used[user]
+    keys = kept.keys[user]
+    if 2 * n < len(keys) and at + len(values) <= kept.values.shape[1]:
+        key = (np.int64(node) << 8) | np.int64(level)
+        slot = _slot_of(keys, key)
+        keys[slot], kept.at[user, slot] = key, at
+        kept.values[user, at : at + len(values)] = values
+        kept.used[user, 0], kept.used[user, 1] = n + 1, at + len(values)
+
+
 @jit
 def room_for_a_head(width: int, widest: int, n_levels: int) -> Any:
     """Return scratch space for one head: prefix part, activations, log-probabilities, codes of the prefix."""
@@ -129,13 +164,15 @@ def expand(
     user_parts: np.ndarray,
     known_at: np.ndarray,
     known: np.ndarray,
+    kept: Kept,
+    user: int,
     room: Any,
     pool: Any,
     used: int,
     entry: int,
     bound: np.float32,
 ) -> int:
-    """Append the children of a prefix that score at least `bound` to the pool, which has room for them.
+    """Append the children of a prefix of `user` that score at least `bound` to the pool, which has room for them.
 
     Returns:
         how much of the pool is used.
@@ -152,14 +189,19 @@ def expand(
         at = known_at[node[entry]]
         values = known[at : at + n]
     else:
-        above = entry
-        for earlier in range(level - 1, -1, -1):
-            path[earlier] = code[above]
-            above = parent[above]
-        prefix_part_of(heads, level, path, prefix_part)
-        activate(heads, level, user_parts[level], prefix_part, hidden)
-        dots(rows_of_level(heads, level), codes, hidden, values)
-        normalise(heads, level, codes, values)
+        at = place_in(kept, user, level, node[entry])
+        if at >= 0:
+            values = kept.values[user, at : at + n]
+        else:
+            above = entry
+            for earlier in range(level - 1, -1, -1):
+                path[earlier] = code[above]
+                above = parent[above]
+            prefix_part_of(heads, level, path, prefix_part)
+            activate(heads, level, user_parts[level], prefix_part, hidden)
+            dots(rows_of_level(heads, level), codes, hidden, values)
+            normalise(heads, level, codes, values)
+            keep(kept, user, level, node[entry], values)
     for child in range(n):
         total = score[entry] + values[child]
         if total >= bound:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_sid.fast.compiled.arrays import Transitions
+from recbole_sid.fast.compiled.arrays import Looked, Transitions
 from recbole_sid.fast.compiled.jit import jit
 
 
@@ -70,6 +70,28 @@ def recall(
                 touched[n], mass_of[n] = successor, mass
                 n += 1
         found[user], remaining[user] = n, left
+
+
+@jit
+def join(looked: Looked, extra: np.ndarray, room: np.ndarray, items: np.ndarray, masses: np.ndarray) -> None:
+    """Write what was looked up with `extra` items int64 [B, K], 0 for none, without mass where they have none yet.
+
+    Args:
+        room: int64 [B + 1], where each user's part of `items` and `masses` begins: with room for both.
+    """
+    for user in range(len(extra)):
+        old, new, n = looked.room[user], room[user], looked.found[user]
+        items[new : new + n] = looked.items[old : old + n]
+        masses[new : new + n] = looked.masses[old : old + n]
+        used = n
+        for item in extra[user]:
+            is_there = item == 0
+            for place in range(new, new + n):
+                is_there |= items[place] == item
+            if not is_there:
+                items[new + used], masses[new + used] = item, np.float32(0)
+                used += 1
+        looked.found[user] = used
 
 
 @jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_sid.fast.compiled.arrays import Heads, Prefixes
+from recbole_sid.fast.compiled.arrays import Heads, Kept, Prefixes
 from recbole_sid.fast.compiled.expansion import children, expand, new_pool, plant, room_for_a_head, with_room
 from recbole_sid.fast.compiled.heads import TILE, activate, prefix_part_of, rows_of_level, tile_log_probs
 from recbole_sid.fast.compiled.jit import jit
@@ -18,12 +18,14 @@ _FIRST_WAVE = 8
 
 
 @jit
-def first_wave(ranked: np.ndarray, known_at: np.ndarray, wanted: np.ndarray) -> None:
-    """Want the best prefixes of every user, as far as they are not known."""
+def first_wave(
+    first_scores: np.ndarray, ranked: np.ndarray, known_at: np.ndarray, floors: np.ndarray, wanted: np.ndarray
+) -> None:
+    """Want the best prefixes of every user that are not known, and not below its floor."""
     for user in range(len(ranked)):
         for place in range(min(_FIRST_WAVE, ranked.shape[1])):
             node = ranked[user, place]
-            wanted[user, node] = known_at[user, node] < 0
+            wanted[user, node] = known_at[user, node] < 0 and first_scores[user, node] >= floors[user]
 
 
 @jit
@@ -44,6 +46,8 @@ def second_wave(
         for place in range(min(_FIRST_WAVE, ranked.shape[1])):
             node = ranked[user, place]
             at = known_at[user, node]
+            if at < 0:  # below the floor
+                break
             for child in range(len(children(prefixes, 1, node)[1])):
                 held = offer(best, entry, held, first_scores[user, node] + known[at + child], 0)
         bound = max(best[0] if held == k else NEVER, floors[user])
@@ -69,6 +73,7 @@ def search_beams(
     ranked: np.ndarray,
     known_at: np.ndarray,
     known: np.ndarray,
+    kept: Kept,
     floors: np.ndarray,
     leaves: np.ndarray,
     scores: np.ndarray,
@@ -98,8 +103,9 @@ def search_beams(
                 pool = with_room(pool, used, prefixes.widest)
                 before = used
                 used = expand(
-                    heads, prefixes, user_parts[user], known_at[user], known, room, pool, used, beams[place], bound
-                )
+                    heads, prefixes, user_parts[user], known_at[user], known, kept, user, room, pool, used,
+                    beams[place], bound,
+                )  # fmt: skip
                 for new in range(before, used):
                     held = offer(best, entry, held, pool[0][new], new)
             sort_heap(best, entry, held)
@@ -120,6 +126,7 @@ def search_above(
     ranked: np.ndarray,
     known_at: np.ndarray,
     known: np.ndarray,
+    kept: Kept,
     floors: np.ndarray,
     leaves: np.ndarray,
     scores: np.ndarray,
@@ -143,7 +150,9 @@ def search_above(
             if pool[0][entry] >= bound:
                 pool = with_room(pool, used, prefixes.widest)
                 before = used
-                used = expand(heads, prefixes, user_parts[user], known_at[user], known, room, pool, used, entry, bound)
+                used = expand(
+                    heads, prefixes, user_parts[user], known_at[user], known, kept, user, room, pool, used, entry, bound
+                )
                 if pool[4][entry] == n_levels - 1:
                     for new in range(before, used):
                         held = offer(best, leaf, held, pool[0][new], pool[1][new])

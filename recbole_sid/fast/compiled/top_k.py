@@ -19,8 +19,7 @@ def _sift_up(score: np.ndarray, entry: np.ndarray, place: int) -> None:
 
 
 @jit
-def _sift_down(score: np.ndarray, entry: np.ndarray, size: int) -> None:
-    place = 0
+def _sift_down(score: np.ndarray, entry: np.ndarray, place: int, size: int) -> None:
     while True:
         below = 2 * place + 1
         if below >= size:
@@ -43,7 +42,24 @@ def offer(score: np.ndarray, entry: np.ndarray, size: int, value: np.float32, wh
         return size + 1
     if value > score[0]:
         score[0], entry[0] = value, what
-        _sift_down(score, entry, size)
+        _sift_down(score, entry, 0, size)
+    return size
+
+
+@jit
+def offer_anew(score: np.ndarray, entry: np.ndarray, size: int, value: np.float32, what: int) -> int:
+    """As `offer`, of what may be there already, with a lower value."""
+    if size == len(score) and value <= score[0]:
+        return size
+    there = -1
+    for place in range(size):
+        if entry[place] == what:
+            there = place
+    if there < 0:
+        return offer(score, entry, size, value, what)
+    if value > score[there]:
+        score[there] = value
+        _sift_down(score, entry, there, size)
     return size
 
 
@@ -53,4 +69,4 @@ def sort_heap(score: np.ndarray, entry: np.ndarray, size: int) -> None:
     for last in range(size - 1, 0, -1):
         score[0], score[last] = score[last], score[0]
         entry[0], entry[last] = entry[last], entry[0]
-        _sift_down(score, entry, last)
+        _sift_down(score, entry, 0, last)
