@@ -20,7 +20,7 @@ from recbole_sid.generalization.labels import Labeller, check_hops, shares
 from recbole_sid.generalization.members import is_sid_model, placement
 from recbole_sid.generalization.per_instance import METRICS, metrics_by_model, predicted_items
 from recbole_sid.generalization.tokens import label_tokens
-from recbole_sid.generalization.transitions import Ragged, Transitions
+from recbole_sid.generalization.transitions import Ragged, Gaps
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
 from recbole_sid.settings.known import semantic_id_keys
 from recbole_sid.util.progress import progress
@@ -104,7 +104,7 @@ def label_split(
         raise InputError(f"The {split} split of '{config['dataset']}' is empty: choose the other one with --split.")
     instances = instances_of(evaluated, hops)
     sequences = training_graph_sequences(train)
-    labeller = Labeller(Transitions(sequences, train.item_num, hops))
+    labeller = Labeller(Gaps(sequences, train.item_num, hops))
     labels = labeller.label(instances.recent, instances.targets)
     codes = None
     if semantic_id_config is not None:

@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from recbole_sid.errors import InputError
-from recbole_sid.generalization.transitions import Ragged, Transitions, last_items, ragged, share_a_neighbour
+from recbole_sid.generalization.transitions import Ragged, Gaps, last_items, ragged, share_a_neighbour
 
 CLASSES = ("memorization", "generalization", "uncategorized")
 TYPES = ("substitutability", "symmetry", "transitivity", "second_symmetry")
@@ -57,7 +57,7 @@ def label_instances(
         raise InputError(f"There are {len(past.offsets) - 1} histories but {len(targets)} targets: give one for each.")
     items, codes = np.unique(np.concatenate([train.values, past.values, targets]), return_inverse=True)
     in_train, in_past, targets = np.split(codes, [len(train.values), len(train.values) + len(past.values)])
-    transitions = Transitions(Ragged(in_train, train.offsets), len(items), hops)
+    transitions = Gaps(Ragged(in_train, train.offsets), len(items), hops)
     return Labeller(transitions).label(last_items(Ragged(in_past, past.offsets), hops), targets)
 
 
@@ -70,7 +70,7 @@ def check_hops(hops: int) -> None:
 class Labeller:
     """Labels instances over one transition graph."""
 
-    def __init__(self, transitions: Transitions) -> None:
+    def __init__(self, transitions: Gaps) -> None:
         self.transitions = transitions
         self.successors = {hop: transitions.successors(hop) for hop in range(1, transitions.hops + 1)}
         self.predecessors = {hop: matrix.T.tocsr() for hop, matrix in self.successors.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_sid.generalization.transitions import Ragged, Transitions
+from recbole_sid.generalization.transitions import Ragged, Gaps
 
 UNSEEN = 0
 
@@ -40,7 +40,7 @@ def label_tokens(
     for n in range(1, codes.shape[1] + 1):
         prefix = prefix_ids(codes, n)
         sequences = Ragged(prefix[train_sequences.values], train_sequences.offsets)
-        transitions = Transitions(sequences, int(prefix.max()) + 1, hops)
+        transitions = Gaps(sequences, int(prefix.max()) + 1, hops)
         of_recent = np.where(recent >= 0, prefix[recent], -1)
         gaps = transitions.gap(of_recent, prefix[targets][:, None])
         longest[(gaps <= hops).any(axis=1)] = n

@@ -53,7 +53,7 @@ def last_items(histories: Ragged, hops: int) -> np.ndarray:
     return np.where(where >= starts, values[np.maximum(where, -1)], -1)
 
 
-class Transitions:
+class Gaps:
     """How many positions after one node another comes at the least, up to `hops`, in any of the sequences.
 
     A_h of the paper holds the pairs (u, v) with ``gap(u, v) <= h``.
