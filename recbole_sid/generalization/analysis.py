@@ -20,7 +20,7 @@ from recbole_sid.generalization.labels import Labeller, check_hops, shares
 from recbole_sid.generalization.members import is_sid_model, placement
 from recbole_sid.generalization.per_instance import METRICS, metrics_by_model, predicted_items
 from recbole_sid.generalization.tokens import label_tokens
-from recbole_sid.generalization.transitions import Ragged, Gaps
+from recbole_sid.generalization.transitions import Gaps, Ragged
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
 from recbole_sid.settings.known import semantic_id_keys
 from recbole_sid.util.progress import progress

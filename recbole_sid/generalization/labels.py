@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from recbole_sid.errors import InputError
-from recbole_sid.generalization.transitions import Ragged, Gaps, last_items, ragged, share_a_neighbour
+from recbole_sid.generalization.transitions import Gaps, Ragged, last_items, ragged, share_a_neighbour
 
 CLASSES = ("memorization", "generalization", "uncategorized")
 TYPES = ("substitutability", "symmetry", "transitivity", "second_symmetry")

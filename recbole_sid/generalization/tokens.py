@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_sid.generalization.transitions import Ragged, Gaps
+from recbole_sid.generalization.transitions import Gaps, Ragged
 
 UNSEEN = 0
 
