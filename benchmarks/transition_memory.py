@@ -1,7 +1,6 @@
 """Time and memory of a memory of transitions: ``python benchmarks/transition_memory.py --interactions=10000000``.
 
-Synthetic sequences of 5 to 15 items: half of the steps go to one of 20 fixed followers of an item, the other half to an
-item drawn by a popularity with a long tail. Counted as `TransitionMemory` counts, then asked for the best 50 items of
+Sequences as of `synthetic_sequences`. Counted as `TransitionMemory` counts, then asked for the best 50 items of
 histories.
 Memory is the peak of the process above what it held once the sequences were made.
 """
@@ -17,9 +16,9 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from recbole_sid.bench.synthetic_catalogue import synthetic_sequences
 from recbole_sid.memory import BaseMeasure, Memory, Numbers, best
 
-_FOLLOWERS = 20
 _ROUNDS = 20
 
 
@@ -69,23 +68,6 @@ def main() -> None:
         "best_50_us_a_user": round(float(np.median(ranked)) * per_user, 1),
     }
     print(json.dumps(result, indent=2))
-
-
-def synthetic_sequences(n: int, n_items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return items int32 [n], from 1, and the offsets of their sequences."""
-    rng = np.random.default_rng(seed)
-    popularity = (np.arange(n_items) + n_items / 1000) ** -0.8  # half of all draws are of the rarest 90%
-    bounds = np.cumsum(popularity / popularity.sum())
-    items = (np.searchsorted(bounds, rng.random(n, dtype=np.float32)).clip(max=n_items - 1) + 1).astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(rng.integers(5, 16, size=n // 10))])
-    offsets = np.append(offsets[offsets < n], n)
-    follows = rng.random(n, dtype=np.float32) < 0.5
-    follows[offsets[:-1]] = False
-    step = rng.integers(1, _FOLLOWERS + 1, size=n, dtype=np.int32)
-    # A run of followers goes on from the last item that was drawn, so that no loop over positions is needed.
-    drawn = np.maximum.accumulate(np.where(follows, 0, np.arange(n, dtype=np.int32)))
-    run = np.cumsum(np.where(follows, step, 0), dtype=np.int64)
-    return ((items[drawn] - 1 + run - run[drawn]) % n_items + 1).astype(np.int32), offsets
 
 
 def last_items(items: np.ndarray, offsets: np.ndarray, window: int) -> np.ndarray:

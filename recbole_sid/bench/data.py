@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
-from recbole_sid.bench.synthetic_catalogue import synthetic_semantic_ids
+from recbole_sid.bench.synthetic_catalogue import synthetic_semantic_ids, synthetic_sequences
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
+from recbole_sid.memory import Memory, Numbers
+from recbole_sid.memory.numbers import ROW_LIMIT
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.registry import get_model
 from recbole_sid.semantic_ids.artefact import SemanticIDs
@@ -25,6 +28,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "SIDMLP": ("SIDMLP", {}),
     "SIDMLPPlusPlus": ("SIDMLPPlusPlus", {"encoder": "token"}),
     "SIDMLPPlusPlus-item": ("SIDMLPPlusPlus", {"encoder": "item"}),
+    "SIDMLPHybrid": ("SIDMLPHybrid", {}),
+    "TransitionMemory": ("TransitionMemory", {}),
     "SASRec": ("SASRec", {"MAX_ITEM_LIST_LENGTH": 50}),
 }
 HISTORIES = ("natural", "full")
@@ -32,6 +37,9 @@ HISTORIES = ("natural", "full")
 _LONGEST = 20
 _LENGTH_LAW = (2, 0.22)  # negative binomial, plus one
 _SASREC_LENGTH = 50
+# Interactions of an item in the synthetic training part, and numbers of its memory, such as validation chooses.
+_INTERACTIONS = 10
+_NUMBERS, _SHARPNESS = Numbers(hops=5, hop_decay=0.5, window=5, window_decay=0.3, pseudo_counts=3.0), 1.0
 
 
 class SyntheticDataset:
@@ -41,8 +49,8 @@ class SyntheticDataset:
         semantic_ids: of all items, in order; internal item id = row + 1.
     """
 
-    def __init__(self, semantic_ids: SemanticIDs) -> None:
-        self.semantic_ids = semantic_ids
+    def __init__(self, semantic_ids: SemanticIDs, seed: int = 0) -> None:
+        self.semantic_ids, self._seed = semantic_ids, seed
 
     def num(self, field: str) -> int:
         """Return the number of items with the padding item."""
@@ -51,6 +59,15 @@ class SyntheticDataset:
     def item_tokens(self) -> np.ndarray:
         """Return the item tokens by internal id, without padding."""
         return self.semantic_ids.item_tokens
+
+    def training_sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items of all sequences, and where each starts."""
+        return self._sequences
+
+    @cached_property
+    def _sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        n_items = len(self.semantic_ids.codes)
+        return synthetic_sequences(_INTERACTIONS * n_items, n_items, self._seed)
 
 
 class Workload:
@@ -70,12 +87,13 @@ class Workload:
         semantic_ids: SemanticIDs | None,
         n_items: int,
         device: torch.device,
+        memory: Callable[[], tuple[Memory, float]] | None = None,
     ) -> None:
         self.semantic_ids = semantic_ids
         self.n_items = n_items
         self.device = device
         self.kinds = tuple(build)
-        self._build = build
+        self._build, self._memory = build, memory
         self._histories = histories
         self._models: dict[str, Any] = {}
 
@@ -83,7 +101,7 @@ class Workload:
     def synthetic(cls, n_items: int, beam_size: int, device: torch.device, seed: int) -> Workload:
         """Return random models over a synthetic catalogue."""
         semantic_ids = synthetic_semantic_ids(n_items, seed)
-        dataset = SyntheticDataset(semantic_ids)
+        dataset = SyntheticDataset(semantic_ids, seed)
         common = {"beam_size": beam_size, "use_gpu": device.type == "cuda", "topk": [1], "valid_metric": "NDCG@1"}
 
         def build(kind: str) -> Callable[[], Any]:
@@ -92,9 +110,18 @@ class Workload:
         def histories(law: str, n: int, number: int) -> Interaction:
             rng = np.random.default_rng([seed, n, number])
             names = ("user_id", "item_id_list", "item_length")
-            return _random_histories(law, n, n_items, (_LONGEST, _SASREC_LENGTH), names, rng)
+            stream = dataset.training_sequences()[0]
+            place = rng.integers(0, len(stream), (n, 1)) + np.arange(_SASREC_LENGTH)
+            items = stream[place % len(stream)].astype(np.int64)
+            return _histories(law, items, _LONGEST, names, rng)
 
-        return cls({kind: build(kind) for kind in KINDS}, histories, semantic_ids, n_items, device)
+        def memory() -> tuple[Memory, float]:
+            learnt = Memory(n_items + 1, row_limit=ROW_LIMIT)
+            learnt.learn(*dataset.training_sequences(), _NUMBERS)
+            return learnt, _SHARPNESS
+
+        kinds = {kind: build(kind) for kind in KINDS}
+        return cls(kinds, histories, semantic_ids, n_items, device, memory)
 
     @classmethod
     def of_checkpoint(cls, path: str | os.PathLike[str], beam_size: int, device: torch.device, seed: int) -> Workload:
@@ -105,7 +132,7 @@ class Workload:
         """
         from recbole_sid.quick_start import load_data_and_model
 
-        config, model, _, _, _, test_data = load_data_and_model(path)
+        config, model, _, train_data, _, test_data = load_data_and_model(path)
         kind = kind_of(config["model"], config["encoder"])
         model.beam_size = beam_size
         model = model.to(device).eval()
@@ -117,10 +144,25 @@ class Workload:
             rng = np.random.default_rng([seed, n, number])
             if law == "natural":
                 return dataset[torch.from_numpy(rng.choice(len(dataset), n, replace=n > len(dataset)))]
-            return _random_histories(law, n, model.n_items - 1, (longest, longest), names, rng)
+            return _histories(law, rng.integers(1, model.n_items, (n, longest)), longest, names, rng)
+
+        def memory() -> tuple[Memory, float]:
+            if getattr(model, "remembers", False):
+                return model.memory, float(model.sharpness)
+            learnt = Memory(model.n_items, row_limit=ROW_LIMIT)
+            items, offsets = train_data._dataset.training_sequences()
+            learnt.learn(items, offsets, _NUMBERS)
+            return learnt, _SHARPNESS
 
         semantic_ids = model.semantic_ids if isinstance(model, SIDRecommender) else None
-        return cls({kind: lambda: model}, histories, semantic_ids, model.n_items - 1, device)
+        return cls({kind: lambda: model}, histories, semantic_ids, model.n_items - 1, device, memory)
+
+    @cached_property
+    def memory(self) -> tuple[Memory, float]:
+        """What the training part holds, and how sharp the mixture with it is: built when first asked for."""
+        if self._memory is None:
+            raise AttributeError("this workload has no memory")
+        return self._memory()
 
     def model(self, kind: str, **attributes: Any) -> Any:
         """Return a copy of the model of `kind` in eval mode with `attributes` set; trie and tables are shared.
@@ -131,7 +173,7 @@ class Workload:
             self._models[kind] = self._build[kind]()
         model = self._models[kind]
         of_codes = [model.trie, model.semantic_ids] if isinstance(model, SIDRecommender) else []
-        shared = [*model.buffers(), *of_codes]
+        shared = [*model.buffers(), *of_codes, *filter(None, [getattr(model, "memory", None)])]
         own = copy.deepcopy(model, {id(value): value for value in shared})
         for name, value in attributes.items():
             if not hasattr(own, name):
@@ -166,19 +208,18 @@ def _random_model(
     return get_model(name)(config, dataset).to(device).eval()
 
 
-def _random_histories(
-    law: str, n: int, n_items: int, widths: tuple[int, int], names: tuple[str, str, str], rng: np.random.Generator
+def _histories(
+    law: str, items: np.ndarray, full: int, names: tuple[str, str, str], rng: np.random.Generator
 ) -> Interaction:
-    """Return n histories of random items: full ones, or of the lengths of the papers' data sets.
+    """Return histories of the first of items int64 [n, width]: full ones, or of the lengths of the papers' data sets.
 
     Args:
-        widths: items of a full history, and columns of the list.
+        full: items of a full history.
         names: of the fields user, items, length.
     """
-    full, width = widths
+    n, width = items.shape
     lengths = np.full(n, full)
     if law == "natural":
         lengths = np.clip(rng.negative_binomial(*_LENGTH_LAW, n) + 1, 1, full)
-    items = rng.integers(1, n_items + 1, (n, width)) * (np.arange(width) < lengths[:, None])
-    columns = (np.arange(n), items, lengths)
+    columns = (np.arange(n), items * (np.arange(width) < lengths[:, None]), lengths)
     return Interaction(dict(zip(names, (torch.from_numpy(column) for column in columns), strict=True)))

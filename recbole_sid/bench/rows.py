@@ -41,7 +41,8 @@ class Row(NamedTuple):
 
 
 def sid_task(model: Any) -> Task:
-    """Return the task of one of our models as it stands; its stages work through the groups that `retrieve` forms."""
+    """Return the task of a model of ours without memory; its stages work through the groups that `retrieve` forms."""
+    _forgetting(model)
 
     def encode(batch: Any) -> list[Any]:
         return [model.encode(model.history_tokens(part)) for _, part in model.ranked_together(batch)]
@@ -139,6 +140,35 @@ def sidmlppp_item(workload: Workload, beam_size: int) -> Task:
     return sid_task(workload.model("SIDMLPPlusPlus-item", decoding="beam"))
 
 
+def sidmlp_memory(workload: Workload, beam_size: int) -> Task:
+    """`sidmlp_fast` with a memory of transitions."""
+    return _with_memory(workload, workload.model("SIDMLP", compiled=_compiled(workload), decoding="beam"))
+
+
+def sidmlppp_item_memory(workload: Workload, beam_size: int) -> Task:
+    """`sidmlppp_item` with a memory of transitions."""
+    return _with_memory(workload, workload.model("SIDMLPPlusPlus-item", decoding="beam"))
+
+
+def hybrid(workload: Workload, beam_size: int) -> Task:
+    """Level heads and a head over items."""
+    return Task(_forgetting(workload.model("SIDMLPHybrid", decoding="beam")).retrieve, {})
+
+
+def hybrid_memory(workload: Workload, beam_size: int) -> Task:
+    """`hybrid` with a memory of transitions."""
+    return _with_memory(workload, workload.model("SIDMLPHybrid", decoding="beam"))
+
+
+def transitions(workload: Workload, beam_size: int) -> Task:
+    """A memory of transitions and popularity."""
+    model = workload.model("TransitionMemory")
+    if not len(model.memory.counts):
+        model.memory = workload.memory[0]
+        model.base.learn(torch.bincount(model.memory.successors.long(), minlength=model.n_items))
+    return Task(model.retrieve, {})
+
+
 def exact(workload: Workload, beam_size: int) -> Task:
     """The true top-k, with compiled kernels."""
     return sid_task(workload.model("SIDMLP", compiled=_compiled(workload), decoding="exact"))
@@ -201,6 +231,11 @@ ROWS: dict[str, Row] = {
     "sidmlppp-plain": Row("SIDMLPPlusPlus", sidmlppp_plain),
     "sidmlppp": Row("SIDMLPPlusPlus", sidmlppp, reference="sidmlppp-plain"),
     "sidmlppp-item": Row("SIDMLPPlusPlus-item", sidmlppp_item),
+    "sidmlp-memory": Row("SIDMLP", sidmlp_memory),
+    "sidmlppp-item-memory": Row("SIDMLPPlusPlus-item", sidmlppp_item_memory),
+    "hybrid": Row("SIDMLPHybrid", hybrid, score_matrix),
+    "hybrid-memory": Row("SIDMLPHybrid", hybrid_memory, score_matrix),
+    "transitions": Row("TransitionMemory", transitions),
     "sasrec": Row("SASRec", sasrec, score_matrix),
 }
 
@@ -287,6 +322,18 @@ def _full_task(model: Any, beam_size: int) -> Task:
 
     stages = {"encode": encode, "readout": model.scorer, "decode": decode}
     return Task(lambda batch: decode(model.scorer(encode(batch))), stages)
+
+
+def _forgetting(model: Any) -> Any:
+    """Return `model` without its memory."""
+    model.memory = None
+    return model
+
+
+def _with_memory(workload: Workload, model: Any) -> Task:
+    model.memory, sharpness = workload.memory
+    model.sharpness = torch.tensor(sharpness, device=workload.device)
+    return Task(model.retrieve, {})
 
 
 def _items(model: Any, leaves: torch.Tensor, scores: torch.Tensor) -> Found:

@@ -1,4 +1,4 @@
-"""Synthetic catalogues whose semantic IDs branch as those of a residual quantiser do."""
+"""Synthetic catalogues whose semantic IDs branch as those of a residual quantiser do, and sequences of their items."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from recbole_sid.decoding.trie import Trie
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 
 _CODES = 256
+_FOLLOWERS = 20  # of an item, in sequences
 # Exponent and shift of the Zipf-Mandelbrot law (rank + shift)^-exponent by which each level's codes are drawn given the
 # codes before. Fitted so that 25,000 items have about 14,941 prefixes of two codes and 22,604 of three, of which 73 and
 # 90 per cent have a single child: the counts of a residual quantiser on a real catalogue of that size.
@@ -36,6 +37,27 @@ def synthetic_semantic_ids(n_items: int, seed: int) -> SemanticIDs:
     sizes = (_CODES,) * len(_SKEW) + (max(_CODES, int(rank.max()) + 1),)
     tokens = np.char.add("i", np.arange(n_items).astype(str))
     return SemanticIDs(np.stack([*columns, rank], axis=1), sizes, tokens, {"synthetic": n_items, "seed": seed})
+
+
+def synthetic_sequences(n: int, n_items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return items int32 [n], from 1, and the offsets of their sequences.
+
+    Sequences have 5 to 15 items: half of the steps go to one of 20 fixed followers of an item, the other half to an
+    item drawn by a popularity with a long tail.
+    """
+    rng = np.random.default_rng(seed)
+    popularity = (np.arange(n_items) + n_items / 1000) ** -0.8  # half of all draws are of the rarest 90%
+    bounds = np.cumsum(popularity / popularity.sum())
+    items = (np.searchsorted(bounds, rng.random(n, dtype=np.float32)).clip(max=n_items - 1) + 1).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(5, 16, size=n // 10))])
+    offsets = np.append(offsets[offsets < n], n)
+    follows = rng.random(n, dtype=np.float32) < 0.5
+    follows[offsets[:-1]] = False
+    step = rng.integers(1, _FOLLOWERS + 1, size=n, dtype=np.int32)
+    # A run of followers goes on from the last item that was drawn, so that no loop over positions is needed.
+    drawn = np.maximum.accumulate(np.where(follows, 0, np.arange(n, dtype=np.int32)))
+    run = np.cumsum(np.where(follows, step, 0), dtype=np.int64)
+    return ((items[drawn] - 1 + run - run[drawn]) % n_items + 1).astype(np.int32), offsets
 
 
 def branching(trie: Trie) -> list[dict[str, float]]:
