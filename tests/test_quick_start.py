@@ -58,7 +58,7 @@ def test_result_has_recboles_keys_and_ours(make_settings: Callable[..., dict[str
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
     assert all(0 <= value <= 1 for value in result["test_result"].values())
     assert Path(result["model_file"]).is_file()
-    assert (result["teacher_file"] is not None) == model.startswith("SIDMLP")
+    assert (result["teacher_file"] is not None) == (model in ("SIDMLP", "SIDMLPPlusPlus"))
     assert result["parameters"] == count_parameters(load_data_and_model(result["model_file"])[1])
 
 
