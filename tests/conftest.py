@@ -12,7 +12,9 @@ import torch
 
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
+from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.quick_start import run_recbole_sid
+from recbole_sid.trainer.sid_trainer import SIDTrainer
 
 N_USERS, N_ITEMS = 40, 30
 
@@ -25,6 +27,34 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["pytest"])
     return tmp_path
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that names each model whose training starts."""
+    started: list[str] = []
+    start_stage = SIDTrainer.start_stage
+
+    def noted(trainer: Any, stage: Any, data: Any) -> None:
+        started.append(trainer.config["model"])
+        start_stage(trainer, stage, data)
+
+    monkeypatch.setattr(SIDTrainer, "start_stage", noted)
+    return started
+
+
+@pytest.fixture
+def datasets_read(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Return a set that holds the id of each dataset whose rows are read."""
+    read: set[int] = set()
+    look_up = HistoryDataset.__getitem__
+
+    def counted_look_up(dataset: Any, *arguments: Any) -> Any:
+        read.add(id(dataset))
+        return look_up(dataset, *arguments)
+
+    monkeypatch.setattr(HistoryDataset, "__getitem__", counted_look_up)
+    return read
 
 
 def table_cells(text: str) -> list[list[str]]:

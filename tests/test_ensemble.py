@@ -19,7 +19,6 @@ from recbole_sid.comparison.job import make_jobs, run_job, stored
 from recbole_sid.comparison.plan import make_plan
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
-from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results
 from recbole_sid.generalization.ensemble import AdaptiveEnsemble, Scored, merge_lists, min_max
@@ -230,31 +229,26 @@ def test_tuning_ranks_all_items(ensemble: Callable[..., Config]) -> None:
 
 
 def test_tuning_reads_validation_and_no_other_split(
-    ensemble: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    ensemble: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, datasets_read: set[int]
 ) -> None:
     config = ensemble()
     model, train, valid, test = build(config)
     trainer = EnsembleTrainer(config, model)
     ranked: list[tuple[int, int]] = []
-    read: list[int] = []
-    score, look_up = model.score_candidates, HistoryDataset.__getitem__
+    score = model.score_candidates
 
     def counted_score(rows: Any) -> Any:
         ranked.extend(zip(_users(rows), _lengths(rows), strict=True))
         return score(rows)
 
-    def counted_look_up(dataset: Any, *arguments: Any) -> Any:
-        read.append(id(dataset))
-        return look_up(dataset, *arguments)
-
     wanted = list(zip(_users(valid._dataset[:]), _lengths(valid._dataset[:]), strict=True))
     monkeypatch.setattr(model, "score_candidates", counted_score)
-    monkeypatch.setattr(HistoryDataset, "__getitem__", counted_look_up)
+    datasets_read.clear()
     trainer.fit(train, valid)
     assert sorted(ranked) == sorted(wanted * 2)  # once for the whole grid, once for the result of the best
-    assert set(read) == {id(valid._dataset)}
+    assert datasets_read == {id(valid._dataset)}
     trainer.evaluate(test)
-    assert id(test._dataset) in read
+    assert id(test._dataset) in datasets_read
 
 
 def _users(rows: Any) -> list[int]:

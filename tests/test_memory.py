@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from recbole_sid.fast.compiled_memory import recall as compiled_recall
+from recbole_sid.fast.compiled_memory import look_up
 from recbole_sid.fast.compiled_scorer import is_usable
 from recbole_sid.memory import BaseMeasure, Memory, Numbers, Recall, best, ranks, transition_table
 from recbole_sid.memory import table as table_module
@@ -187,6 +187,18 @@ def test_what_is_cut_from_a_row_goes_to_the_base_measure(
         np.testing.assert_allclose(sums.numpy(), 1, rtol=1e-4)
 
 
+def looked_up(memory: Memory, recent: torch.Tensor) -> Recall:
+    """Return what `look_up` finds, each user's in the order of the items."""
+    looked = look_up(memory, recent)
+    places = [slice(first, first + n) for first, n in zip(looked.room, looked.found, strict=False)]
+    order = [place.start + np.argsort(looked.items[place]) for place in places]
+    at = np.concatenate([np.zeros(0, dtype=np.int64), *order])
+    rows = np.repeat(np.arange(len(recent)), looked.found)
+    parts = rows, looked.items[at].astype(np.int64), looked.masses[at], looked.remaining
+    found_rows, *found = (torch.from_numpy(part) for part in parts)
+    return Recall(found_rows, found[0], found[1], found[2], memory.n_items)
+
+
 @pytest.mark.skipif(not is_usable(), reason="numba is not installed")
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(sequences, histories, numbers, st.sampled_from([None, 1, 3]), st.sampled_from([1, 2]))
@@ -198,7 +210,7 @@ def test_compiled_recall_equals_that_of_scipy(
     torch.set_num_threads(n_threads)
     try:
         for _ in range(2):  # what it adds up in is used again
-            found, expected = compiled_recall(memory, recent), memory.recall(recent)
+            found, expected = looked_up(memory, recent), memory.recall(recent)
             assert torch.equal(found.rows, expected.rows)
             assert torch.equal(found.items, expected.items)
             torch.testing.assert_close(found.masses, expected.masses)
@@ -290,6 +302,7 @@ def test_saved_and_loaded_are_equal() -> None:
         ("row_sums", torch.zeros(N_ITEMS).double(), "below that of its entries"),
         ("row_sums", torch.full((N_ITEMS,), torch.inf).double(), "a row's sum is not a number"),
         ("settings", torch.tensor([3.0, 0.3, 5.0, 0.3, 0.0, 0.0]).double(), "pseudo_counts=0.0"),
+        ("settings", torch.tensor([3.0, 0.3, 5.0, 0.3, 1.0]).double(), "another type or shape"),
         ("settings", torch.tensor([3.0, 0.3, torch.nan, 0.3, 1.0, 0.0]).double(), "window=nan"),
         ("settings", torch.tensor([3.0, 0.3, torch.inf, 0.3, 1.0, 0.0]).double(), "window=inf"),
         ("settings", torch.tensor([3.0, 1.5, 5.0, 0.3, 1.0, 0.0]).double(), "hop_decay=1.5"),

@@ -21,29 +21,15 @@ from recbole_sid.features.alike import alike
 from recbole_sid.generalization.analysis import analyze, label_split
 from recbole_sid.interop.import_weights import import_checkpoint
 from recbole_sid.memory import Numbers
+from recbole_sid.model.later_items import weights_for
 from recbole_sid.quick_start import load_data_and_model, make_trainer, run_model, run_recbole_sid
 from recbole_sid.semantic_ids.extend import extend_to_items
-from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.tune.space import read_space
 from recbole_sid.tune.trial import SearchPlan, train_trial
 
 ASKED = {"memory": "transitions"}
 OWN = ("codebook_sizes", "collaborative_dim")
 PLAIN = {key: value for key, value in SMALL.items() if key not in OWN}
-
-
-@pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that names each model whose training starts."""
-    started: list[str] = []
-    start_stage = SIDTrainer.start_stage
-
-    def noted(trainer: Any, stage: Any, data: Any) -> None:
-        started.append(trainer.config["model"])
-        start_stage(trainer, stage, data)
-
-    monkeypatch.setattr(SIDTrainer, "start_stage", noted)
-    return started
 
 
 def test_a_row_with_a_memory_trains_nothing_anew(data_path: Path, tmp_path: Path, trainings: list[str]) -> None:
@@ -168,6 +154,11 @@ def test_new_items_are_remembered_from_the_data_as_it_is_now(
     expected.learn(*train._dataset.training_sequences(), before.memory.numbers)
     assert (expected.table.counts != model.memory.table.counts).nnz == 0
     assert len(model.retrieve(next(iter(test))[0])[1])
+    # Numbers that are none are left to be refused with the rest of the table.
+    for damaged in (torch.zeros(2).double(), torch.zeros(()).double(), torch.ones(6, dtype=torch.complex64)):
+        state = {**before.state_dict(), "memory.settings": damaged}
+        found = weights_for(model, state, {}, config, train._dataset)
+        assert found["memory.settings"] is damaged
 
 
 def vectors_of(dataset: Any, vectors: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from conftest import random_sequences, write_dataset
 from recbole_sid.checkpoint import load_checkpoint, save_checkpoint
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
-from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.errors import InputError
 from recbole_sid.memory import Memory, Numbers
 from recbole_sid.memory.mixture import scores_of_all
@@ -225,24 +224,17 @@ def test_training_knows_nothing_of_the_memory(configure: Callable[..., Config]) 
 
 
 def test_numbers_are_chosen_on_validation_alone(
-    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    prepare: Callable[..., Any], datasets_read: set[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     config, train, valid, test = prepare("TIGER", **ASKED, state="INFO", metrics=["Recall", "NDCG"])
-    read: set[int] = set()
-    look_up = HistoryDataset.__getitem__
-
-    def counted_look_up(dataset: Any, *arguments: Any) -> Any:
-        read.add(id(dataset))
-        return look_up(dataset, *arguments)
-
-    monkeypatch.setattr(HistoryDataset, "__getitem__", counted_look_up)
+    datasets_read.clear()
     trainer = make_trainer(config, train)
     with caplog.at_level("INFO"):
         score, result = trainer.fit(train, valid)
-    assert id(valid._dataset) in read
-    assert id(test._dataset) not in read
+    assert id(valid._dataset) in datasets_read
+    assert id(test._dataset) not in datasets_read
     trainer.evaluate(test)
-    assert id(test._dataset) in read
+    assert id(test._dataset) in datasets_read
 
     # What was measured for the choice is what the evaluator measures, and no lower than without the memory.
     of_choice = next(text for text in caplog.messages if text.startswith("Decided after training"))
@@ -346,21 +338,14 @@ def test_saved_and_loaded_give_equal_scores(configure: Callable[..., Config], na
 
 @pytest.mark.parametrize("name", ["TIGER", "SIDMLP"])
 def test_a_run_with_a_memory_takes_up_the_training_without(
-    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, name: str
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, trainings: list[str], name: str
 ) -> None:
     plain = run_model(configure(name))
     afresh = run_model(configure(name, **ASKED)).trainer
     Path(afresh.saved_model_file).unlink()
-    trained: list[str] = []
-    start_stage = SIDTrainer.start_stage
-
-    def noted(trainer: Any, stage: Any, data: Any) -> None:
-        trained.append(trainer.config["model"])
-        start_stage(trainer, stage, data)
-
-    monkeypatch.setattr(SIDTrainer, "start_stage", noted)
+    trainings.clear()
     taken_up = run_model(configure(name, **ASKED, resume=True))
-    assert trained == []
+    assert trainings == []
     assert taken_up.trainer.saved_model_file == afresh.saved_model_file != plain.trainer.saved_model_file
     assert taken_up.best_valid_score == afresh.best_valid_score > plain.best_valid_score
     assert taken_up.trainer.model.chosen == afresh.model.chosen
@@ -369,7 +354,7 @@ def test_a_run_with_a_memory_takes_up_the_training_without(
     again = run_model(configure(name, **ASKED, resume=True))
     assert again.test_result == taken_up.test_result
     assert run_model(configure(name, resume=True)).test_result == plain.test_result
-    assert trained == []
+    assert trainings == []
 
 
 @pytest.mark.parametrize("changes", [{"item_share": 0.2}, {**ASKED, "item_share": 0.2}, ASKED])

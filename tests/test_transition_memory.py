@@ -16,7 +16,6 @@ from recbole_sid.comparison.job import make_jobs, run_job, stored
 from recbole_sid.comparison.plan import make_plan
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
-from recbole_sid.data.dataset import HistoryDataset
 from recbole_sid.data.histories import recent_items
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results
@@ -134,22 +133,15 @@ def test_what_is_held_out_changes_nothing(tmp_path: Path, make: Callable[..., Co
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_numbers_are_chosen_on_validation_alone(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_are_chosen_on_validation_alone(make: Callable[..., Config], datasets_read: set[int]) -> None:
     config = make()
     train, valid, test = data_preparation(config, create_dataset(config))
-    read: set[int] = set()
-    look_up = HistoryDataset.__getitem__
-
-    def counted_look_up(dataset: Any, *arguments: Any) -> Any:
-        read.add(id(dataset))
-        return look_up(dataset, *arguments)
-
-    monkeypatch.setattr(HistoryDataset, "__getitem__", counted_look_up)
+    datasets_read.clear()
     trainer = make_trainer(config, train)
     score, result = trainer.fit(train, valid)
-    assert read == {id(valid._dataset)}
+    assert datasets_read == {id(valid._dataset)}
     trainer.evaluate(test)
-    assert id(test._dataset) in read
+    assert id(test._dataset) in datasets_read
 
     chosen = trainer.model.memory.numbers
     tried = {score}

@@ -55,6 +55,12 @@ def recent_items(history: torch.Tensor, lengths: torch.Tensor, window: int) -> t
     return known.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
 
 
+def recent_places(history: torch.Tensor, lengths: torch.Tensor, window: int) -> torch.Tensor:
+    """Return `recent_items` in as many places for every batch: int64 [B, window]."""
+    found = recent_items(history, lengths, window)
+    return F.pad(found, (0, window - found.shape[1]))
+
+
 def _lists(interaction: Interaction, field: str) -> list[str]:
     """Return the fields that hold a value for each item of the histories in `field`, which is ``<items>_list``."""
     suffix, shape = field[field.rfind("_") :], interaction[field].shape

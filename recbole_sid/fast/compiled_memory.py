@@ -10,30 +10,12 @@ import numpy as np
 import torch
 
 from recbole_sid.fast.compiled.arrays import Looked, Transitions
-from recbole_sid.fast.compiled_scorer import is_usable
-from recbole_sid.memory import Memory, Recall
-
-
-def recall(memory: Memory, recent: torch.Tensor) -> Recall:
-    """Return `memory.recall(recent)`, by compiled loops where numba works, on as many threads as torch uses."""
-    if not is_usable():
-        return memory.recall(recent)
-    looked = look_up(memory, recent)
-    from recbole_sid.fast.compiled.recall import pack
-
-    ends = np.cumsum(looked.found)
-    n = int(ends[-1]) if len(ends) else 0
-    items, masses, rows = np.empty(n, np.int64), np.empty(n, np.float32), np.empty(n, np.int64)
-    pack(*looked[:4], ends - looked.found, items, masses, rows)
-    parts = rows, items, masses, looked.remaining
-    found_rows, *found = (torch.from_numpy(part).to(recent.device) for part in parts)
-    return Recall(found_rows, found[0], found[1], found[2], memory.n_items)
+from recbole_sid.memory import Memory
 
 
 def look_up(memory: Memory, recent: torch.Tensor) -> Looked:
     """Look up histories int64 [B, W] as `Memory.recall` does; numba has to be there."""
-    from recbole_sid.fast.compiled.recall import n_successors
-    from recbole_sid.fast.compiled.recall import recall as look
+    from recbole_sid.fast.compiled.recall import n_successors, recall
     from recbole_sid.fast.compiled.threads import share
 
     items = np.ascontiguousarray(recent[:, : memory.numbers.window].cpu().numpy())
@@ -48,7 +30,7 @@ def look_up(memory: Memory, recent: torch.Tensor) -> Looked:
     def work(users: slice) -> None:
         ends = room[users.start : users.stop + 1]
         with _sums(memory) as sums:
-            look(table, items[users], ends, sums, looked.items, looked.masses, found[users], looked.remaining[users])
+            recall(table, items[users], ends, sums, looked.items, looked.masses, found[users], looked.remaining[users])
 
     share(work, n_users, torch.get_num_threads())
     return looked

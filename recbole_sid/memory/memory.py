@@ -127,6 +127,13 @@ class Memory(torch.nn.Module):
         )
         self.use(numbers)
 
+    def learn_again(self, items: np.ndarray, offsets: np.ndarray, numbers: Numbers) -> None:
+        """As `learn`, of the sequences that were learnt before: counted anew only if the table changes by `numbers`."""
+        if len(self.counts) and self.numbers.of_table == numbers.of_table:
+            self.use(numbers)
+        else:
+            self.learn(items, offsets, numbers)
+
     def use(self, numbers: Numbers) -> None:
         """Look up by `numbers` from now on; those of `Numbers.of_table` are what the table was learnt with."""
         problem = numbers.problem()
@@ -227,8 +234,9 @@ class Memory(torch.nn.Module):
             return
         starts, successors, counts, row_sums = (found[name].cpu().numpy() for name in _TABLE)
         self._take(Table(csr_matrix((counts, successors, starts), shape=(self.n_items, self.n_items)), row_sums))
-        hops, hop_decay, window, *others = found["settings"].tolist()
-        self.use(Numbers(int(hops), hop_decay, int(window), *others))
+        numbers = Numbers.read(found["settings"].tolist())
+        assert isinstance(numbers, Numbers)  # else it is a problem
+        self.use(numbers)
 
     def _problem(
         self,
@@ -259,7 +267,8 @@ class Memory(torch.nn.Module):
         known = torch.zeros_like(row_sums).index_add_(0, row, counts.double())
         if not bool((row_sums.isfinite() & (row_sums >= (1 - _ROUNDING) * known)).all()):
             return "a row's sum is not a number, or below that of its entries"
-        return Numbers(*settings.tolist()).problem()
+        numbers = Numbers.read(settings.tolist())
+        return None if isinstance(numbers, Numbers) else numbers
 
 
 def _less(whole: np.ndarray, part: np.ndarray) -> np.ndarray:

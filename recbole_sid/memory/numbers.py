@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 LEAST_PSEUDO_COUNTS = 0.001  # with none at all, items that never followed would have no probability
@@ -32,6 +33,15 @@ class Numbers(NamedTuple):
     window_decay: float = 0.3
     pseudo_counts: float = 1.0
     text_weight: float = 0.0
+
+    @classmethod
+    def read(cls, recorded: Sequence[float]) -> Numbers | str:
+        """Return the numbers that a file holds in their order, or in words what is wrong with them."""
+        if len(recorded) != len(cls._fields):
+            return f"there are {len(recorded)} numbers, not {len(cls._fields)}"
+        numbers = cls._make(recorded)
+        problem = numbers.problem()
+        return problem or numbers._replace(hops=int(numbers.hops), window=int(numbers.window))
 
     @property
     def of_table(self) -> tuple[float, ...]:

@@ -41,11 +41,9 @@ def weights_for(
     current = lineage(config, train_dataset)["item tokens"]
     if memory is None or settings is None or is_same_hash(recorded.get("item tokens"), current):
         return dict(state)
-    hops, hop_decay, window, *others = settings.tolist()
-    numbers = Numbers(hops, hop_decay, window, *others)
-    if numbers.problem() is not None:
+    numbers = Numbers.read(settings.flatten().tolist()) if settings.dtype == torch.float64 else "no numbers"
+    if isinstance(numbers, str):
         return dict(state)  # refused as that of any damaged file is
-    numbers = numbers._replace(hops=int(hops), window=int(window))
     if numbers.text_weight:
         memory.alike = _known_alike(config, train_dataset)
         numbers = numbers if memory.alike is not None else numbers._replace(text_weight=0.0)

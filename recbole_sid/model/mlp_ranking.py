@@ -32,9 +32,11 @@ from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.model.base import SIDRecommender, is_cpu_inference
 from recbole_sid.nn.history_encoder import HistoryEncoder
+from recbole_sid.nn.item_encoder import ItemEmbedding, ItemEncoder
 from recbole_sid.nn.packing import Packed, Padded
 from recbole_sid.nn.readout import SIDMLPDecoder
 from recbole_sid.nn.vocabulary import PAD
+from recbole_sid.settings.training import ItemEncoderSettings, ReadoutSettings
 from recbole_sid.util import hardware
 
 # Users whose beams are searched together on the CPU: more, and activations leave the cache.
@@ -64,6 +66,38 @@ class MLPRanking(SIDRecommender):
         self.heads_form = Prepared(_factorise)
         self.compiled_form = Prepared(_compile)
         self.graphs: Prepared[CapturedSearches] = Prepared(_no_graphs)
+
+    def made_decoder(
+        self, settings: ReadoutSettings, d_model: int, sizes: Sequence[int], query_per_level: bool = False
+    ) -> SIDMLPDecoder:
+        """Return the untrained decoder of states [B, S', d_model], with a head for each of `sizes`."""
+        return SIDMLPDecoder(
+            d_model,
+            sizes,
+            attention_dim=settings.attention_dim,
+            n_heads=settings.attention_heads,
+            ffn_size=settings.ffn_size,
+            head_hidden=settings.head_hidden,
+            head_layers=settings.head_layers,
+            dropout=settings.dropout_prob,
+            query_per_level=query_per_level,
+            query_from_last=settings.query_from_last,
+        )
+
+    def made_item_encoder(self, settings: ItemEncoderSettings, items: ItemEmbedding | None = None) -> ItemEncoder:
+        """Return the untrained encoder of items, over `items`, or else the frozen token table."""
+        return ItemEncoder(
+            self.token_embedding,
+            n_levels=self.vocabulary.n_levels,
+            first_code_token=self.vocabulary.level_offsets[0],
+            n_code_tokens=sum(self.vocabulary.codebook_sizes),
+            max_items=self.max_seq_length,
+            n_layers=settings.item_layers,
+            ffn_size=settings.item_ffn_size,
+            mixing=settings.item_mixing,
+            dropout=settings.item_dropout_prob,
+            items=items,
+        )
 
     def embed_prefix(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the embedded codes of all levels but the last: [B, L - 1, d]."""

@@ -41,15 +41,4 @@ class SIDMLP(MLPRanking, Student):
 
     def make_decoder(self, config: Any, d_model: int) -> SIDMLPDecoder:
         settings = StudentSettings.of(config)
-        return SIDMLPDecoder(
-            d_model,
-            self.vocabulary.codebook_sizes,
-            attention_dim=settings.attention_dim,
-            n_heads=settings.attention_heads,
-            ffn_size=settings.ffn_size,
-            head_hidden=settings.head_hidden,
-            head_layers=settings.head_layers,
-            dropout=settings.dropout_prob,
-            query_per_level=settings.query_per_level,
-            query_from_last=settings.query_from_last,
-        )
+        return self.made_decoder(settings, d_model, self.vocabulary.codebook_sizes, settings.query_per_level)

@@ -24,7 +24,7 @@ from recbole_sid.model.teacher import Teacher, check_teacher, load_teacher
 from recbole_sid.nn.item_encoder import ItemEncoder, TrainedItemEmbedding
 from recbole_sid.nn.item_head import ItemHead
 from recbole_sid.nn.losses import distillation_loss, sampled_cross_entropy, smoothed_cross_entropy
-from recbole_sid.nn.readout import SIDMLPDecoder, last_states
+from recbole_sid.nn.readout import last_states
 from recbole_sid.settings import declare
 from recbole_sid.settings.training import (
     DecodingSettings,
@@ -133,17 +133,8 @@ class SIDMLPHybrid(HybridRanking):
         self.token_embedding = nn.Embedding(self.vocabulary.size, settings.d_model)
         self.token_embedding.requires_grad_(settings.train_code_embeddings)
         self.history_encoder = self._encoder(settings)
-        self.decoder = SIDMLPDecoder(
-            settings.d_model,
-            self.vocabulary.codebook_sizes if settings.sid_heads else (),
-            attention_dim=settings.attention_dim,
-            n_heads=settings.attention_heads,
-            ffn_size=settings.ffn_size,
-            head_hidden=settings.head_hidden,
-            head_layers=settings.head_layers,
-            dropout=settings.dropout_prob,
-            query_from_last=settings.query_from_last,
-        )
+        sizes = self.vocabulary.codebook_sizes if settings.sid_heads else ()
+        self.decoder = self.made_decoder(settings, settings.d_model, sizes)
         self.item_head = self._item_head(settings, dataset) if settings.item_head else None
         self.alpha, self.temperature = settings.alpha, settings.temperature
         self.item_negatives, self.memory_smoothing = settings.item_negatives, settings.memory_smoothing
@@ -160,18 +151,7 @@ class SIDMLPHybrid(HybridRanking):
             self.max_seq_length,
             settings.input_dropout_prob,
         )
-        return ItemEncoder(
-            self.token_embedding,
-            n_levels=vocabulary.n_levels,
-            first_code_token=vocabulary.level_offsets[0],
-            n_code_tokens=sum(vocabulary.codebook_sizes),
-            max_items=self.max_seq_length,
-            n_layers=settings.item_layers,
-            ffn_size=settings.item_ffn_size,
-            mixing=settings.item_mixing,
-            dropout=settings.item_dropout_prob,
-            items=items,
-        )
+        return self.made_item_encoder(settings, items)
 
     def _item_head(self, settings: SIDMLPHybridSettings, dataset: Any) -> ItemHead:
         numbers = np.concatenate([[-1], self.semantic_ids.rows_of(dataset.item_tokens())])

@@ -127,18 +127,7 @@ def _token_encoder(model: SIDMLPPlusPlus, config: Any) -> MLPEncoder:
 
 
 def _item_encoder(model: SIDMLPPlusPlus, config: Any) -> ItemEncoder:
-    settings = SIDMLPPlusPlusSettings.of(config)
-    return ItemEncoder(
-        model.token_embedding,
-        n_levels=model.vocabulary.n_levels,
-        first_code_token=model.vocabulary.level_offsets[0],
-        n_code_tokens=sum(model.vocabulary.codebook_sizes),
-        max_items=model.max_seq_length,
-        n_layers=settings.item_layers,
-        ffn_size=settings.item_ffn_size,
-        mixing=settings.item_mixing,
-        dropout=settings.item_dropout_prob,
-    )
+    return model.made_item_encoder(SIDMLPPlusPlusSettings.of(config))
 
 
 _ENCODERS: Mapping[str, Callable[[SIDMLPPlusPlus, Any], HistoryEncoder]] = {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from recbole_sid.data.histories import recent_items
+from recbole_sid.data.histories import recent_places
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.fast.prepared import weights_unchanged
@@ -210,7 +210,7 @@ class _Choice:
     def _recalled(self, memory: Memory, numbers: Numbers) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the masses [P] of all pairs and what remains [n] for each instance."""
         if self._known is None or self._known[0] != numbers:
-            _learn(memory, self.sequences, numbers)
+            memory.learn_again(*self.sequences, numbers)
             masses, remaining = [], []
             for recent, rows, items in self._parts:
                 recall = memory.recall(recent)
@@ -233,12 +233,6 @@ def _like(memory: Memory) -> Memory:
     like = Memory(memory.n_items, row_limit=memory.row_limit)
     like.alike = memory.alike
     return like
-
-
-def _learn(memory: Memory, sequences: tuple[np.ndarray, np.ndarray], numbers: Numbers) -> None:
-    """Let `memory` have `numbers`; count anew only if the table changes."""
-    same_table = len(memory.counts) and memory.numbers.of_table == numbers.of_table
-    memory.use(numbers) if same_table else memory.learn(*sequences, numbers)
 
 
 def _instances(
@@ -284,9 +278,7 @@ def _compete(model: Any, memories: Sequence[Memory], window: int, interaction: A
     with weights_unchanged(model):
         for _, part in model.ranked_together(interaction):
             scorer = model.scorer(model.encode(model.history_tokens(part)))
-            recent = recent_items(part[model.ITEM_SEQ], part[model.ITEM_SEQ_LEN], window).cpu()
-            wide = recent.new_zeros(len(recent), window)
-            wide[:, : recent.shape[1]] = recent
+            wide = recent_places(part[model.ITEM_SEQ], part[model.ITEM_SEQ_LEN], window).cpu()
             targets = part[model.ITEM_ID].cpu()
             found, _ = model.candidates(scorer)
             row = torch.arange(len(targets)).unsqueeze(1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from recbole_sid.checkpoint import lineage
-from recbole_sid.data.histories import recent_items
+from recbole_sid.data.histories import recent_places
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.memory import Numbers, ranks
@@ -67,34 +67,25 @@ class TransitionMemoryTrainer(ChoosingTrainer):
         metric, k = rank_metric(self.config, valid_data)
         instances = self._instances(valid_data, fixed.get("window", _WIDEST))
         values: dict[Numbers, float] = {}
+        sequences = train_data._dataset.training_sequences()
 
         def value_of(numbers: Numbers) -> float:
             if numbers not in values:
-                self._set(train_data._dataset, numbers)
+                self.model.memory.learn_again(*sequences, numbers)
                 values[numbers] = float(self._measure(instances, metric, k))
             return values[numbers]
 
         chosen = best_by_groups(start, [varied(names, tried, fixed) for names, tried in _TRIED], value_of)
-        self._set(train_data._dataset, chosen)
+        self.model.memory.learn_again(*sequences, chosen)
         best = f"validation {self.valid_metric} {values[chosen]:.4f} on {len(instances.targets):,} instances"
         return f"{shown(chosen._asdict())} of {len(values)} settings: {best}; {self._size()}"
-
-    def _set(self, dataset: Any, numbers: Numbers) -> None:
-        """Let the model have `numbers`; count anew only if the table changes."""
-        if self.model.memory.numbers.of_table == numbers.of_table:
-            self.model.memory.use(numbers)
-        else:
-            self.model.learn(dataset, numbers)
 
     def _instances(self, valid_data: Any, window: int) -> _Instances:
         window = min(window, self.model.max_seq_length)
         recent, targets = [], []
         for interaction, _, rows, items in valid_data:
             histories, lengths = interaction[self.model.ITEM_SEQ], interaction[self.model.ITEM_SEQ_LEN]
-            last = recent_items(histories, lengths, window)
-            wide = last.new_zeros(len(last), window)
-            wide[:, : last.shape[1]] = last
-            recent.append(wide[rows])
+            recent.append(recent_places(histories, lengths, window)[rows])
             targets.append(items)
         n = sum(map(len, targets))
         kept = torch.arange(n) if n <= _MOST_INSTANCES else torch.linspace(0, n - 1, _MOST_INSTANCES).long()

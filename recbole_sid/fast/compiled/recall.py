@@ -92,35 +92,3 @@ def join(looked: Looked, extra: np.ndarray, room: np.ndarray, items: np.ndarray,
                 items[new + used], masses[new + used] = item, np.float32(0)
                 used += 1
         looked.found[user] = used
-
-
-@jit
-def pack(
-    room: np.ndarray,
-    items: np.ndarray,
-    masses: np.ndarray,
-    found: np.ndarray,
-    starts: np.ndarray,
-    packed_items: np.ndarray,
-    packed_masses: np.ndarray,
-    rows: np.ndarray,
-) -> None:
-    """Move what `recall` found of each user together, in the order of the items.
-
-    Args:
-        starts: int64 [B], where each user's begins.
-        packed_items: int64, packed_masses: float32, rows: int64, the user of each; written.
-    """
-    most = 0
-    for user in range(len(found)):
-        most = max(most, found[user])
-    keys, bits, packed_bits = np.empty(most, np.int64), masses.view(np.int32), packed_masses.view(np.int32)
-    for user in range(len(found)):
-        n, first, at = found[user], room[user], starts[user]
-        for place in range(n):
-            keys[place] = (np.int64(items[first + place]) << 32) | bits[first + place]  # above 0, as the mass is
-        keys[:n].sort()
-        for place in range(n):
-            packed_items[at + place] = keys[place] >> 32
-            packed_bits[at + place] = keys[place] & 0xFFFFFFFF
-            rows[at + place] = user
