@@ -6,8 +6,8 @@ To add a family of models, write a class as in `Engine` and add its line to `ENG
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,13 @@ class Histories(NamedTuple):
     items: np.ndarray
     lengths: np.ndarray
 
+    def part(self, rows: np.ndarray) -> Histories:
+        """Return those at `rows`, int64 [n], which rise, cut to the longest of them."""
+        if len(rows) == len(self.lengths):
+            return self
+        lengths = self.lengths[rows]
+        return Histories(self.items[rows, : int(lengths.max())], lengths)
+
 
 class Engine(Protocol):
     """Ranks the items of a catalogue.
@@ -33,7 +40,7 @@ class Engine(Protocol):
     Attributes:
         n_items: items are numbered 1 .. n_items - 1; 0 is padding.
         max_history: histories are cut to so many of their last items before they come here.
-        beam_size: the model's own.
+        beam_size: the model's own; 0: it does not search but scores every item, so that `rank` is not asked.
     """
 
     n_items: int
@@ -72,6 +79,15 @@ class Engine(Protocol):
         ``siblings``, the likeliest codes in its place, as ``[code, probability]``), ``parts`` (what each head or the
         memory says, by name) and ``remembered`` (numbers of the history's items that it was seen to follow).
         """
+        ...
+
+
+@runtime_checkable
+class ReadsUsers(Protocol):
+    """What an engine has besides whose model may ask who the user is."""
+
+    def of_users(self, histories: Histories, users: Sequence[str]) -> Histories:
+        """Return `histories` that tell whose they are; of empty ones too."""
         ...
 
 
