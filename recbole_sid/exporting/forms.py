@@ -40,7 +40,14 @@ class FormOf(Protocol):
 
 
 # By the class of the model: "module:function".
-FORMS: dict[str, str] = with_installed("forms", {})
+FORMS: dict[str, str] = with_installed(
+    "forms",
+    {
+        "SIDMLPHybrid": "recbole_sid.exporting.items:form_of_hybrid",
+        "SIDMLP": "recbole_sid.exporting.tokens:form_of_student",
+        "TransitionMemory": "recbole_sid.exporting.transitions:form_of_transitions",
+    },
+)
 
 
 def form_of(model: Any, config: Any, dataset: Any) -> Form:

@@ -92,7 +92,14 @@ class ReadsUsers(Protocol):
 
 
 # By the name that a bundle has it under: "module:class".
-ENGINES: dict[str, str] = with_installed("engines", {})
+ENGINES: dict[str, str] = with_installed(
+    "engines",
+    {
+        "items": "recbole_sid.serving.engines.items:ItemEngine",
+        "tokens": "recbole_sid.serving.engines.tokens:TokenEngine",
+        "transitions": "recbole_sid.serving.engines.transitions:TransitionEngine",
+    },
+)
 
 
 def engine_named(name: str) -> type[Engine]:

@@ -39,6 +39,13 @@ def _erf(x: np.float32) -> np.float32:
 
 
 @jit
+def gelu_in_place(x: np.ndarray) -> None:
+    """Replace x [n] by its GELU."""
+    for place in range(len(x)):
+        x[place] *= _HALF * (_ONE + _erf(x[place] * _ROOT_HALF))
+
+
+@jit
 def exp(x: np.float32) -> np.float32:
     """Exponential of x <= 0 to fp32 rounding: 2^n times a polynomial; unlike numpy's, it vectorises."""
     t = max(x, np.float32(-87)) * np.float32(1.4426950408889634)

@@ -7,6 +7,9 @@ import numpy as np
 from recbole_sid.fast.compiled.arrays import Looked, Transitions
 from recbole_sid.fast.compiled.jit import jit
 
+# Of float32: 0 times the logarithm of nothing is no number.
+_LOWEST = np.finfo(np.float32).min
+
 
 @jit
 def n_successors(table: Transitions, looked_up: np.ndarray, found: np.ndarray) -> None:
@@ -92,3 +95,27 @@ def join(looked: Looked, extra: np.ndarray, room: np.ndarray, items: np.ndarray,
                 items[new + used], masses[new + used] = item, np.float32(0)
                 used += 1
         looked.found[user] = used
+
+
+@jit
+def mix_in(looked: Looked, items: np.ndarray, sharpness: np.float32, sums: np.ndarray, scores: np.ndarray) -> None:
+    """Turn log p0 [B, M] of items int64 [M] into ``log p + sharpness * log p0``, p the mixture with what was looked up.
+
+    Args:
+        sums: float32 [n_items], all 0, and 0 again afterwards.
+        scores: written over.
+    """
+    for user in range(len(scores)):
+        first, n = looked.room[user], looked.found[user]
+        for place in range(first, first + n):
+            sums[looked.items[place]] = looked.masses[place]
+        log_remaining = np.log(looked.remaining[user])
+        for column in range(len(items)):
+            log_p0, mass = scores[user, column], sums[items[column]]
+            if mass > 0:
+                mixed = np.log(mass + looked.remaining[user] * np.exp(log_p0))
+                scores[user, column] = mixed + sharpness * max(log_p0, _LOWEST)
+            else:
+                scores[user, column] = log_remaining + (np.float32(1) + sharpness) * log_p0
+        for place in range(first, first + n):
+            sums[looked.items[place]] = np.float32(0)

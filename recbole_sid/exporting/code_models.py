@@ -1,0 +1,152 @@
+"""What forms of models share whose decoder is SID-MLP's: heads over codes, trie, memory, readout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from recbole_sid.errors import InputError
+from recbole_sid.fast.compiled_memory import transitions
+from recbole_sid.fast.compiled_scorer import can_compile, compiled_heads, compiled_places, compiled_prefixes
+from recbole_sid.fast.factorised import FactorisedHeads
+from recbole_sid.memory import Memory
+from recbole_sid.nn.item_head import ItemHead
+from recbole_sid.nn.readout import Readout
+
+Arrays = dict[str, np.ndarray]
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor's values, contiguous."""
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def linear(at: str, layer: Any) -> Arrays:
+    """Return a linear map under names that begin with `at`: weight [inputs, outputs] and bias."""
+    bias = layer.bias if layer.bias is not None else layer.weight.new_zeros(len(layer.weight))
+    return {f"{at}.weight": array(layer.weight.T), f"{at}.bias": array(bias)}
+
+
+def norm(at: str, layer: nn.LayerNorm) -> Arrays:
+    """Return a LayerNorm under names that begin with `at`."""
+    return {
+        f"{at}.gain": array(layer.weight),
+        f"{at}.shift": array(layer.bias),
+        f"{at}.eps": np.array([layer.eps], np.float32),
+    }
+
+
+def form_of_codes(model: Any) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays and settings that `recbole_sid.serving.engines.code_ranking` reads, of `MLPRanking` models.
+
+    Raises:
+        InputError: if they decode in a way that has no compiled form.
+    """
+    item_head, share = getattr(model, "item_head", None), None
+    has_heads = len(model.decoder.heads) > 0
+    if has_heads and item_head is not None:
+        share = float(model.shares[0])
+        has_heads, item_head = share < 1, item_head if share > 0 else None  # one without a share says nothing
+    if getattr(model, "item_candidates", None) is not None and item_head is not None:
+        raise InputError(
+            f"item_candidates={model.item_candidates} cannot be exported yet: set it to ~ and train again."
+        )
+    remembers = model.remembers
+    arrays = {**_trie(model), **_readout(model.decoder.readout)}
+    settings = {
+        "n_items": model.n_items,
+        "max_history": model.max_seq_length,
+        "beam_size": model.beam_size,
+        "decoding": model.decoding,
+        "codebook_sizes": [int(size) for size in model.vocabulary.codebook_sizes],
+        "d_model": model.token_embedding.embedding_dim,
+        **_readout_settings(model.decoder.readout),
+        "sid_heads": has_heads,
+        "item_head": item_head is not None,
+        "item_share": share if has_heads and item_head is not None else None,
+        "memory": remembers,
+    }
+    if has_heads:
+        arrays |= _heads(model)
+        settings["head_hidden"] = arrays["heads.gain"].shape[1]
+    if item_head is not None:
+        arrays |= _item_head(item_head)
+    if remembers:
+        of_memory, numbers = form_of_memory(model.memory, model.max_seq_length)
+        arrays |= of_memory
+        settings |= {**numbers, "memory_sharpness": float(model.sharpness)}
+    return arrays, settings
+
+
+def form_of_memory(memory: Memory, longest: int) -> tuple[Arrays, Mapping[str, Any]]:
+    """Return the arrays and settings of a memory, for histories of at most `longest` items."""
+    numbers = memory.numbers
+    found = transitions(memory, 1)
+    arrays = {
+        f"memory.{name}": getattr(found, name) for name in ("starts", "successors", "counts", "row_sums", "left_out")
+    }
+    return {name: np.ascontiguousarray(value) for name, value in arrays.items()}, {
+        "memory_window": min(numbers.window, longest),
+        "memory_window_decay": float(numbers.window_decay),
+        "memory_pseudo_counts": float(numbers.pseudo_counts),
+    }
+
+
+def _heads(model: Any) -> Arrays:
+    if model.normaliser != "children":
+        raise InputError(
+            f"normaliser={model.normaliser} cannot be exported: only normaliser=children has a compiled form."
+        )
+    heads = FactorisedHeads.of(model.decoder, model.token_embedding.weight, model.vocabulary.level_offsets)
+    if not can_compile(heads):
+        raise InputError("head_layers of more than 1 cannot be exported: they have no compiled form.")
+    found = compiled_heads(heads)
+    arrays = {f"heads.{name}": value for name, value in found._asdict().items() if not name.endswith("_start")}
+    user = {"heads.user.weight": array(heads.user_weight.T), "heads.user.bias": array(heads.user_bias)}
+    return {**arrays, **user}
+
+
+def _trie(model: Any) -> Arrays:
+    prefixes, places = compiled_prefixes(model.trie), compiled_places(model.trie, model.n_items)
+    arrays = {f"trie.{name}": value for name, value in prefixes._asdict().items() if name != "widest"}
+    arrays |= {f"places.{name}": value for name, value in places._asdict().items()}
+    whole = {"trie.start_at", "trie.code_at"}
+    return {name: value.astype(np.int64 if name in whole else np.int32, copy=False) for name, value in arrays.items()}
+
+
+def _readout(readout: Readout) -> Arrays:
+    form = readout.absorbed.get(readout)
+    wide, narrow = readout.ffn[0], readout.ffn[-1]
+    return {
+        **linear("readout.query", readout.query),
+        "readout.keys": array(form.keys.T),
+        "readout.values": array(form.values.T),
+        **norm("readout.norm1", readout.norm1),
+        **norm("readout.norm2", readout.norm2),
+        **linear("readout.wide", wide),
+        **linear("readout.narrow", narrow),
+    }
+
+
+def _readout_settings(readout: Readout) -> dict[str, Any]:
+    wide = readout.ffn[0]
+    assert isinstance(wide, nn.Linear)
+    return {
+        "attention_heads": readout.n_heads,
+        "n_queries": readout.n_queries,
+        "query_from_last": readout.reads_last,
+        "ffn_size": wide.out_features,
+    }
+
+
+def _item_head(head: ItemHead) -> Arrays:
+    return {
+        "item_head.context": array(head.context.weight.T),
+        **norm("item_head.norm", head.norm),
+        "item_head.table": array(head.table),
+        "item_head.items": array(head.items),
+    }

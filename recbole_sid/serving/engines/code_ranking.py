@@ -1,0 +1,249 @@
+"""How models rank by heads over codes, a head over items, or both, with or without a memory.
+
+Scores are those of `recbole_sid.model.base.SIDRecommender`: log p0, and with a memory ``log p + sharpness * log p0``.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recbole_sid.errors import InputError
+from recbole_sid.fast.compiled.arrays import Looked, Mixing
+from recbole_sid.serving.engine import Histories
+from recbole_sid.serving.engines.item_scores import ItemHead
+from recbole_sid.serving.engines.level_heads import Asked, Codes, LevelHeads
+from recbole_sid.serving.engines.reading import Reader, check_items, require_numba
+from recbole_sid.serving.engines.remembered import Remembered
+
+DECODINGS = ("beam", "exact", "full")
+# Codes in the place of one that an explanation names.
+_SIBLINGS = 10
+# Users of a thread, and scores of all items, that are in memory together.
+_USERS, _SCORES = 64, 1 << 23
+_NOT_FINITE = (
+    "The model's scores are not finite, so nothing can be ranked: its bundle is damaged, or its training diverged."
+)
+
+
+class Encoded(NamedTuple):
+    """What the encoder says of histories.
+
+    Attributes:
+        context: [B, Q, d], contexts z.
+        last: [B, d], the last states.
+    """
+
+    context: np.ndarray
+    last: np.ndarray
+
+
+class Known(NamedTuple):
+    """What is known of a batch of users.
+
+    Attributes:
+        asked: of the heads over codes; None without them.
+        query: [B, d], of the head over items; None without it.
+        looked: what is remembered; None without a memory.
+    """
+
+    asked: Any
+    query: Any
+    looked: Any
+
+    def of(self, user: int) -> Known:
+        """Return that of one user."""
+        one = slice(user, user + 1)
+        asked = None if self.asked is None else Asked(self.asked.parts[one], self.asked.first[one])
+        query = None if self.query is None else self.query[one]
+        return Known(asked, query, None if self.looked is None else self.looked.of(one))
+
+
+class CodeEngine:
+    """Base of engines whose decoder is SID-MLP's (see `recbole_sid.serving.engine.Engine`).
+
+    Args:
+        arrays: of the bundle.
+        settings: of the bundle.
+
+    Attributes:
+        shares: of the heads over codes and of that over items in p0, where there are both.
+        n_threads: threads that users are shared among.
+    """
+
+    n_threads = 1
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
+        require_numba()
+        reader = Reader(arrays, settings)
+        self.n_items = reader.whole("n_items", 2)
+        self.max_history, self.beam_size = reader.whole("max_history", 1), reader.whole("beam_size", 1)
+        self.decoding = reader.word("decoding", DECODINGS)
+        self.codes = Codes(reader, self.n_items)
+        self.heads: Any = LevelHeads(reader, self.codes) if reader.has("sid_heads") else None
+        self.item_head: Any = ItemHead(reader, self.n_items) if reader.has("item_head") else None
+        if self.heads is None and self.item_head is None:
+            raise InputError("The bundle has no heads to rank by: export it again.")
+        both = self.heads is not None and self.item_head is not None
+        self.shares: tuple[float, ...] = (1.0,)
+        if both:
+            share = reader.number("item_share", most=1)
+            self.shares = (1 - share, share)
+        if 0.0 in self.shares:
+            raise InputError("The bundle has a head without a share: export it again.")
+        self.memory = Remembered(reader, self.n_items) if reader.has("memory") else None
+        self._read(reader)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> CodeEngine:
+        """As `Engine.of`."""
+        return cls(arrays, settings)
+
+    @abstractmethod
+    def _read(self, reader: Reader) -> None:
+        """Read the encoder."""
+
+    @abstractmethod
+    def encode(self, histories: Histories) -> Encoded:
+        """Return what the encoder says of histories."""
+
+    def rank(self, histories: Histories, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `Engine.rank`."""
+        from recbole_sid.fast.compiled.first_level import order_ties
+
+        k = min(max(self.beam_size, width), self.n_items - 1)
+        parts = [self._best(part, k) for part in self._parts(histories)]
+        items, scores = (np.concatenate(part) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True))
+        if (items[:, 0] == 0).any():
+            raise InputError(_NOT_FINITE)
+        order_ties(items, scores)
+        return items[:, :width], scores[:, :width]
+
+    def all_scores(self, histories: Histories) -> np.ndarray:
+        """As `Engine.all_scores`."""
+        return np.concatenate([self._all_scores(self.known(part)) for part in self._parts(histories)])
+
+    def scores(self, histories: Histories, items: np.ndarray) -> np.ndarray:
+        """As `Engine.scores`."""
+        check_items(items, self.n_items)
+        return np.concatenate([self._scores(self.known(part), items) for part in self._parts(histories)])
+
+    def explain(self, histories: Histories, items: np.ndarray) -> list[dict[str, Any]]:
+        """As `Engine.explain`."""
+        check_items(items, self.n_items)
+        check_items(histories.items, self.n_items)
+        known = self.known(histories)
+        return [self._explanation(known, histories, user, item) for user, item in enumerate(items.tolist())]
+
+    def known(self, histories: Histories) -> Known:
+        """Return what is known of users by their histories."""
+        encoded = self.encode(histories)
+        asked = None if self.heads is None else self.heads.asked(encoded.context)
+        query = None if self.item_head is None else self.item_head.query(encoded.last, encoded.context[:, 0])
+        if asked is not None and np.isnan(asked.first).any():  # the other head would hide it
+            raise InputError(_NOT_FINITE)
+        looked = None if self.memory is None else self.memory.look_up(histories, self.n_threads)
+        return Known(asked, query, looked)
+
+    def _parts(self, histories: Histories) -> Iterator[Histories]:
+        """Yield the histories that are worked on together, each part cut to its longest."""
+        check_items(histories.items, self.n_items)
+        size = _USERS * self.n_threads
+        if self.item_head is not None:
+            size = min(size, max(1, _SCORES // self.n_items))
+        for first in range(0, len(histories.items), size):
+            lengths = histories.lengths[first : first + size]
+            yield Histories(histories.items[first : first + size, : lengths.max()], lengths)
+
+    def _best(self, histories: Histories, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k best items int64 and scores, both [B, k], of histories that are worked on together."""
+        known = self.known(histories)
+        if self.heads is None or (self.item_head is not None and self.decoding != "beam"):
+            return self._best_of_all(self._all_scores(known), k)
+        if self.item_head is None and known.looked is None:
+            return self.heads.search(known.asked, self.decoding, k, self.n_threads)
+        return self._best_of_mixture(known, k)
+
+    def _best_of_all(self, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        from recbole_sid.fast.compiled.first_level import best_of
+
+        items, best = np.empty((len(scores), k), np.int64), np.empty((len(scores), k), np.float32)
+        best_of(scores, items, best)
+        return items, best
+
+    def _best_of_mixture(self, known: Known, k: int) -> tuple[np.ndarray, np.ndarray]:
+        from recbole_sid.fast.compiled import decoders, lookup
+
+        candidates = lookup.nothing(len(known.asked.parts)) if known.looked is None else known.looked
+        sharpness = 0.0 if self.memory is None else self.memory.sharpness
+        if self.item_head is None:
+            mixing = Mixing.of_one_head(candidates.remaining, sharpness)
+        else:
+            own = self.item_head.log_probs(known.query)
+            own += np.float32(np.log(self.shares[1]))
+            items, best = self._best_of_all(own, k)
+            rest, log_share = best[:, -1].copy(), np.float32(np.log(self.shares[0]))
+            mixing = Mixing(candidates.remaining, np.float32(sharpness), own, rest, log_share)
+            candidates = lookup.with_items(candidates, items)
+        decoding = "beam" if self.decoding == "beam" else "exact"
+        users = self.heads.users(known.asked, k if decoding == "beam" else self.codes.n_first)
+        return decoders.mixture(users, decoding, self.codes.places, mixing, candidates, k, self.n_threads)
+
+    def _all_scores(self, known: Known) -> np.ndarray:
+        parts = [] if self.heads is None else [self.heads.log_probs(known.asked, self.n_threads)]
+        if self.item_head is not None:
+            parts.append(self.item_head.log_probs(known.query))
+        return self._with_memory(self._mixed(parts), known.looked, np.arange(self.n_items))
+
+    def _scores(self, known: Known, items: np.ndarray) -> np.ndarray:
+        parts = [] if self.heads is None else [self.heads.log_probs_of(known.asked, items)]
+        if self.item_head is not None:
+            parts.append(self.item_head.log_probs(known.query)[:, items])
+        return self._with_memory(self._mixed(parts), known.looked, items)
+
+    def _mixed(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Return log p0 of what heads over codes and items say."""
+        if len(parts) == 1:
+            return parts[0]
+        of_codes, of_items = (part + np.float32(np.log(share)) for part, share in zip(parts, self.shares, strict=True))
+        return np.logaddexp(of_codes, of_items)
+
+    def _with_memory(self, log_p0: np.ndarray, looked: Looked | None, items: np.ndarray) -> np.ndarray:
+        """Return the scores [B, M] of items int64 [M] from their log p0 [B, M]."""
+        from recbole_sid.fast.compiled.recall import mix_in
+
+        if looked is not None and self.memory is not None:
+            with self.memory.sums() as sums:
+                mix_in(looked, items, np.float32(self.memory.sharpness), sums, log_p0)
+        return log_p0
+
+    def _explanation(self, known: Known, histories: Histories, user: int, item: int) -> dict[str, Any]:
+        one = known.of(user)
+        logs: list[np.ndarray] = []
+        parts: dict[str, float] = {}
+        levels: list[dict[str, Any]] = []
+        if self.heads is not None:
+            levels = self.heads.path(one.asked, 0, item, _SIBLINGS)
+            logs.append(self.heads.log_probs_of(one.asked, np.array([item])))
+            parts["semantic IDs"] = float(np.exp(logs[-1][0, 0]))
+        if self.item_head is not None:
+            logs.append(self.item_head.log_probs(one.query)[:, [item]])
+            parts["items"] = float(np.exp(logs[-1][0, 0]))
+        log_p0 = self._mixed(logs)
+        remembered: list[int] = []
+        probability = float(np.exp(log_p0[0, 0]))
+        if self.memory is not None:
+            parts["memory"] = self.memory.mass_of(one.looked, item)
+            probability = parts["memory"] + float(one.looked.remaining[0]) * probability
+            remembered = self.memory.precursors(histories.items[user, : histories.lengths[user]], item)
+        score = float(self._with_memory(log_p0, one.looked, np.array([item]))[0, 0])
+        return {
+            "probability": probability,
+            "score": score,
+            "levels": levels,
+            "parts": parts,
+            "remembered": remembered,
+        }
