@@ -31,7 +31,7 @@ def linear(at: str, layer: Any) -> Arrays:
     return {f"{at}.weight": array(layer.weight.T), f"{at}.bias": array(bias)}
 
 
-def norm(at: str, layer: nn.LayerNorm) -> Arrays:
+def norm(at: str, layer: Any) -> Arrays:
     """Return a LayerNorm under names that begin with `at`."""
     return {
         f"{at}.gain": array(layer.weight),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from recbole_sid.serving.engine import Histories
@@ -12,7 +14,7 @@ from recbole_sid.serving.engines.reading import Reader
 from recbole_sid.serving.engines.readout import Readout
 from recbole_sid.serving.engines.t5_encoder import T5Encoder
 
-_ENCODERS = {"t5": T5Encoder, "mlp": MLPEncoder}
+_ENCODERS: dict[str, Any] = {"t5": T5Encoder, "mlp": MLPEncoder}
 
 
 class TokenEngine(CodeEngine):
