@@ -14,7 +14,7 @@ import numpy as np
 from recbole_sid.errors import InputError
 from recbole_sid.fast.compiled.arrays import Looked, Mixing
 from recbole_sid.serving.engine import Histories
-from recbole_sid.serving.engines.item_scores import ItemHead
+from recbole_sid.serving.engines.item_scores import NumpyItemHead
 from recbole_sid.serving.engines.level_heads import Asked, Codes, LevelHeads
 from recbole_sid.serving.engines.reading import Reader, check_items, require_numba
 from recbole_sid.serving.engines.remembered import Remembered
@@ -84,7 +84,7 @@ class CodeEngine:
         self.decoding = reader.word("decoding", DECODINGS)
         self.codes = Codes(reader, self.n_items)
         self.heads: Any = LevelHeads(reader, self.codes) if reader.has("sid_heads") else None
-        self.item_head: Any = ItemHead(reader, self.n_items) if reader.has("item_head") else None
+        self.item_head: Any = NumpyItemHead(reader, self.n_items) if reader.has("item_head") else None
         if self.heads is None and self.item_head is None:
             raise InputError("The bundle has no heads to rank by: export it again.")
         both = self.heads is not None and self.item_head is not None

@@ -12,7 +12,7 @@ from recbole_sid.serving.engines.reading import Reader
 _HEADS = 4  # of attention over items
 
 
-class MixingLayer(NamedTuple):
+class NumpyMixingLayer(NamedTuple):
     """Mixing over items, by a matrix over recencies and the mean or by attention, then an MLP on each."""
 
     mixing_norm: Norm
@@ -24,7 +24,9 @@ class MixingLayer(NamedTuple):
     narrow: Linear
 
     @classmethod
-    def read(cls, reader: Reader, at: str, mixing: str, d_model: int, max_items: int, ffn_size: int) -> MixingLayer:
+    def read(
+        cls, reader: Reader, at: str, mixing: str, d_model: int, max_items: int, ffn_size: int
+    ) -> NumpyMixingLayer:
         """Read the layer whose arrays' names begin with `at`."""
         by_position = mixing == "position"
         return cls(
@@ -59,7 +61,7 @@ class MixingLayer(NamedTuple):
         return self.second((weights @ qkv[2]).transpose(0, 2, 1, 3).reshape(x.shape))
 
 
-class ItemEncoder:
+class NumpyItemEncoder:
     """Encodes histories of item numbers.
 
     Args:
@@ -74,7 +76,7 @@ class ItemEncoder:
         self.position = reader.array("encoder.position", np.float32, max_items, d_model)
         self.item_norm = Norm.read(reader, "encoder.item_norm", d_model) if reader.has("item_norm") else None
         self.layers = [
-            MixingLayer.read(reader, f"encoder.{n}", mixing, d_model, max_items, reader.whole("item_ffn_size", 1))
+            NumpyMixingLayer.read(reader, f"encoder.{n}", mixing, d_model, max_items, reader.whole("item_ffn_size", 1))
             for n in range(reader.whole("item_layers"))
         ]
         self.norm = Norm.read(reader, "encoder.norm", d_model)

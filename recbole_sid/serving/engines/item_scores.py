@@ -8,7 +8,7 @@ from recbole_sid.serving.engines.layers import Norm
 from recbole_sid.serving.engines.reading import Reader
 
 
-class ItemHead:
+class NumpyItemHead:
     """Scores items by ``E u`` with ``u = LN(last state + W z)``; items without a row in E have no probability.
 
     Args:

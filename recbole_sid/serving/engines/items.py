@@ -6,16 +6,16 @@ import numpy as np
 
 from recbole_sid.serving.engine import Histories
 from recbole_sid.serving.engines.code_ranking import CodeEngine, Encoded
-from recbole_sid.serving.engines.item_encoder import ItemEncoder
+from recbole_sid.serving.engines.item_encoder import NumpyItemEncoder
 from recbole_sid.serving.engines.reading import Reader
-from recbole_sid.serving.engines.readout import Readout
+from recbole_sid.serving.engines.readout import NumpyReadout
 
 
 class ItemEngine(CodeEngine):
     """Ranks by light layers over one vector an item."""
 
     def _read(self, reader: Reader) -> None:
-        self.encoder, self.readout = ItemEncoder(reader, sum(self.codes.sizes)), Readout(reader)
+        self.encoder, self.readout = NumpyItemEncoder(reader, sum(self.codes.sizes)), NumpyReadout(reader)
 
     def encode(self, histories: Histories) -> Encoded:
         items, lengths = histories

@@ -8,11 +8,11 @@ import numpy as np
 
 from recbole_sid.serving.engines.layers import Linear, Norm, gelu
 from recbole_sid.serving.engines.level_heads import Codes
-from recbole_sid.serving.engines.packed import Packed
+from recbole_sid.serving.engines.packed import PackedTokens
 from recbole_sid.serving.engines.reading import Reader
 
 
-class RoleMLP(NamedTuple):
+class NumpyRoleMLP(NamedTuple):
     """The MLP of a role: `own` sees the token and `shared` the mean, both before the norm."""
 
     own: np.ndarray
@@ -21,7 +21,7 @@ class RoleMLP(NamedTuple):
     narrow: Linear
 
     @classmethod
-    def read(cls, reader: Reader, at: str, d_model: int, ffn_size: int) -> RoleMLP:
+    def read(cls, reader: Reader, at: str, d_model: int, ffn_size: int) -> NumpyRoleMLP:
         """Read the one whose arrays' names begin with `at`."""
         return cls(
             reader.array(f"{at}.own", np.float32, d_model, ffn_size),
@@ -31,7 +31,7 @@ class RoleMLP(NamedTuple):
         )
 
 
-class MLPEncoder:
+class NumpyMLPEncoder:
     """Tokens to states.
 
     Args:
@@ -49,7 +49,7 @@ class MLPEncoder:
         self.position = reader.array("encoder.position", np.float32, longest, d_model)
         n_layers = reader.whole("encoder_layers", 1)
         self.layers = [
-            [RoleMLP.read(reader, f"encoder.{n}.{role}", d_model, ffn_size) for role in range(self.n_roles)]
+            [NumpyRoleMLP.read(reader, f"encoder.{n}.{role}", d_model, ffn_size) for role in range(self.n_roles)]
             for n in range(n_layers)
         ]
         # What tokens weigh in the mean by position, and the sums of weights up to each; of the plain mean one column.
@@ -58,7 +58,7 @@ class MLPEncoder:
         self.totals = [np.cumsum(weights, axis=0, dtype=np.float32) for weights in self.weights]
         self.norm = Norm.read(reader, "encoder.norm", d_model)
 
-    def __call__(self, packed: Packed) -> np.ndarray:
+    def __call__(self, packed: PackedTokens) -> np.ndarray:
         """Return the states [N, d] of packed tokens."""
         role = (packed.column - 1) % self.n_roles
         role[packed.column == packed.length - 1] = self.n_roles - 1
@@ -78,7 +78,7 @@ class MLPEncoder:
         return self.norm(x)[back]
 
 
-def _mixed(mlp: RoleMLP, x: np.ndarray, mean: np.ndarray, user: np.ndarray) -> np.ndarray:
+def _mixed(mlp: NumpyRoleMLP, x: np.ndarray, mean: np.ndarray, user: np.ndarray) -> np.ndarray:
     """Return what the MLP of a role adds to its tokens [n, d], of `user` int64 [n] with means [B, d]."""
     hidden = x @ mlp.own
     hidden += mlp.shared(mean)[user]

@@ -10,7 +10,7 @@ from recbole_sid.serving.engine import Histories
 from recbole_sid.serving.engines.level_heads import Codes
 
 
-class Packed(NamedTuple):
+class PackedTokens(NamedTuple):
     """Serialised histories, as `recbole_sid.nn.vocabulary` has them: user, codes of all items, end of sequence.
 
     Attributes:
@@ -30,7 +30,7 @@ class Packed(NamedTuple):
     groups: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, histories: Histories, codes: Codes) -> Packed:
+    def of(cls, histories: Histories, codes: Codes) -> PackedTokens:
         """Return the serialised histories; all of one user token, the first."""
         items, lengths = histories
         order = np.argsort(lengths, kind="stable")

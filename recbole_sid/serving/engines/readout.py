@@ -8,7 +8,7 @@ from recbole_sid.serving.engines.layers import Linear, Norm
 from recbole_sid.serving.engines.reading import Reader
 
 
-class Readout:
+class NumpyReadout:
     """Attention of a query over a history's states, then a feed-forward: contexts z.
 
     Args:

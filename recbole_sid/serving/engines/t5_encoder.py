@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from recbole_sid.serving.engines.level_heads import Codes
-from recbole_sid.serving.engines.packed import Packed
+from recbole_sid.serving.engines.packed import PackedTokens
 from recbole_sid.serving.engines.reading import Reader
 
 # Rows of a chunk: the widest product then stays in the cache, however large the batch.
 _ROWS = 512
 
 
-class T5Layer(NamedTuple):
+class NumpyT5Layer(NamedTuple):
     """Weights of a block: queries, keys and values [d, 3 * inner], output [inner, d], feed-forward."""
 
     qkv: np.ndarray
@@ -23,7 +23,7 @@ class T5Layer(NamedTuple):
     narrow: np.ndarray
 
 
-class T5Encoder:
+class NumpyT5Encoder:
     """Tokens to states.
 
     Args:
@@ -37,7 +37,7 @@ class T5Encoder:
         reader.divides("n_heads", self.n_heads, "inner_dim", inner)
         self.embedding = reader.array("encoder.embedding", np.float32, 3 + sum(codes.sizes), d_model)
         self.layers = [
-            T5Layer(
+            NumpyT5Layer(
                 reader.array(f"encoder.{n}.qkv", np.float32, d_model, 3 * inner),
                 reader.array(f"encoder.{n}.output", np.float32, inner, d_model),
                 reader.array(f"encoder.{n}.wide", np.float32, d_model, d_ff),
@@ -51,7 +51,7 @@ class T5Encoder:
         self.eps = reader.array("encoder.eps", np.float32, 1)[0]
         self._biases: dict[int, np.ndarray] = {}
 
-    def __call__(self, packed: Packed) -> np.ndarray:
+    def __call__(self, packed: PackedTokens) -> np.ndarray:
         """Return the states [N, d] of packed tokens."""
         x = self.embedding[packed.tokens]
         for number, layer in enumerate(self.layers):
