@@ -165,6 +165,31 @@ def test_exact_is_exact(exact: tuple[Any, Any], seed: int, share_of_items: float
     assert row.tolist() == sorted(row.tolist())
 
 
+@pytest.fixture
+def crowded(hybrid: Callable[..., Any]) -> tuple[Any, Any]:
+    """Return a model of items that share semantic IDs, some more than others, and rows."""
+    model, rows, _ = hybrid(decoding="exact", beam_size=10, codebook_sizes=[4, 5], collision="keep")
+    return model, rows
+
+
+@settings_of_tries(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 10_000), share_of_items=st.floats(0.01, 0.99), scale=st.floats(0.1, 5))
+def test_exact_is_exact_where_items_share_semantic_ids(
+    crowded: tuple[Any, Any], seed: int, share_of_items: float, scale: float
+) -> None:
+    model, rows = crowded
+    model.beam_size = 6
+    assert len(model.trie.start(model.trie.n_levels).diff().unique()) > 1
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        model.item_head.table.copy_(torch.randn_like(model.item_head.table) * scale)
+    share(model, share_of_items)
+    scores = probabilities(model, rows).log()
+    _, _, found = model.retrieve(rows)
+    expected = scores.topk(model.beam_size, dim=1).values
+    assert_close(found.view(len(rows), model.beam_size), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_beam_finds_what_either_head_ranks_high(hybrid: Callable[..., Any]) -> None:
     model, rows, _ = hybrid(beam_size=10)
     scorer = model.scorer(model.encode(model.history_tokens(rows)))

@@ -109,7 +109,9 @@ class HybridRanking(MLPRanking):
         others, of_items = scorer.items.best(self.beam_size)
         items, scores = self._joined(scorer, items, scores, others, of_items)
         if self.decoding == "exact":
-            others, of_items = self._possibly_better(scorer, scores, of_codes[:, -1])
+            # Not the last column: users have fewer items in it whose leaves share less of them.
+            least = of_codes.masked_fill(of_codes.isneginf(), torch.inf).amin(1)
+            others, of_items = self._possibly_better(scorer, scores, least)
             items, scores = self._joined(scorer, items, scores, others, of_items)
         return items, scores
 
