@@ -23,6 +23,7 @@ from recbole_sid.commands.call import Call, Command, Option
 from recbole_sid.commands.compare import COMPARE
 from recbole_sid.commands.completion import COMPLETION
 from recbole_sid.commands.convert import CONVERT
+from recbole_sid.commands.export_model import EXPORT_MODEL
 from recbole_sid.commands.extend import EXTEND
 from recbole_sid.commands.quick_start import QUICK_START
 from recbole_sid.commands.run import RUN
@@ -45,7 +46,7 @@ from recbole_sid.util.values import parse_value
 
 _COMMANDS = (
     *(QUICK_START, RUN, COMPARE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
-    COMPLETION,
+    *(EXPORT_MODEL, COMPLETION),
 )
 COMMANDS: dict[str, Command] = {
     name: imported(command) if isinstance(command, str) else command

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from recbole_sid import __version__
 from recbole_sid.errors import InputError
 from recbole_sid.util.files import write_json
+from recbole_sid.util.values import parse_value
 
 
 class Call(NamedTuple):
@@ -82,6 +83,18 @@ def input_file(call: Call) -> str:
     if "input" not in call.options:
         raise InputError(f"{call.command} needs a file: recbole-sid {call.command} FILE.")
     return call.options["input"]
+
+
+def is_set(call: Call, name: str) -> bool:
+    """Say whether a switch is on: given without a value, or with that of True.
+
+    Raises:
+        InputError: if its value is neither True nor False.
+    """
+    value = parse_value(call.options.get(name, "False"))
+    if not isinstance(value, bool):
+        raise InputError(f"--{name}={value} must be True or False.")
+    return value
 
 
 def config_files(call: Call) -> list[str]:

@@ -157,9 +157,8 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: if `path` exists, cannot be made, or the disk is full (also where the block met that).
     """
+    check_absent(path)
     target = _resolved(path)
-    if _kind(target) != "nothing":
-        raise InputError(f"'{path}' exists already: remove it, or name another folder.")
     with _full_disk_in_a_sentence(path):
         temporary = _unfinished_beside(target, path, Path.mkdir)
         try:
@@ -172,6 +171,12 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             _flush_folder(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_absent(path: str | os.PathLike[str]) -> None:
+    """Raise InputError if there is anything at `path`, where `replacing_folder` is to write."""
+    if _kind(_resolved(path)) != "nothing":
+        raise InputError(f"'{path}' exists already: remove it, or name another folder.")
 
 
 def _stream(path: str | os.PathLike[str]) -> Callable[[], BinaryIO] | None:

@@ -63,8 +63,13 @@ def _of_file(file: Path) -> str:
 @lru_cache(maxsize=4096)
 def _read(path: str, inode: int, size: int, mtime_ns: int) -> str:
     """Hash a file; inode, size and time only tell a changed file from the one that the cache knows."""
+    return sha256_of(path)[:DIGITS]
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file in hex."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
-    return digest.hexdigest()[:DIGITS]
+    return digest.hexdigest()

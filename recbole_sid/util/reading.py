@@ -14,12 +14,14 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
-import yaml
 
 from recbole_sid.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import yaml  # at run time where YAML is read: what is deployed reads none
 
 LARGEST_JSON = 1 << 30  # bytes of a JSON file; Python needs up to some twenty times as many
 LARGEST_YAML = 1 << 20  # bytes of a YAML file
@@ -67,8 +69,20 @@ def _around(error: UnicodeEncodeError) -> str:
     return ascii(error.object[max(0, error.start - 10) : error.start + 10])
 
 
-def read_yaml(path: str | os.PathLike[str], loader: Any = yaml.SafeLoader) -> Any:
-    """Return the content of a YAML file, read by `loader`.
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of an object's pairs; a `pairs_hook`.
+
+    Raises:
+        ValueError: if a name occurs twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice in it")
+    return found
+
+
+def read_yaml(path: str | os.PathLike[str], loader: Any = None) -> Any:
+    """Return the content of a YAML file, read by `loader`, by default yaml's safe one.
 
     Raises:
         InputError: if it is missing, too large or no YAML, nests too deeply, or unfolds by its aliases.
@@ -76,8 +90,11 @@ def read_yaml(path: str | os.PathLike[str], loader: Any = yaml.SafeLoader) -> An
     return parse_yaml(read_text(path, "YAML", LARGEST_YAML), f"'{path}'", loader)
 
 
-def parse_yaml(text: str, source: str, loader: Any = yaml.SafeLoader) -> Any:
+def parse_yaml(text: str, source: str, loader: Any = None) -> Any:
     """Return the value that `text` stands for; `source` is what messages call it. As `read_yaml`."""
+    import yaml
+
+    loader = loader or yaml.SafeLoader
     try:
         node = yaml.compose(text, Loader=loader)
         if node is not None and _n_values(node, {}) > LARGEST_NODES:
@@ -93,6 +110,8 @@ def parse_yaml(text: str, source: str, loader: Any = yaml.SafeLoader) -> Any:
 
 def _n_values(node: yaml.Node, known: dict[int, float]) -> float:
     """Return how many values `node` stands for with its aliases written out; infinitely many if it holds itself."""
+    import yaml
+
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:

@@ -1,0 +1,116 @@
+"""The model card: what a trained model is, was trained and measured on, and what it cannot be trusted with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_sid.serving.bundle import HISTORIES
+
+_CARD = """\
+---
+library_name: recbole-sid
+tags: [recommendation, sequential-recommendation, semantic-ids]
+---
+
+# {model} on {dataset}
+
+Ranks {items:,} items by what somebody took before. A bundle of recbole-sid {version}, made {created}.
+
+    from recbole_sid.serving import Recommender
+    Recommender.load("this directory").recommend([["an item", "a later one"]], k=10)
+
+or `recbole-sid serve DIRECTORY`. It loads without RecBole, and runs no code of these files.
+
+## Model
+
+{model_table}
+
+## Data
+
+{data_table}
+
+## Protocol
+
+{protocol_table}
+
+## Metrics
+
+{metrics}
+
+## Limits
+
+{limits}
+"""
+_NO_TEST = "The test split's metrics were not recorded with this training."
+_LEAKS = (
+    "- Each user's last interaction tests and the one before validates, whenever these happened: the training part "
+    "holds interactions of others that came later than these. The metrics are comparable with the literature's, and "
+    "higher than those of a model that only knows the past."
+)
+_ALWAYS = (
+    "- Only these items are ranked; new ones need `recbole-sid extend-bundle` or another export.",
+    "- Popular items are recommended more than their share, as by any model that learns from clicks.",
+    "- Metrics are of the data above; on other data, shops or times they say little.",
+)
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """Return the card of a bundle in Markdown.
+
+    Args:
+        manifest: as `recbole_sid.serving.bundle.Manifest`.
+    """
+    protocol = dict(manifest["protocol"])
+    sizes, prints = dict(manifest["sizes"]), dict(manifest["fingerprints"])
+    return _CARD.format(
+        model=manifest["model"],
+        dataset=protocol.pop("dataset", "unknown data"),
+        items=manifest["n_items"] - 1,
+        version=manifest["version"],
+        created=manifest["created"],
+        model_table=_table({"engine": manifest["engine"], **_named(sizes, ("parameters", "codebook_sizes"))}),
+        data_table=_table({**sizes, **{f"fingerprint of {name}": value for name, value in prints.items()}}),
+        protocol_table=_table(protocol),
+        metrics=_metrics(manifest["metrics"]),
+        limits="\n".join(_limits(manifest)),
+    )
+
+
+def _named(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Take `names` out of `values`, where they are there."""
+    return {name: values.pop(name) for name in names if name in values}
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = [f"| {name.replace('_', ' ')} | {_cell(value)} |" for name, value in values.items()]
+    return "\n".join(["| | |", "| --- | --- |", *rows])
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:,}" if type(value) is int and value >= 10_000 else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    validation, test = metrics.get("validation") or {}, metrics.get("test") or {}
+    names = list(dict.fromkeys([*test, *validation]))
+    rows = [f"| {name} | {_number(validation.get(name))} | {_number(test.get(name))} |" for name in names]
+    said = ["Selected by the validation split; the test split was read once, when everything was decided."]
+    said += [] if test else [_NO_TEST]
+    table = ["| metric | validation | test |", "| --- | --- | --- |", *rows] if rows else []
+    return "\n".join([*said, "", *table]).rstrip()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _limits(manifest: Mapping[str, Any]) -> list[str]:
+    split = (manifest["protocol"].get("eval_args") or {}).get("split") or {}
+    users = (
+        ["- It holds the histories of its users, known by their ids: treat it as the data that they are."]
+        if HISTORIES in manifest["files"]
+        else []
+    )
+    return [*([_LEAKS] if "LS" in split else []), *_ALWAYS, *users]

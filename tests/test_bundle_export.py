@@ -1,0 +1,102 @@
+"""`export-model`: from a checkpoint of a run to a bundle that says what the run was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import follower_table
+from conftest import random_sequences
+
+from recbole_sid.checkpoint import load_checkpoint
+from recbole_sid.cli import main
+from recbole_sid.errors import InputError
+from recbole_sid.exporting import forms
+from recbole_sid.exporting.export import export_model
+from recbole_sid.quick_start import load_data_and_model
+from recbole_sid.serving import engine
+from recbole_sid.serving.bundle import CARD, Bundle
+
+
+@pytest.fixture(autouse=True)
+def follower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(engine.ENGINES, "follower", "bundles:Follower")
+    monkeypatch.setattr(forms, "FORMS", dict.fromkeys(("TIGER", "SASRec"), "bundles:follower_form"))
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SASRec"])
+def test_a_bundle_has_the_runs_items_and_facts(trained: dict[str, str], tmp_path: Path, model: str) -> None:
+    bundle = Bundle.load(export_model(trained[model], tmp_path / "bundle"))
+    config, _, _, train_data, _, _ = load_data_and_model(trained[model])
+    tokens = train_data._dataset.item_tokens()
+    catalogue, manifest = bundle.catalogue, bundle.manifest
+    assert catalogue.tokens(np.arange(1, catalogue.n_items)) == tokens.tolist()
+    assert (manifest["model"], manifest["n_items"]) == (model, len(tokens) + 1)
+    np.testing.assert_array_equal(bundle.engine().table, follower_table(len(tokens) + 1))  # type: ignore[attr-defined]
+    # counted by hand: all but the last two of each user are trained on
+    counts = np.zeros(len(tokens), int)
+    for items in random_sequences():
+        for item in items[:-2]:
+            counts[tokens.tolist().index(f"i{item}")] += 1
+    assert catalogue.popularity[1:].tolist() == counts.tolist()
+    assert catalogue.shown(catalogue.numbers(["i8"]), "title") == ["green round thing"]
+    checkpoint = load_checkpoint(trained[model]) if model == "TIGER" else {}
+    if checkpoint:
+        assert manifest["metrics"]["validation"] == checkpoint["best_valid_result"]
+        assert manifest["fingerprints"]["semantic IDs"] == checkpoint["lineage"]["semantic IDs"]
+    assert manifest["metrics"]["test"] == {}
+    assert manifest["protocol"]["topk"] == config["topk"]
+    assert "were not recorded" in (bundle.path / CARD).read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="knows no users"):
+        _ = bundle.known_users
+
+
+def test_histories_hold_the_latest_interactions(trained: dict[str, str], tmp_path: Path) -> None:
+    bundle = Bundle.load(export_model(trained["TIGER"], tmp_path / "bundle", histories=True, fields=["kind", "title"]))
+    users, catalogue = bundle.known_users, bundle.catalogue
+    sequences = random_sequences()
+    assert users.n_users == len(sequences)
+    numbers = users.numbers([f"u{user}" for user in range(len(sequences))])
+    items, starts = users.all(numbers)
+    for user, sequence in enumerate(sequences):
+        assert catalogue.tokens(items[starts[user] : starts[user + 1]]) == [f"i{item}" for item in sequence]
+    assert bundle.manifest["fields"] == ["kind", "title"]
+    assert catalogue.shown(catalogue.numbers(["i4"]), "kind") == ["kind1"]
+
+
+def test_the_test_split_is_evaluated_when_asked_for(trained: dict[str, str], tmp_path: Path) -> None:
+    for model in ("TIGER", "SASRec"):
+        found = Bundle.load(export_model(trained[model], tmp_path / model, test=True)).manifest["metrics"]["test"]
+        assert set(found) == {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
+
+
+def test_the_command(trained: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "bundle"
+    words = [
+        "export-model",
+        trained["TIGER"],
+        f"--output={target}",
+        "--histories",
+        f"--data_path={trained['data_path']}",
+    ]
+    assert main(words) == 0
+    assert f"Written: {target} ({Bundle.load(target).identity})" in capsys.readouterr().out
+    assert main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["export-model", trained["TIGER"]]) == 2
+    assert "needs --output=DIR" in capsys.readouterr().err
+    assert main([*words[:2], f"--output={tmp_path / 'b'}", "--histories=perhaps"]) == 2
+    assert "--histories=perhaps must be True or False" in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(trained: dict[str, str], tmp_path: Path) -> None:
+    for file, message in {
+        trained["SIDMLP"]: "SIDMLP cannot be exported",
+        "nothing.pth": "There is no checkpoint",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            export_model(file, tmp_path / "out" / "bundle")
+    with pytest.raises(InputError, match=r"has no field 'titel' .did you mean 'title'"):
+        export_model(trained["TIGER"], tmp_path / "out" / "bundle", fields=["titel"])
+    assert not (tmp_path / "out").exists()
