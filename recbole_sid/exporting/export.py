@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sid.exporting.card import model_card
-from recbole_sid.exporting.data import catalogue_of, known_users_of, require_histories
 from recbole_sid.exporting.facts import fingerprints_of, protocol_of, recorded_of, sizes_of, test_metrics
 from recbole_sid.exporting.forms import form_of
+from recbole_sid.exporting.items_and_users import catalogue_of, known_users_of, require_histories
 from recbole_sid.quick_start import load_data_and_model
 from recbole_sid.serving.bundle import HISTORIES, ITEMS, WEIGHTS
 from recbole_sid.serving.bundle_files import write_bundle

@@ -19,7 +19,7 @@ _FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "filter_inter_
 _PROTOCOL = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "MAX_ITEM_LIST_LENGTH", "seed", *_FILTERS)
 
 
-class Recorded(NamedTuple):
+class TrainingRecord(NamedTuple):
     """What is on the disk of a training beside its weights.
 
     Attributes:
@@ -37,7 +37,7 @@ class Recorded(NamedTuple):
     semantic_ids: str | None
 
 
-def recorded_of(path: str | os.PathLike[str]) -> Recorded:
+def recorded_of(path: str | os.PathLike[str]) -> TrainingRecord:
     """Return what is recorded of the training whose checkpoint, or whose folder of `compare`, `path` is.
 
     The test's metrics stand in the ``result.json`` of a finished run, not in checkpoints.
@@ -56,13 +56,13 @@ def recorded_of(path: str | os.PathLike[str]) -> Recorded:
     if is_checkpoint(file):
         content = load_checkpoint(file)
         version = str(content.get("package_version", ""))
-        return Recorded(
+        return TrainingRecord(
             file, dict(content.get("best_valid_result") or {}), test, version, content["lineage"].get("semantic IDs")
         )
     content = load_recbole_checkpoint(file, map_location="cpu")
     name = str(content["config"].final_config_dict.get("valid_metric", "score"))
     score = content.get("best_valid_score")
-    return Recorded(file, {name.lower(): float(score)} if isinstance(score, float) else {}, test, "", None)
+    return TrainingRecord(file, {name.lower(): float(score)} if isinstance(score, float) else {}, test, "", None)
 
 
 def test_metrics(config: Any, model: Any, train_data: Any, test_data: Any) -> dict[str, float]:
