@@ -55,6 +55,11 @@ class Capabilities(ChecksConfig):
         return cls.uses_semantic_ids
 
     @classmethod
+    def left_to_validation(cls, config: Any) -> list[str]:
+        """Return the keys that are not set and whose values a run therefore chooses on validation."""
+        return []
+
+    @classmethod
     def semantic_id_config(cls, config: Any) -> Any:
         """Return the configuration that decides the semantic IDs of a run."""
         return config

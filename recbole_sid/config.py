@@ -34,6 +34,7 @@ from recbole_sid.settings.known import common_settings, flagged, metric_settings
 from recbole_sid.settings.recbole_checks import check_launch, check_recbole_keys
 from recbole_sid.settings.run import RecBoleSettings
 from recbole_sid.settings.time_split import with_time_defaults
+from recbole_sid.settings.whole_data import with_whole_data_defaults
 from recbole_sid.util.hashing import as_json_type, fingerprint
 from recbole_sid.util.names import check_dataset_name
 from recbole_sid.util.reading import read_yaml
@@ -155,11 +156,11 @@ class Config(RecBoleConfig):
 
     def _get_final_config_dict(self) -> dict[str, Any]:
         """Merge all sources. Cross entropy takes no sampled negatives, so RecBole's default of one is left out then,
-        which RecBole itself refuses (recbole/config/configurator.py, `_set_default_parameters`). A split by time brings
-        its order.
+        which RecBole itself refuses (recbole/config/configurator.py, `_set_default_parameters`). A split by time, and
+        training on everything, bring their order.
         """
         final = super()._get_final_config_dict()
-        final["eval_args"] = with_time_defaults(final["eval_args"])
+        final["eval_args"] = with_whole_data_defaults(with_time_defaults(final["eval_args"]))
         chosen = {"train_neg_sample_args", "neg_sampling"} & set(self.external_config_dict)
         by_loss = final["MODEL_TYPE"] == ModelType.SEQUENTIAL and not hasattr(self.model_class, "input_type")
         if by_loss and final.get("loss_type") == "CE" and not chosen:

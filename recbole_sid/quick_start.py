@@ -27,6 +27,7 @@ from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
 from recbole_sid.settings.known import flagged
+from recbole_sid.settings.whole_data import warn_if_seen
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 
 
@@ -36,7 +37,7 @@ class Run(NamedTuple):
     Attributes:
         config, trainer: RecBole's or ours; ``trainer.model`` holds the best weights.
         test_data: the loader of the test split.
-        best_valid_score, best_valid_result, test_result: as RecBole's.
+        best_valid_score, best_valid_result, test_result: as RecBole's; the last is None if there is no test part.
         train_s: seconds of training and validation.
     """
 
@@ -98,8 +99,12 @@ def run_model(config: Config, saved: bool = True) -> Run:
             train_data, valid_data, saved=saved, show_progress=config["show_progress"]
         )
     train_s = trainer.train_s if isinstance(trainer, SIDTrainer) else perf_counter() - started
-    test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
-    log.info(f"{config['model']} test result: {test_result}")
+    test_result = None
+    if test_data:
+        test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
+        log.info(f"{config['model']} test result: {test_result}")
+    else:
+        log.info(f"{config['model']} is not tested: eval_args.split={config['eval_args']['split']} has no test part.")
     return Run(config, trainer, test_data, best_valid_score, best_valid_result, test_result, train_s)
 
 
@@ -245,6 +250,7 @@ def _load_ours(
     dataset, loaders = _load_data(config, recorded)
     train_dataset = loaders[0]._dataset
     check_lineage(model_file, checkpoint["lineage"], lineage(config, train_dataset))
+    warn_if_seen(model_file, checkpoint["config"], config)
     model = build_model(config, train_dataset)
     weights = weights_for(model, checkpoint["state_dict"], checkpoint["lineage"], config, train_dataset)
     load_weights(model, weights, model_file)
@@ -264,6 +270,7 @@ def _load_recbole(
     _check_class(recorded["model"], model_class, model_file)
     settings = {**plain_settings(recorded), **overrides}
     config = Config(model_class or recorded["model"], recorded["dataset"], config_dict=settings)
+    warn_if_seen(model_file, recorded, config)
     dataset, loaders = _load_data(config, Recorded(overrides.keys()))
     if (
         not checkpoint["config"].is_ours

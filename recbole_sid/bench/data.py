@@ -125,7 +125,8 @@ class Workload:
 
     @classmethod
     def of_checkpoint(cls, path: str | os.PathLike[str], beam_size: int, device: torch.device, seed: int) -> Workload:
-        """Return a checkpoint's model with the histories of its test split; ``full`` ones hold random items.
+        """Return a checkpoint's model with the histories of its test split, or else of training; ``full`` ones
+        hold random items.
 
         Raises:
             InputError: as `recbole_sid.quick_start.load_data_and_model`, and for a model that no row measures.
@@ -136,7 +137,7 @@ class Workload:
         kind = kind_of(config["model"], config["encoder"])
         model.beam_size = beam_size
         model = model.to(device).eval()
-        dataset = test_data._dataset
+        dataset = (test_data or train_data)._dataset
         longest = config["MAX_ITEM_LIST_LENGTH"]
         names = (model.USER_ID, model.ITEM_SEQ, model.ITEM_SEQ_LEN)
 

@@ -20,7 +20,7 @@ def run(call: Call) -> None:
     row = {
         "model": f"{config['model']}-constrained" if constrained else config["model"],
         **{name: float(value) for name, value in (result.test_result or {}).items()},
-        "users_per_s": users_per_second(result.trainer, result.test_data, repeats=1),
+        **({"users_per_s": users_per_second(result.trainer, result.test_data, 1)} if result.test_data else {}),
         "parameters": count_parameters(result.trainer.model),
         "wall_s": result.train_s,
     }

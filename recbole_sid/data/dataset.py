@@ -23,6 +23,7 @@ from recbole_sid.data.headers import check_headers
 from recbole_sid.data.time_split import TimeSplit
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.settings.time_split import moments_of
+from recbole_sid.settings.whole_data import trains_on_all
 
 # Number of the prefix in the whole dataset; tells a batch's rows apart (distillation cache).
 ROW_FIELD = "row_index"
@@ -117,7 +118,7 @@ class TimeOrderedDataset(Dataset):
         return bool((tied & (in_file[1:] < in_file[:-1])).any())
 
     def build(self) -> list[Dataset]:
-        """Split as RecBole does, or by time.
+        """Split as RecBole does, or by time, or not at all.
 
         Raises:
             InputError: if shares are wrong, or a split that the evaluation setting asks for is empty.
@@ -125,6 +126,8 @@ class TimeOrderedDataset(Dataset):
         asked = self.config["eval_args"]["split"]
         if moments_of(asked) is not None:
             return self._parts_by_time()
+        if trains_on_all(asked):
+            return self._whole_and_two_empty()
         unfilled = left_empty(asked) if isinstance(asked, dict) else ()
         splits = super().build()
         for name, split in zip(_SPLITS, splits, strict=True):
@@ -145,6 +148,15 @@ class TimeOrderedDataset(Dataset):
         part = self.time_split.part[self.target_positions()]
         return [self.copy(self.inter_feat[np.flatnonzero(part == number)]) for number in range(len(_SPLITS))]
 
+    def _whole_and_two_empty(self) -> list[Dataset]:
+        """Return all rows as the training part, and parts for validation and test that have none."""
+        self._change_feat_format()
+        self._drop_unused_col()
+        getLogger().info(f"Training on all of '{self.dataset_name}': nothing is held out for validation and test.")
+        nothing = np.zeros(0, dtype=np.int64)
+        parts = [self.inter_feat, self.inter_feat[nothing], self.inter_feat[nothing]]
+        return [self.copy(rows) for rows in parts]
+
     def target_positions(self) -> np.ndarray:
         """Return of each row's target where it is among all interactions by user and time, int64 [n_rows]."""
         if ROW_FIELD not in self.inter_feat:
@@ -160,6 +172,8 @@ def left_empty(split: Mapping[str, Any]) -> Sequence[str]:
     """
     if moments_of(split) is not None:
         return []
+    if trains_on_all(split):
+        return ["validation", "test"]
     if "LS" in split:
         return {"valid_only": ["test"], "test_only": ["validation"]}.get(split["LS"], [])
     for mode, shares in split.items():
@@ -183,8 +197,8 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         sequences: field -> tensor [n_interactions], ordered by user and time; shared by all splits.
         history_start: int64 tensor [n_rows], where each row's history starts in `sequences`.
         opens_sequence: bool tensor [n_rows], whether the row's history is the first item of its sequence.
-        lone: int64 tensor [m], where in `sequences` a training part by time has its users' only interactions, which
-            are in no row.
+        lone: int64 tensor [m], where in `sequences` a training part by time, or of everything, has its users' only
+            interactions, which are in no row.
         semantic_ids: set by `data_preparation` for models that need it.
     """
 
@@ -248,6 +262,14 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         parts = super()._parts_by_time()
         assert self.time_split is not None
         parts[0].lone = torch.from_numpy(self.time_split.lone)
+        return parts
+
+    def _whole_and_two_empty(self) -> list[Dataset]:
+        parts = super()._whole_and_two_empty()
+        users = self.sequences[self.uid_field]
+        differs = users[1:] != users[:-1]
+        edge = torch.ones(1, dtype=torch.bool)
+        parts[0].lone = (torch.cat([edge, differs]) & torch.cat([differs, edge])).nonzero().squeeze(1)
         return parts
 
     def target_positions(self) -> np.ndarray:
@@ -320,8 +342,11 @@ def create_dataset(config: Any) -> Dataset:
         ours |= {ModelType.GENERAL: TimeOrderedDataset, ModelType.TRADITIONAL: TimeOrderedDataset}
     recboles = _recboles_class(config)
     own = recboles in _PLAIN_DATASETS and not config["benchmark_filename"] and isinstance(config, Config)
-    if not own and moments_of(config["eval_args"]["split"]) is not None:
-        raise InputError(f"{config['model']} has a dataset of its own in RecBole, which is not split by time.")
+    split = config["eval_args"]["split"]
+    if not own and (moments_of(split) is not None or trains_on_all(split)):
+        raise InputError(
+            f"{config['model']} has a dataset of its own in RecBole, which knows no eval_args.split={dict(split)!r}."
+        )
     try:
         return (ours.get(config["MODEL_TYPE"], recboles) if own else recboles)(config)
     except InputError:

@@ -125,6 +125,12 @@ class AdaptiveEnsemble(Capabilities, SequentialRecommender):
             _grid(config, name)
 
     @classmethod
+    def left_to_validation(cls, config: Any) -> list[str]:
+        """As `Capabilities.left_to_validation`: a grid of one value sets it."""
+        names = PARAMETERS[config["fusion"]]
+        return [f"{name}_grid" for name in names if len(_grid(config, name)) > 1]
+
+    @classmethod
     def semantic_id_config(cls, config: Any) -> Any:
         """Return the SID model's configuration.
 

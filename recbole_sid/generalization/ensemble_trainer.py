@@ -12,7 +12,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.generalization.ensemble import Scored
 from recbole_sid.trainer.choosing import ChoosingTrainer
-from recbole_sid.trainer.selection import rank_metric
+from recbole_sid.trainer.selection import rank_metric, shown
 from recbole_sid.util.progress import progress
 
 
@@ -29,12 +29,17 @@ class EnsembleTrainer(ChoosingTrainer):
 
     def choose(self, train_data: Any, valid_data: Any) -> str:
         """As `ChoosingTrainer.choose`."""
+        if len(self.model.grid) == 1:
+            self.model.choose(self.model.grid[0])
+            return f"{shown(self.model.chosen)}, as set"
         if not valid_data:
-            raise InputError("AdaptiveEnsemble is tuned on validation: set eval_args.split to LS: valid_and_test.")
+            raise InputError(
+                "AdaptiveEnsemble is tuned on validation: set eval_args.split to LS: valid_and_test, or one value in "
+                f"each of {', '.join(f'{name}_grid' for name in self.model.names)}."
+            )
         values = self._metric_by_setting(valid_data)
         self.model.choose(self.model.grid[int(np.argmax(values))])
-        shown = ", ".join(f"{name}={value:g}" for name, value in self.model.chosen.items())
-        return f"{shown} of {len(values)} settings: validation {self.valid_metric} {max(values):.4f}"
+        return f"{shown(self.model.chosen)} of {len(values)} settings: validation {self.valid_metric} {max(values):.4f}"
 
     @torch.no_grad()
     def _metric_by_setting(self, valid_data: Any) -> np.ndarray:

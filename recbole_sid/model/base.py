@@ -195,6 +195,13 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         decided = {name: value for name, value in self.state_dict().items() if _is_decided(name)}
         return {**{name: value for name, value in state.items() if not _is_decided(name)}, **decided}
 
+    @classmethod
+    def left_to_validation(cls, config: Any) -> list[str]:
+        """As `Capabilities.left_to_validation`: the numbers of a memory, if the run has one."""
+        if config["memory"] == "none":
+            return []
+        return [key for key in MemorySettings.declarations() if config[key] is None]
+
     def shares_tried(self, config: Any) -> list[tuple[float, ...]]:
         """Return the `shares` to choose among after training, the first the start; one: they are set."""
         return [(1.0,)]

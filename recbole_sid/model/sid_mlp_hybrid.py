@@ -123,6 +123,11 @@ class SIDMLPHybrid(HybridRanking):
         if cls.learns_with(config):
             check_teacher(config)
 
+    @classmethod
+    def left_to_validation(cls, config: Any) -> list[str]:
+        mixed = config["item_head"] and config["sid_heads"] and config["item_share"] is None
+        return [*super().left_to_validation(config), *(["item_share"] if mixed else [])]
+
     def __init__(self, config: Any, dataset: Any) -> None:
         settings = SIDMLPHybridSettings.of(config)
         self.has_item_head, self.has_sid_heads = settings.item_head, settings.sid_heads

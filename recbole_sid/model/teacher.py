@@ -15,6 +15,7 @@ from recbole_sid.model.later_items import weights_for
 from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.vocabulary import TokenVocabulary
 from recbole_sid.registry import get_model
+from recbole_sid.settings.whole_data import warn_if_seen
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -105,6 +106,7 @@ def load_teacher(config: Any, dataset: Any) -> Teacher:
     path = config["teacher_path"]
     checkpoint = load_checkpoint(path)
     check_lineage(path, checkpoint["lineage"], lineage(config, dataset))
+    warn_if_seen(path, checkpoint["config"], config)
     config["teacher_model"] = checkpoint["model"]
     config["teacher_config"] = model_settings(checkpoint)
     teacher = build_teacher(config, dataset)

@@ -74,6 +74,11 @@ class TransitionMemory(Capabilities, SequentialRecommender):
         """As `Capabilities.reads_features`: for a text weight."""
         return config["memory_text_weight"] != 0
 
+    @classmethod
+    def left_to_validation(cls, config: Any) -> list[str]:
+        """As `Capabilities.left_to_validation`."""
+        return [key for key in KEYS if config[key] is None]
+
     @property
     def scores_every_item(self) -> bool:
         """As `Capabilities.scores_every_item`: always."""

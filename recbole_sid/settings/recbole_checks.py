@@ -14,6 +14,7 @@ from recbole.utils import ModelType
 from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.settings.time_split import check_time_split
+from recbole_sid.settings.whole_data import check_whole_data
 from recbole_sid.util.reading import check_array_file, check_tensor_file
 
 _MOST_DECIMALS = 15  # a float has no more
@@ -91,6 +92,7 @@ def _check_split_settings(config: Any) -> None:
             "`order: TO`, also where only other parts of eval_args are to change, as it replaces the default whole."
         )
     check_time_split(config)
+    check_whole_data(config)
 
 
 def _is_clipping(clip: Any) -> bool:

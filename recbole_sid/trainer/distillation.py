@@ -12,6 +12,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.model.student import STAGES, Student
 from recbole_sid.model.supervision import OnlineSupervision, Supervise
 from recbole_sid.nn.losses import state_error
+from recbole_sid.settings.whole_data import warn_if_seen
 from recbole_sid.trainer.distill_cache import JoinedSupervision, cached_if_asked
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.trainer.stage import Stage
@@ -127,6 +128,7 @@ class DistillationTrainer(SIDTrainer):
     def _load_student(self, path: str, current: dict[str, str]) -> None:
         checkpoint = load_checkpoint(path, self.config["model"], self.device)
         check_lineage(path, checkpoint["lineage"], current)
+        warn_if_seen(path, checkpoint["config"], self.config)
         self._check_form(path, checkpoint)
         load_weights(self.model, self.model.trained_state(checkpoint["state_dict"]), path)
 

@@ -38,17 +38,22 @@ class RankingTrainer(ChecksConfig, Trainer):
         metric needs the score of every item.
 
         Raises:
-            InputError: if a metric needs scores that the model does not give, or the training data without `fit`.
+            InputError: if there is nothing to evaluate on, a metric needs scores that the model does not give, or the
+                training data without `fit`.
         """
-        if eval_data and load_best_model:
+        if not eval_data:
+            raise InputError(
+                f"There is nothing to evaluate {self.config['model']} on: eval_args.split="
+                f"{self.config['eval_args']['split']} leaves this part empty."
+            )
+        if load_best_model:
             file = model_file or self.saved_model_file
             checkpoint = load_checkpoint(file, self.config["model"], self.device)
             if self.lineage:
                 check_lineage(file, checkpoint["lineage"], self.lineage)
             load_weights(self.model, checkpoint["state_dict"], file)
-        if eval_data:
-            self._check_metrics(eval_data)
-            self._check_weights()
+        self._check_metrics(eval_data)
+        self._check_weights()
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def _check_weights(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from recbole_sid.capabilities import capabilities_of, lacks_teacher
 from recbole_sid.cluster import check_resources
 from recbole_sid.config import Config
+from recbole_sid.data.dataset import left_empty
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.registry import get_trainer
 from recbole_sid.settings.known import flagged
@@ -91,6 +92,12 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
     check_space(space, config)
     if config["eval_step"] < 1:
         raise InputError("A search needs validation: set eval_step to 1, not 0.")
+    split = config["eval_args"]["split"]
+    if isinstance(split, dict) and left_empty(split):
+        raise InputError(
+            f"A search needs validation and test, and eval_args.split={split} leaves {' and '.join(left_empty(split))} "
+            "empty: choose another split, such as {LS: valid_and_test}."
+        )
     if storage_path and "://" in storage_path:
         raise InputError(f"storage_path='{storage_path}' must be a folder, on a cluster one that all nodes mount.")
     root = Path(storage_path) if storage_path else Path(config["checkpoint_dir"]) / "tune"
