@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,6 +89,8 @@ def _table(values: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, ensure_ascii=False)
     text = f"{value:,}" if type(value) is int and value >= 10_000 else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
 
@@ -96,7 +99,9 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     validation, test = metrics.get("validation") or {}, metrics.get("test") or {}
     names = list(dict.fromkeys([*test, *validation]))
     rows = [f"| {name} | {_number(validation.get(name))} | {_number(test.get(name))} |" for name in names]
-    said = ["Selected by the validation split; the test split was read once, when everything was decided."]
+    said = [
+        "The training was selected by its metrics on the validation split; those on the test split were taken after it."
+    ]
     said += [] if test else [_NO_TEST]
     table = ["| metric | validation | test |", "| --- | --- | --- |", *rows] if rows else []
     return "\n".join([*said, "", *table]).rstrip()

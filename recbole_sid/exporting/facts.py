@@ -15,7 +15,7 @@ from recbole_sid.quick_start import count_parameters
 from recbole_sid.registry import get_trainer
 from recbole_sid.util.item_tokens import hash_tokens
 
-_FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item", "rm_dup_inter")
+_FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
 _PROTOCOL = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "MAX_ITEM_LIST_LENGTH", "seed", *_FILTERS)
 
 

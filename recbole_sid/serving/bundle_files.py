@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -51,6 +52,8 @@ def write_bundle(
             "files": {name: described_file(folder / name) for name in sorted([*arrays, *files])},
         }
         (folder / CARD).write_text(card(manifest), encoding="utf-8")
+        for name in arrays:  # which the library writes for nobody else to read
+            shutil.copymode(folder / CARD, folder / name)
         manifest["files"][CARD] = described_file(folder / CARD)
         write_manifest(folder, manifest)
 
