@@ -4,5 +4,8 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["recbole_sid*"]), "recbole_sid.properties"],
     package_dir={"recbole_sid.properties": "properties"},
-    package_data={"recbole_sid.properties": ["*.yaml", "*/*.yaml", "*/*/*.yaml"]},
+    package_data={
+        "recbole_sid.properties": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
+        "recbole_sid.serving.server": ["static/*"],
+    },
 )

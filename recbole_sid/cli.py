@@ -19,7 +19,7 @@ from recbole_sid import __version__
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.commands.analyze import ANALYZE
 from recbole_sid.commands.bench import BENCH
-from recbole_sid.commands.call import Call, Command, Option
+from recbole_sid.commands.call import SEPARATOR, Call, Command, Option
 from recbole_sid.commands.compare import COMPARE
 from recbole_sid.commands.completion import COMPLETION
 from recbole_sid.commands.convert import CONVERT
@@ -28,6 +28,7 @@ from recbole_sid.commands.extend import EXTEND
 from recbole_sid.commands.quick_start import QUICK_START
 from recbole_sid.commands.run import RUN
 from recbole_sid.commands.semantic_ids import EXPORT, IMPORT, REPORT, TOKENIZE
+from recbole_sid.commands.serve import SERVE
 from recbole_sid.commands.tune import TUNE
 from recbole_sid.errors import InputError, nearest
 from recbole_sid.property_files import (
@@ -46,7 +47,7 @@ from recbole_sid.util.values import parse_value
 
 _COMMANDS = (
     *(QUICK_START, RUN, COMPARE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
-    *(EXPORT_MODEL, COMPLETION),
+    *(EXPORT_MODEL, SERVE, COMPLETION),
 )
 COMMANDS: dict[str, Command] = {
     name: imported(command) if isinstance(command, str) else command
@@ -104,7 +105,10 @@ def parse(arguments: Sequence[str]) -> Call:
         raise InputError(f"Unknown command '{name}'{nearest(name, COMMANDS)}; known: {', '.join(COMMANDS)}.")
     given: dict[str, str] = {}
     if name and COMMANDS[name].input and words and not words[0].startswith("-"):
-        given["input"] = words.pop(0)
+        last = len(words) if COMMANDS[name].input.several else 1  # type: ignore[union-attr]
+        n_inputs = next((n for n, word in enumerate(words[:last]) if word.startswith("-")), last)
+        given["input"] = SEPARATOR.join(words[:n_inputs])
+        words = words[n_inputs:]
     while words:
         key, value = _next_option(words)
         if given.setdefault(key, value) != value:
@@ -190,7 +194,8 @@ def _information(arguments: list[str]) -> str | None:
 
 def _command_help(command: Command, words: list[str]) -> str:
     parser = command_parser(command)
-    usage = f"usage: {parser.prog}{' FILE' if command.input else ''} [--option=value ...]"
+    operand = f" {command.input.metavar}" if command.input else ""
+    usage = f"usage: {parser.prog}{operand} [--option=value ...]"
     if command.keys:
         usage += " [--KEY=VALUE ...]"
     parser.usage = usage.removeprefix("usage: ")

@@ -11,6 +11,8 @@ from recbole_sid.errors import InputError
 from recbole_sid.util.files import write_json
 from recbole_sid.util.values import parse_value
 
+SEPARATOR = "\0"  # of the words of one option: no word of a command line has it
+
 
 class Call(NamedTuple):
     """A parsed command line: the command, those of its own options that were given, and configuration overrides."""
@@ -33,6 +35,7 @@ class Option:
         alone: the text that it stands for when it is given without a value; None: it needs one.
         output: ``file`` or ``folder`` if it names what the command writes, else empty.
         key: it is a configuration key too, and goes with these.
+        several: as a command's input, it is all words before the options, with `SEPARATOR` between them.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Option:
     alone: str | None = None
     output: str = ""
     key: bool = False
+    several: bool = False
 
 
 @dataclass(frozen=True)

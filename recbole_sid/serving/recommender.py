@@ -62,7 +62,10 @@ class Recommender:
     @classmethod
     def of_bundle(cls, bundle: Any) -> Recommender:
         """Return what recommends by an open bundle."""
-        return cls(bundle.engine(), bundle.catalogue, bundle.users)
+        from recbole_sid.serving.bundle import HISTORIES
+
+        users = bundle.known_users if HISTORIES in bundle else None
+        return cls(bundle.engine(), bundle.catalogue, users)
 
     def recommend(
         self,

@@ -1,0 +1,180 @@
+"""The application: what answers at which path. `create_app` makes it of bundles; any ASGI server runs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from recbole_sid import __version__
+from recbole_sid.errors import InputError
+from recbole_sid.serving.server.answers import Explain, Job, Recommend, Search
+from recbole_sid.serving.server.errors import Refused, any_error, http_error, json_response, refused_by_schema
+from recbole_sid.serving.server.guard import Guard
+from recbole_sid.serving.server.limits import Limits
+from recbole_sid.serving.server.metrics import Metrics
+from recbole_sid.serving.server.models import Loaded, Models
+from recbole_sid.serving.server.requests import (
+    Body,
+    Change,
+    ChangeBody,
+    Explanations,
+    Lists,
+    documented,
+    explain_body,
+    recommend_body,
+)
+
+STATIC = Path(__file__).parent / "static"
+_ABOUT = (
+    "Recommendations from bundles of recbole-sid. Items are known by their ids in the data set that the model was "
+    "trained on. Every error is one JSON object with one sentence."
+)
+B = TypeVar("B", bound=Body)
+
+
+def create_app(
+    paths: Mapping[str, Path], limits: Limits | None = None, api_key: str = "", watch: float = 0.0
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        paths: name -> directory of a bundle; the first is the default. Only these are ever read.
+        limits: of requests.
+        api_key: what clients must send; empty: none, and nothing can be reloaded by a request.
+        watch: seconds between two looks at the directories for another bundle; 0: none.
+
+    Raises:
+        InputError: if a bundle cannot be read.
+    """
+    limits, metrics = limits or Limits(), Metrics()
+    models = Models(paths, limits, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if watch:
+            models.watch(watch)
+        yield
+        await models.close()
+
+    app = FastAPI(
+        title="recbole-sid",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,  # it loads its scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.models = models
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_middleware(Guard, limits=limits, metrics=metrics, api_key=api_key)
+    for kind in (Refused, InputError, Exception):
+        app.add_exception_handler(kind, any_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, _query_error)
+    _add_answers(app, models, limits)
+    _add_changes(app, models)
+    _add_states(app, models, metrics)
+    return app
+
+
+def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
+    bodies = recommend_body(limits), explain_body(limits)
+
+    async def answered(job: Job, model: str | None, started: float) -> Response:
+        served = models.named(model)
+        batcher = served.searches if isinstance(job, Search) else served.batcher
+        found = await batcher.submit(job, job.weight)
+        return json_response({**found, "milliseconds": round((time.perf_counter() - started) * 1000, 3)})
+
+    @app.post("/recommend", **documented(bodies[0], Lists, 404, 413, 422, 503, 504))
+    async def recommend(request: Request) -> Response:
+        """Return the best items for histories of item ids, or for users that the bundle knows."""
+        started = time.perf_counter()
+        job = Recommend(await _body(request, bodies[0]))
+        return await answered(job, job.body.model, started)
+
+    @app.post("/explain", **documented(bodies[1], Explanations, 404, 413, 422, 503, 504))
+    async def explain(request: Request) -> Response:
+        """Return what the scores of items after a history are made of."""
+        started = time.perf_counter()
+        job = Explain(await _body(request, bodies[1]))
+        return await answered(job, job.body.model, started)
+
+    @app.get("/items")
+    async def items(
+        words: Annotated[str, Query(max_length=200)] = "",
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        model: Annotated[str | None, Query(max_length=200)] = None,
+    ) -> Response:
+        """Return items whose titles hold all of some words, the most popular first."""
+        return await answered(Search(words, limit), model, time.perf_counter())
+
+
+def _add_changes(app: FastAPI, models: Models) -> None:
+    async def changed(model: str, change: Callable[[], Awaitable[tuple[Loaded, Loaded]]]) -> Response:
+        now, before = await change()
+        return json_response({"model": model, "version": now.version, "before": before.version})
+
+    @app.post("/reload", **documented(ChangeBody, Change, 403, 404, 409, 422))
+    async def reload(request: Request) -> Response:
+        """Use the bundle that lies now where the model was read from when the server started."""
+        served = models.named((await _body(request, ChangeBody)).model)
+        return await changed(served.name, served.reload)
+
+    @app.post("/rollback", **documented(ChangeBody, Change, 403, 404, 409, 422))
+    async def rollback(request: Request) -> Response:
+        """Use the bundle before the last change again."""
+        served = models.named((await _body(request, ChangeBody)).model)
+        return await changed(served.name, served.roll_back)
+
+
+def _add_states(app: FastAPI, models: Models, metrics: Metrics) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        """Say that the process answers."""
+        return json_response({"status": "ok"})
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Say whether requests are taken: all models are read before the first is, until the server stops."""
+        if models.is_closing:
+            raise Refused(503, "The server is stopping.")
+        return json_response({"status": "ready"})
+
+    @app.get("/models")
+    async def list_models() -> Response:
+        """Return the models, the default first, with what their bundles say of them."""
+        known = [{"name": name, **served.current.about} for name, served in models.served.items()]
+        return json_response({"models": known})
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        """Return counts and times for Prometheus."""
+        return Response(metrics.text(), media_type=metrics.content_type)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+
+async def _body(request: Request, kind: type[B]) -> B:
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise refused_by_schema(error) from None
+
+
+async def _query_error(_: Request, error: Any) -> Response:
+    fault = error.errors()[0]
+    return json_response({"error": f"{fault['loc'][-1]}: {fault['msg']}."}, 422)
