@@ -337,7 +337,7 @@ def test_what_contradicts_a_split_by_time_is_refused(
 
 def test_a_dataset_of_recboles_own_is_refused(tmp_path: Path) -> None:
     config = make_config("GRU4RecKG", write_log(tmp_path / "data", random_log(0)))
-    with pytest.raises(InputError, match="GRU4RecKG has a dataset of its own in RecBole, which knows no eval_args.split={.TS.: "):
+    with pytest.raises(InputError, match="GRU4RecKG has a dataset of its own in RecBole, which knows no eval_args"):
         create_dataset(config)
 
 
