@@ -26,6 +26,7 @@ from recbole_sid.commands.convert import CONVERT
 from recbole_sid.commands.export_model import EXPORT_MODEL
 from recbole_sid.commands.extend import EXTEND
 from recbole_sid.commands.quick_start import QUICK_START
+from recbole_sid.commands.recommend import RECOMMEND
 from recbole_sid.commands.run import RUN
 from recbole_sid.commands.semantic_ids import EXPORT, IMPORT, REPORT, TOKENIZE
 from recbole_sid.commands.serve import SERVE
@@ -47,7 +48,7 @@ from recbole_sid.util.values import parse_value
 
 _COMMANDS = (
     *(QUICK_START, RUN, COMPARE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
-    *(EXPORT_MODEL, SERVE, COMPLETION),
+    *(EXPORT_MODEL, RECOMMEND, SERVE, COMPLETION),
 )
 COMMANDS: dict[str, Command] = {
     name: imported(command) if isinstance(command, str) else command

@@ -47,15 +47,6 @@ class Engine(Protocol):
     max_history: int
     beam_size: int
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Engine:
-        """Build it of a bundle's arrays, which may be read-only, and settings.
-
-        Raises:
-            InputError: if an array is missing, or has another shape or type than the settings say.
-        """
-        ...
-
     def rank(self, histories: Histories, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Return what the model's own decoding finds with a beam of at least `width`.
 
@@ -82,6 +73,19 @@ class Engine(Protocol):
         ...
 
 
+class BundleEngine(Engine, Protocol):
+    """An engine that is built of a bundle."""
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Engine:
+        """Build it of a bundle's arrays, which may be read-only, and settings.
+
+        Raises:
+            InputError: if an array is missing, or has another shape or type than the settings say.
+        """
+        ...
+
+
 @runtime_checkable
 class ReadsUsers(Protocol):
     """What an engine has besides whose model may ask who the user is."""
@@ -102,7 +106,7 @@ ENGINES: dict[str, str] = with_installed(
 )
 
 
-def engine_named(name: str) -> type[Engine]:
+def engine_named(name: str) -> type[BundleEngine]:
     """Return the engine that `ENGINES` holds under `name`.
 
     Raises:

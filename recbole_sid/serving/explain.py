@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 
@@ -31,7 +32,7 @@ class Explanation:
         score: as `Recommendations.scores` has it.
         probability: that it comes next, as the model sees it.
         levels: of its semantic ID, the first first; none for a model without.
-        parts: what each head, or the memory, gives to the probability, by name.
+        parts: by name, the probability that each head gives it, and what the memory adds to their mixture.
         remembered: ids of the history's items that the memory saw it follow.
         unknown: how many items of the history are not in the catalogue; they were skipped.
     """
@@ -44,6 +45,15 @@ class Explanation:
     remembered: tuple[str, ...]
     unknown: int
 
+    @property
+    def memory_share(self) -> float:
+        """How much of the probability the memory of transitions gives, from 0 to 1; 0 for a model without."""
+        return self.parts.get("memory", 0.0) / self.probability if self.probability > 0 else 0.0
+
     def to_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON can hold."""
-        return asdict(self)
+        """Return it, with `memory_share`, as values that JSON can hold; a score that is none is None."""
+        return {
+            **asdict(self),
+            "score": self.score if isfinite(self.score) else None,
+            "memory_share": self.memory_share,
+        }

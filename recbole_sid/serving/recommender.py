@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from recbole_sid.errors import InputError, nearest, require_known
 from recbole_sid.serving.asked import SEEN, flat, flat_histories, id_list, is_for_each, lists_of_each, wanted_numbers
+from recbole_sid.serving.bundle import HISTORIES, Bundle
+from recbole_sid.serving.catalogue import Catalogue
 from recbole_sid.serving.engine import Engine, ReadsUsers
 from recbole_sid.serving.explain import Explanation, Level
+from recbole_sid.serving.histories import KnownUsers
 from recbole_sid.serving.item_sets import ItemSets, Rules
 from recbole_sid.serving.lists import Lists, padded
 from recbole_sid.serving.ranking import blocks, popular, ranked
 from recbole_sid.serving.recommendations import Recommendations
-
-if TYPE_CHECKING:
-    from recbole_sid.serving.catalogue import Catalogue
-    from recbole_sid.serving.histories import KnownUsers
 
 _ON_UNKNOWN = ("popularity", "error")
 
@@ -55,15 +54,11 @@ class Recommender:
         Raises:
             InputError: if it is none, damaged, or of a later format.
         """
-        from recbole_sid.serving.bundle import Bundle
-
         return cls.of_bundle(Bundle.load(path, verify))
 
     @classmethod
-    def of_bundle(cls, bundle: Any) -> Recommender:
+    def of_bundle(cls, bundle: Bundle) -> Recommender:
         """Return what recommends by an open bundle."""
-        from recbole_sid.serving.bundle import HISTORIES
-
         users = bundle.known_users if HISTORIES in bundle else None
         return cls(bundle.engine(), bundle.catalogue, users)
 
@@ -122,14 +117,28 @@ class Recommender:
             InputError: as `recommend`, and if the bundle was exported without histories.
         """
         require_known("on_unknown", on_unknown, _ON_UNKNOWN)
+        ids = id_list(users, "users")
+        known = self._known_users()
+        numbers, starts = known.all(known.numbers(ids))
+        return self._answer(numbers, np.diff(starts), k, exclude, items, on_unknown, ids)
+
+    def known_users(self, batch_size: int) -> Iterator[list[str]]:
+        """Yield the ids of all users that `recommend_users` knows, in batches.
+
+        Raises:
+            InputError: if the bundle was exported without histories.
+        """
+        known = self._known_users()
+        for start in range(1, known.n_users + 1, batch_size):
+            yield known.tokens(np.arange(start, min(start + batch_size, known.n_users + 1)))
+
+    def _known_users(self) -> KnownUsers:
         if self.users is None:
             raise InputError(
                 "There are no histories of users here: export the bundle with --histories, or give the histories to "
                 "`recommend`."
             )
-        ids = id_list(users, "users")
-        numbers, starts = self.users.all(self.users.numbers(ids))
-        return self._answer(numbers, np.diff(starts), k, exclude, items, on_unknown, ids)
+        return self.users
 
     def explain(self, history: Sequence[str], item: str) -> Explanation:
         """Return why `item` follows, or does not follow, a history of item ids.
