@@ -107,6 +107,34 @@ def test_the_best_are_those_of_the_union(
         assert_close(scores[:, :n], whole.topk(n, dim=1).values, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("sharpness", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(6))
+@torch.no_grad()
+def test_many_remembered_below_prefixes_of_many_children(sharpness: float, seed: int) -> None:
+    """Prefixes are then bounded by the mean of their children first."""
+    rng = np.random.default_rng(seed)
+    sizes = (40, 48, 1)  # of more first codes than are opened in any case
+    codes = np.unique(np.stack([rng.integers(0, size, 1500) for size in sizes], axis=1), axis=0)
+    n_items = len(codes) + 1
+    decoder, embedding = small_decoder(sizes, seed=seed)
+    for head in decoder.heads:
+        head[-1].weight.mul_(float(rng.choice([4, 20])))  # flat, or a few children stand out
+    trie = Trie(codes, sizes, np.arange(1, n_items))
+    both = scorers(decoder, embedding, trie, torch.randn(USERS, 1, WIDTH))
+    memory = Memory(n_items)
+    lengths = rng.integers(2, 8, 2000)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    memory.learn(rng.integers(1, n_items, offsets[-1]), offsets, Numbers(3, 0.5, 3, 0.5, 100.0))
+    recent = torch.from_numpy(rng.integers(1, n_items, (USERS, 3)))
+    recall, looked = memory.recall(recent), look_up(memory, recent)
+    log_p0 = items_of_leaves(leaf_log_probs(both["torch"], trie), trie, n_items)
+    mixing = Mixing.of_one_head(looked.remaining, sharpness)
+    found, scores = both["compiled"].best_items("exact", 8, compiled_places(trie, n_items), mixing, looked)
+    whole = scores_of_all(recall, log_p0, torch.tensor(sharpness))
+    assert_close(scores, whole.topk(8, dim=1).values, atol=2e-4, rtol=1e-4)
+    assert_close(whole.gather(1, found), scores, atol=2e-4, rtol=1e-4)
+
+
 def items_of_leaves_found(leaves: torch.Tensor, scores: torch.Tensor, trie: Trie, n_items: int) -> torch.Tensor:
     """Return a mask bool [B, n_items] of the items of leaves [B, K]."""
     position, items = trie.expand_leaves(leaves)

@@ -77,7 +77,8 @@ def scorers(
     parts = heads.user_parts(context)
     found = {"torch": FactorisedScorer(heads, parts)}
     if len(heads.rest[0]) == 1:
-        found["compiled"] = CompiledScorer(heads, parts, trie, compiled_heads(heads), compiled_prefixes(trie))
+        prefixes = compiled_prefixes(trie)
+        found["compiled"] = CompiledScorer(heads, parts, trie, compiled_heads(heads, prefixes), prefixes)
     return found
 
 

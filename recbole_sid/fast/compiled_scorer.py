@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import nn
 
 from recbole_sid.decoding.beam import beam_search
@@ -61,14 +62,22 @@ def can_compile(heads: FactorisedHeads) -> bool:
     return all(len(rest) == 1 for rest in heads.rest) and heads.tables.dtype == torch.float32
 
 
-def compiled_heads(heads: FactorisedHeads) -> Heads:
-    """Return the heads as arrays; a copy of the output layers, so to be rebuilt when weights change."""
+def compiled_heads(heads: FactorisedHeads, prefixes: Prefixes | None = None) -> Heads:
+    """Return the heads as arrays; a copy of the output layers, so to be rebuilt when weights change.
+
+    Args:
+        heads: on the CPU.
+        prefixes: of the trie that is searched; without, a ranking with a memory opens more of it than it has to.
+    """
     outputs = [cast(nn.Linear, rest[0]) for rest in heads.rest]
     n_levels = len(outputs)
     table_start = np.zeros((n_levels, n_levels), np.int64)
     for level, starts in enumerate(heads.table_start):
         table_start[level, : len(starts)] = starts
     sizes = [len(layer.weight) for layer in outputs]
+    mean_rows, mean_bias = np.empty((0, heads.tables.shape[1]), np.float32), np.empty(0, np.float32)
+    if prefixes is not None and n_levels > 1:
+        mean_rows, mean_bias = _means_of_children(outputs[1], prefixes)
     return Heads(
         tables=_array(heads.tables),
         table_start=table_start,
@@ -78,7 +87,19 @@ def compiled_heads(heads: FactorisedHeads) -> Heads:
         weight=_array(torch.cat([layer.weight for layer in outputs])),
         bias=_array(torch.cat([layer.bias for layer in outputs])),
         weight_start=np.cumsum([0, *sizes[:-1]]),
+        mean_rows=mean_rows,
+        mean_bias=mean_bias,
     )
+
+
+def _means_of_children(layer: nn.Linear, prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray]:
+    """Return of the second level's output rows the mean [n, H] of each first-level prefix's children, and of biases."""
+    n_nodes, n_children = prefixes.code_at[1], prefixes.start[prefixes.start_at[1] :]
+    starts = n_children[: n_nodes + 1]
+    codes = prefixes.code[prefixes.code_at[1] : prefixes.code_at[1] + starts[-1]]
+    share = np.repeat((1 / np.diff(starts)).astype(np.float32), np.diff(starts))
+    of_children = csr_array((share, codes, starts), shape=(n_nodes, len(layer.weight)))
+    return of_children @ _array(layer.weight), of_children @ _array(layer.bias)
 
 
 def compiled_prefixes(trie: Trie) -> Prefixes:

@@ -198,7 +198,8 @@ def _no_graphs(model: MLPRanking) -> CapturedSearches:
 
 
 def _compile(model: MLPRanking) -> tuple[Any, Any]:
-    return compiled_heads(model.heads_form.get(model)), compiled_prefixes(model.trie)
+    prefixes = compiled_prefixes(model.trie)
+    return compiled_heads(model.heads_form.get(model), prefixes), prefixes
 
 
 def join_rankings(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,8 @@ class Heads(NamedTuple):
         weight: [sum of sizes, H], output rows, level by level.
         bias: [sum of sizes].
         weight_start: int64 [L], where each level's output rows begin.
+        mean_rows: [n, H], ``mean_bias``: [n], of the second level's output rows those of each first-level prefix's
+            children, on average; none (n = 0) where they are not known.
     """
 
     tables: np.ndarray
@@ -28,6 +30,8 @@ class Heads(NamedTuple):
     weight: np.ndarray
     bias: np.ndarray
     weight_start: np.ndarray
+    mean_rows: np.ndarray
+    mean_bias: np.ndarray
 
 
 class Prefixes(NamedTuple):

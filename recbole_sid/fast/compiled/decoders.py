@@ -8,7 +8,7 @@ import numpy as np
 
 from recbole_sid.fast.compiled.arrays import Heads, Kept, Looked, Mixing, Places, Prefixes
 from recbole_sid.fast.compiled.expansion import second_level
-from recbole_sid.fast.compiled.mixture import finish, floors_of, settle
+from recbole_sid.fast.compiled.mixture import finish, floors_of, settle, want_best, want_open
 from recbole_sid.fast.compiled.search import (
     first_wave,
     last_wave,
@@ -89,11 +89,10 @@ def mixture(
     def work(part: slice) -> None:
         own, its_mixing = users.of(part), mixing.of(part)
         ranking = best[part], entry[part], np.zeros(len(own.parts), np.int64)
-        known = _settle(own, places, its_mixing, candidates.of(part), *ranking)
         floors = np.empty(len(own.parts), np.float32)
-        floors_of(its_mixing, ranking[0], ranking[2], floors)
+        known = _settle(own, places, its_mixing, candidates.of(part), floors, *ranking)
         leaves, scores = np.empty((len(floors), width), np.int64), np.empty((len(floors), width), np.float32)
-        known = _beam(own, known, floors, leaves, scores)
+        _search_known(own, known, floors, leaves, scores)
         if decoding == "exact":
             _complete(own, known, floors, leaves, scores)
         finish(places, its_mixing, leaves, scores, *ranking)
@@ -134,16 +133,38 @@ class _Known(NamedTuple):
         return cls(np.full(first_scores.shape, -1), np.empty(0, np.float32), Kept.room(len(first_scores), *room))
 
 
-def _settle(users: Users, places: Places, mixing: Mixing, candidates: Looked, *ranking: np.ndarray) -> _Known:
-    """Offer candidates to every user's ranking (`settle`: best, entry, held); return what is known then."""
-    known = _Known.nothing(users.first_scores, _KEPT)
-    wanted = np.zeros(known.at.shape, np.bool_)
-    first_wave(users.first_scores, users.ranked, known.at, _no_floors(users), wanted)
-    values = settle(
-        users.heads, users.prefixes, places, mixing, candidates, users.parts, users.first_scores, known.at,
-        known.values, known.deeper, wanted, *ranking,
-    )  # fmt: skip
-    return known._replace(values=values)
+def _settle(
+    users: Users, places: Places, mixing: Mixing, candidates: Looked, floors: np.ndarray, *ranking: np.ndarray
+) -> _Known:
+    """Offer candidates to every user's ranking (`settle`: best, entry, held), and write its floor [B] for the beam.
+
+    What has to be known is made known twice, prefixes of the first level for all users together: those of the best
+    candidates and of the best score; then those of all candidates that can still be among the best, and of the beam.
+
+    Returns:
+        what is known then: all that the beam above the floors needs of the second level.
+    """
+    heads, prefixes, user_parts, first_scores, _ = users
+    n_levels, (best, _, held) = user_parts.shape[1], ranking
+    at, values, deeper = _Known.nothing(first_scores, _KEPT)
+    wanted, bounds = np.zeros(at.shape, np.bool_), np.empty(len(candidates.items), np.float32)
+    ranked = np.ascontiguousarray(users.ranked[:, : best.shape[1]])
+    first_wave(first_scores, ranked, at, _no_floors(users), wanted)
+    want_best(places, mixing, candidates, first_scores, best.shape[1], wanted, bounds)
+    of_candidates = heads, prefixes, places, mixing, candidates, bounds, user_parts, first_scores
+    if n_levels > 1:
+        values = second_level(heads, prefixes, user_parts, wanted, at, values)
+    n_open = settle(*of_candidates, at, values, deeper, *ranking)
+    floors_of(mixing, best, held, floors)
+    if n_levels > 1:
+        second_wave(prefixes, best.shape[1], first_scores, ranked, at, values, floors, wanted)
+        if n_open:
+            want_open(*of_candidates, best, held, wanted)
+        values = second_level(heads, prefixes, user_parts, wanted, at, values)
+    if n_open:
+        settle(*of_candidates, at, values, deeper, *ranking)
+        floors_of(mixing, best, held, floors)
+    return _Known(at, values, deeper)
 
 
 def _beam(users: Users, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> _Known:
@@ -158,8 +179,16 @@ def _beam(users: Users, known: _Known, floors: np.ndarray, leaves: np.ndarray, s
         values = second_level(heads, prefixes, user_parts, wanted, at, values)
         second_wave(prefixes, k, first_scores, ranked, at, values, floors, wanted)
         values = second_level(heads, prefixes, user_parts, wanted, at, values)
-    search_beams(heads, prefixes, user_parts, first_scores, ranked, at, values, deeper, floors, leaves, scores)
-    return _Known(at, values, deeper)
+    known = _Known(at, values, deeper)
+    _search_known(users, known, floors, leaves, scores)
+    return known
+
+
+def _search_known(users: Users, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> None:
+    """Write the leaves and scores [B, K] of the beam above every user's floor [B]."""
+    heads, prefixes, user_parts, first_scores, ranked = users
+    ranked = np.ascontiguousarray(ranked[:, : leaves.shape[1]])
+    search_beams(heads, prefixes, user_parts, first_scores, ranked, *known, floors, leaves, scores)
 
 
 def _no_floors(users: Users) -> np.ndarray:

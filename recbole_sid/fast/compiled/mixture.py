@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sid.fast.compiled.arrays import Heads, Kept, Looked, Mixing, Places, Prefixes
-from recbole_sid.fast.compiled.expansion import children, keep, place_in, room_for_a_head, second_level
+from recbole_sid.fast.compiled.expansion import children, keep, place_in, room_for_a_head
 from recbole_sid.fast.compiled.heads import activate, dots, exp, normalise, prefix_part_of, rows_of_level
 from recbole_sid.fast.compiled.jit import inlined, jit
 from recbole_sid.fast.compiled.top_k import offer, offer_anew, sort_heap
@@ -21,8 +21,8 @@ NEVER = np.float32(-np.inf)
 _ZERO = np.float32(0)
 # Of bounds, against rounding.
 _SLACK = np.float32(1e-4)
-# Prefixes of so many of a user's best candidates are made known first; then of twice as many, ...
-_FIRST_WANTED = 16
+# So few children of a prefix are as quickly known as bounded.
+_FEW = 4
 
 
 @inlined
@@ -98,96 +98,74 @@ def _below(
 
 
 @jit
+def want_best(
+    places: Places,
+    mixing: Mixing,
+    candidates: Looked,
+    first_scores: np.ndarray,
+    n_wanted: int,
+    wanted: np.ndarray,
+    bounds: np.ndarray,
+) -> None:
+    """Bound every user's candidates by their first codes, and want the prefixes of the best; leave out items without.
+
+    Args:
+        candidates: written over.
+        n_wanted: so many candidates of each user.
+        wanted: bool [B, number of first-level prefixes].
+        bounds: float32, of the candidates; written.
+    """
+    chosen_bounds, chosen = np.empty(n_wanted, np.float32), np.empty(n_wanted, np.int64)
+    for user in range(len(candidates.found)):
+        start, n, n_chosen = candidates.room[user], 0, 0
+        for place in range(start, start + candidates.found[user]):
+            item, mass = candidates.items[place], candidates.masses[place]
+            node = places.nodes[item, 0]
+            if node >= 0:
+                bound = _score(mixing, user, mass, _log_p0(mixing, _own(mixing, user, item), first_scores[user, node]))
+                candidates.items[start + n], candidates.masses[start + n], bounds[start + n] = item, mass, bound
+                n += 1
+                if n_chosen < n_wanted or bound > chosen_bounds[0]:
+                    n_chosen = offer(chosen_bounds, chosen, n_chosen, bound, node)
+        candidates.found[user] = n
+        for place in range(n_chosen):
+            wanted[user, chosen[place]] = True
+
+
+@jit
 def settle(
     heads: Heads,
     prefixes: Prefixes,
     places: Places,
     mixing: Mixing,
     candidates: Looked,
+    bounds: np.ndarray,
     user_parts: np.ndarray,
     first_scores: np.ndarray,
     known_at: np.ndarray,
     known: np.ndarray,
     kept: Kept,
-    wanted: np.ndarray,
     best: np.ndarray,
     entry: np.ndarray,
     held: np.ndarray,
-) -> np.ndarray:
-    """Offer every user's candidates to its best, but for those that cannot be among them.
-
-    What has to be known is made known in rounds: prefixes of the first level for all users together.
+) -> int:
+    """Offer every user's candidates below known prefixes to its best; leave out those that cannot be among them.
 
     Args:
-        candidates: written over.
+        candidates, bounds: as of `want_best`; written over.
         known_at: int64 [B, number of first-level prefixes], ``known``: float32, as of `second_level`.
-        wanted: bool [B, number of first-level prefixes], what to make known in any case.
-        best, entry, held: of each user a heap of scores [B, k] and items [B, k], and its size [B].
+        best, entry, held: of each user a heap of scores [B, k] and items [B, k], and its size [B]; empty at first.
 
     Returns:
-        `known`, longer.
+        how many are left, below prefixes that are not known.
     """
-    found = candidates.found
-    bounds = np.empty(len(candidates.items), np.float32)
-    bounds[:] = np.inf
-    n_wanted = _FIRST_WANTED
-    while True:
-        n_open = 0
-        for user in range(len(found)):
-            n_open += _settle_known(
-                heads, prefixes, places, mixing, candidates, user_parts, first_scores, known_at, known, kept,
-                bounds, best, entry, held, user,
-            )  # fmt: skip
-        if not n_open:
-            return known
-        for user in range(len(found)):
-            _want(places, candidates, bounds, user, n_wanted, wanted)
-        known = second_level(heads, prefixes, user_parts, wanted, known_at, known)
-        n_wanted *= 2
-
-
-@jit
-def _want(places: Places, candidates: Looked, bounds: np.ndarray, user: int, n_wanted: int, wanted: np.ndarray) -> None:
-    """Want the first-level prefixes of a user's `n_wanted` candidates of the largest bounds."""
-    start, n = candidates.room[user], candidates.found[user]
-    chosen_bounds, chosen, n_chosen = np.empty(n_wanted, np.float32), np.empty(n_wanted, np.int64), 0
-    for place in range(start, start + n):
-        n_chosen = offer(chosen_bounds, chosen, n_chosen, bounds[place], candidates.items[place])
-    for place in range(n_chosen):
-        wanted[user, places.nodes[chosen[place], 0]] = True
-
-
-@jit
-def _known_of(
-    prefixes: Prefixes,
-    nodes: np.ndarray,
-    user: int,
-    first_scores: np.ndarray,
-    known_at: np.ndarray,
-    known: np.ndarray,
-    kept: Kept,
-) -> Any:
-    """Return the first level, from 1, whose head has to be asked for an item with `nodes` [L]; L if none has.
-
-    Returns:
-        level, and the log-probability of the codes before.
-    """
-    value = first_scores[user, nodes[0]]
-    for level in range(1, len(nodes)):
-        first, codes = children(prefixes, level, nodes[level - 1])
-        if len(codes) == 1:
-            continue
-        if level == 1:
-            at = known_at[user, nodes[0]]
-            if at < 0:
-                return level, value
-            value += known[at + nodes[1] - first]
-        else:
-            at = place_in(kept, user, level, nodes[level - 1])
-            if at < 0:
-                return level, value
-            value += kept.values[user, at + nodes[level] - first]
-    return len(nodes), value
+    n_open = 0
+    for user in range(len(held)):
+        n_open += _settle_known(
+            heads, prefixes, places, mixing, candidates, user_parts, first_scores, known_at, known, kept, bounds,
+            best, entry, held, user,
+        )  # fmt: skip
+    return n_open
 
 
 @jit
@@ -214,62 +192,122 @@ def _settle_known(
         how many are open.
     """
     n_levels, width = user_parts.shape[1], user_parts.shape[2]
-    start, n = candidates.room[user], candidates.found[user]
-    items, masses, its_bounds = candidates.items[start:], candidates.masses[start:], bounds[start:]
-    its_best, its_entry, size, k = best[user], entry[user], held[user], best.shape[1]
-    pending, pending_bounds = np.empty(n, np.int64), np.empty(n, np.float32)
-    n_open, n_pending = 0, 0
-    for place in range(n):
-        least = its_best[0] - _SLACK if size == k else NEVER
-        if not its_bounds[place] >= least:
-            continue
-        item, mass = items[place], masses[place]
-        nodes = places.nodes[item]
-        if nodes[0] < 0:
-            continue
-        level, value = _known_of(prefixes, nodes, user, first_scores, known_at, known, kept)
-        bound = _score(mixing, user, mass, _log_p0(mixing, _own(mixing, user, item), value))
+    start, n, k = candidates.room[user], candidates.found[user], best.shape[1]
+    its_best, its_entry, size = best[user], entry[user], held[user]
+    least = its_best[0] - _SLACK if size == k else NEVER
+    its_items, its_masses = np.empty(n, np.int32), np.empty(n, np.float32)
+    its_bounds, values = np.empty(n, np.float32), np.empty(n, np.float32)
+    n_open, n_reached = 0, 0
+    for place in range(start, start + n):
+        bound = bounds[place]
         if not bound >= least:
             continue
-        if level == n_levels:
-            size = offer_anew(its_best, its_entry, size, bound, item)
-            continue
-        # Open ones to the front, those to walk further are taken out of these below.
-        items[n_open], masses[n_open], its_bounds[n_open] = item, mass, bound
-        if level > 1:
-            pending[n_pending], pending_bounds[n_pending] = n_open, -bound
-            n_pending += 1
-        n_open += 1
-    if n_pending:
-        room = room_for_a_head(width, prefixes.widest, n_levels)
-        for rank in np.argsort(pending_bounds[:n_pending]):
-            place = pending[rank]
-            if size == k and its_bounds[place] < its_best[0] - _SLACK:
-                break
-            item, mass = items[place], masses[place]
-            nodes, own = places.nodes[item], _own(mixing, user, item)
-            level, value = _known_of(prefixes, nodes, user, first_scores, known_at, known, kept)
-            # Others may have made more of it known.
-            bound = _score(mixing, user, mass, _log_p0(mixing, own, value))
-            while level < n_levels and (size < k or bound >= its_best[0] - _SLACK):
+        item, mass = candidates.items[place], candidates.masses[place]
+        node = places.nodes[item, 0]
+        value = first_scores[user, node]
+        if n_levels > 1:
+            first = prefixes.start[prefixes.start_at[1] + node]
+            if prefixes.start[prefixes.start_at[1] + node + 1] > first + 1:
+                at = known_at[user, node]
+                if at < 0:
+                    candidates.items[start + n_open], candidates.masses[start + n_open] = item, mass
+                    bounds[start + n_open] = bound
+                    n_open += 1
+                    continue
+                value += known[at + places.nodes[item, 1] - first]
+                bound = _score(mixing, user, mass, _log_p0(mixing, _own(mixing, user, item), value))
+                if not bound >= least:
+                    continue
+        its_items[n_reached], its_masses[n_reached] = item, mass
+        its_bounds[n_reached], values[n_reached] = -bound, value
+        n_reached += 1
+    room = room_for_a_head(width, prefixes.widest, n_levels)
+    for rank in np.argsort(its_bounds[:n_reached]):
+        item, mass, value, bound = its_items[rank], its_masses[rank], values[rank], -its_bounds[rank]
+        if size == k and bound < its_best[0] - _SLACK:
+            break
+        nodes, own, level = places.nodes[item], _own(mixing, user, item), 2
+        while level < n_levels and (size < k or bound >= its_best[0] - _SLACK):
+            at = prefixes.start_at[level] + nodes[level - 1]
+            if prefixes.start[at + 1] > prefixes.start[at] + 1:
                 value += _below(heads, prefixes, nodes, user_parts[user], room, kept, user, level)
-                level += 1
-                while level < n_levels and len(children(prefixes, level, nodes[level - 1])[1]) == 1:
-                    level += 1
                 bound = _score(mixing, user, mass, _log_p0(mixing, own, value))
-            if level == n_levels:
-                size = offer_anew(its_best, its_entry, size, bound, item)
-        for rank in range(n_pending):
-            its_bounds[pending[rank]] = NEVER
-    held[user] = size
-    n_left = 0
-    least = its_best[0] - _SLACK if size == k else NEVER
-    for place in range(n_open):
-        if its_bounds[place] > NEVER and its_bounds[place] >= least:
-            items[n_left], masses[n_left], its_bounds[n_left] = items[place], masses[place], its_bounds[place]
-            n_left += 1
-    candidates.found[user] = n_left
-    return n_left
+            level += 1
+        if level >= n_levels:
+            size = offer(its_best, its_entry, size, bound, item)
+    held[user], candidates.found[user] = size, n_open
+    return n_open
+
+
+@jit
+def want_open(
+    heads: Heads,
+    prefixes: Prefixes,
+    places: Places,
+    mixing: Mixing,
+    candidates: Looked,
+    bounds: np.ndarray,
+    user_parts: np.ndarray,
+    first_scores: np.ndarray,
+    best: np.ndarray,
+    held: np.ndarray,
+    wanted: np.ndarray,
+) -> None:
+    """Want the first-level prefixes of candidates that can still be among the best.
+
+    To open a prefix, all its children's output rows have to be read. Their mean alone bounds what they are shared by
+    from below (Jensen), and so what a child has from above: close, where no child stands out.
+    """
+    n_levels, width = user_parts.shape[1], user_parts.shape[2]
+    prefix_part, hidden, _, path = room_for_a_head(width, prefixes.widest, n_levels)
+    last = np.full(first_scores.shape[1], -1, np.int64)
+    weight, bias = rows_of_level(heads, 1), heads.bias[heads.weight_start[1] :]
+    for user in range(len(held)):
+        start, n = candidates.room[user], candidates.found[user]
+        least = best[user, 0] - _SLACK if held[user] == best.shape[1] else NEVER
+        before = np.empty(n, np.int64)
+        for place in range(n):
+            node = places.nodes[candidates.items[start + place], 0]
+            before[place], last[node] = last[node], place
+        for final in range(n):
+            node = places.nodes[candidates.items[start + final], 0]
+            if last[node] != final:
+                continue
+            first, codes = children(prefixes, 1, node)
+            place, is_bounded = final, len(codes) > _FEW and len(heads.mean_rows) > 0
+            if is_bounded:
+                path[0] = prefixes.code[prefixes.code_at[0] + node]
+                prefix_part_of(heads, 1, path, prefix_part)
+                activate(heads, 1, user_parts[user, 1], prefix_part, hidden)
+                mean = heads.mean_bias[node] + _dot(heads.mean_rows[node], hidden)
+            while place >= 0:
+                item = candidates.items[start + place]
+                if is_bounded:
+                    code = codes[places.nodes[item, 1] - first]
+                    most = _most(len(codes), bias[code] + _dot(weight[code], hidden), mean)
+                    log_p0 = _log_p0(mixing, _own(mixing, user, item), first_scores[user, node] + most)
+                    bounds[start + place] = _score(mixing, user, candidates.masses[start + place], log_p0)
+                if bounds[start + place] >= least:
+                    wanted[user, node] = True
+                    break
+                place = before[place]
+            last[node] = -1
+
+
+@inlined
+def _most(n: int, logit: np.float32, mean: np.float32) -> np.float32:
+    """Return what the log-probability of one of n > 1 children is at most, by its logit and the mean of all logits."""
+    rest = (np.float32(n) * mean - logit) / np.float32(n - 1)
+    high = max(logit, rest)
+    return logit - high - np.log(exp(logit - high) + np.float32(n - 1) * exp(rest - high)) + _SLACK
+
+
+@jit
+def _dot(row: np.ndarray, hidden: np.ndarray) -> np.float32:
+    total = np.float32(0)
+    for h in range(len(hidden)):
+        total += row[h] * hidden[h]
+    return total
 
 
 @jit
