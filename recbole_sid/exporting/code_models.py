@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,18 @@ def array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def linear(at: str, layer: Any) -> Arrays:
-    """Return a linear map under names that begin with `at`: weight [inputs, outputs] and bias."""
-    bias = layer.bias if layer.bias is not None else layer.weight.new_zeros(len(layer.weight))
-    return {f"{at}.weight": array(layer.weight.T), f"{at}.bias": array(bias)}
+    """Return a linear map under names that begin with `at`: weight [outputs, inputs] and bias."""
+    return {f"{at}.weight": array(layer.weight), f"{at}.bias": array(layer.bias)}
 
 
 def norm(at: str, layer: Any) -> Arrays:
-    """Return a LayerNorm under names that begin with `at`."""
-    return {
-        f"{at}.gain": array(layer.weight),
-        f"{at}.shift": array(layer.bias),
-        f"{at}.eps": np.array([layer.eps], np.float32),
-    }
+    """Return a LayerNorm under the name `at`: gain, shift and eps, [3, d]."""
+    return {at: array(torch.stack([layer.weight, layer.bias, torch.full_like(layer.bias, layer.eps)]))}
+
+
+def stacked(layers: Sequence[Arrays]) -> Arrays:
+    """Return the arrays of all layers, of the same names, as one array of each name."""
+    return {name: np.stack([layer[name] for layer in layers]) for name in layers[0]}
 
 
 def form_of_codes(model: Any) -> tuple[Arrays, dict[str, Any]]:
@@ -106,7 +106,7 @@ def _heads(model: Any) -> Arrays:
         raise InputError("head_layers of more than 1 cannot be exported: they have no compiled form.")
     found = compiled_heads(heads)
     arrays = {f"heads.{name}": value for name, value in found._asdict().items() if not name.endswith("_start")}
-    user = {"heads.user.weight": array(heads.user_weight.T), "heads.user.bias": array(heads.user_bias)}
+    user = {"heads.user.weight": array(heads.user_weight), "heads.user.bias": array(heads.user_bias)}
     return {**arrays, **user}
 
 
@@ -123,8 +123,8 @@ def _readout(readout: Readout) -> Arrays:
     wide, narrow = readout.ffn[0], readout.ffn[-1]
     return {
         **linear("readout.query", readout.query),
-        "readout.keys": array(form.keys.T),
-        "readout.values": array(form.values.T),
+        "readout.keys": array(form.keys),
+        "readout.values": array(form.values),
         **norm("readout.norm1", readout.norm1),
         **norm("readout.norm2", readout.norm2),
         **linear("readout.wide", wide),
@@ -145,7 +145,7 @@ def _readout_settings(readout: Readout) -> dict[str, Any]:
 
 def _item_head(head: ItemHead) -> Arrays:
     return {
-        "item_head.context": array(head.context.weight.T),
+        "item_head.context": array(head.context.weight),
         **norm("item_head.norm", head.norm),
         "item_head.table": array(head.table),
         "item_head.items": array(head.items),

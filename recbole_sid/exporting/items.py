@@ -7,9 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_sid.exporting.code_models import Arrays, array, form_of_codes, linear, norm
+from recbole_sid.exporting.code_models import Arrays, array, form_of_codes, linear, norm, stacked
 from recbole_sid.exporting.forms import Form
-from recbole_sid.nn.item_encoder import ItemEmbedding, ItemEncoder, MixingLayer, PositionMixing, TrainedItemEmbedding
+from recbole_sid.nn.item_encoder import (
+    HEADS,
+    ItemEmbedding,
+    ItemEncoder,
+    MixingLayer,
+    PositionMixing,
+    TrainedItemEmbedding,
+)
 
 
 @torch.no_grad()
@@ -43,10 +50,8 @@ def _encoder(encoder: ItemEncoder, model: Any) -> Arrays:
     }
     if isinstance(items, TrainedItemEmbedding):
         arrays |= norm("encoder.item_norm", items.norm)
-    for number, layer in enumerate(encoder.layers):
-        assert isinstance(layer, MixingLayer)
-        arrays |= _layer(f"encoder.{number}", layer)
-    return arrays
+    layers = stacked([_layer(layer) for layer in encoder.layers if isinstance(layer, MixingLayer)])
+    return {**arrays, **{f"encoder.{name}": value for name, value in layers.items()}}
 
 
 def _codes(items: ItemEmbedding, model: Any) -> np.ndarray:
@@ -60,14 +65,18 @@ def _codes(items: ItemEmbedding, model: Any) -> np.ndarray:
     return array(torch.cat(tables))
 
 
-def _layer(at: str, layer: MixingLayer) -> Arrays:
+def _layer(layer: MixingLayer) -> Arrays:
     mixing = layer.mixing
     arrays = {
-        **norm(f"{at}.mixing_norm", layer.mixing_norm),
-        **norm(f"{at}.mlp_norm", layer.mlp_norm),
-        **linear(f"{at}.wide", layer.mlp[0]),
-        **linear(f"{at}.narrow", layer.mlp[-1]),
+        **norm("mixing_norm", layer.mixing_norm),
+        **norm("mlp_norm", layer.mlp_norm),
+        **linear("wide", layer.mlp[0]),
+        **linear("narrow", layer.mlp[-1]),
     }
     if isinstance(mixing, PositionMixing):
-        return {**arrays, f"{at}.mixing.matrix": array(mixing.weight), **linear(f"{at}.mixing.mean", mixing.mean)}
-    return {**arrays, **linear(f"{at}.mixing.qkv", mixing.qkv), **linear(f"{at}.mixing.out", mixing.out)}
+        return {**arrays, "matrix": array(mixing.weight), **linear("mean", mixing.mean)}
+    d_model = mixing.out.out_features
+    scale = torch.ones(3 * d_model, 1)
+    scale[:d_model] = (d_model // HEADS) ** -0.5  # of queries
+    qkv = {"qkv.weight": array(mixing.qkv.weight * scale), "qkv.bias": array(mixing.qkv.bias * scale[:, 0])}
+    return {**arrays, **qkv, **linear("out", mixing.out)}

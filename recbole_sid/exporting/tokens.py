@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from recbole_sid.errors import InputError
-from recbole_sid.exporting.code_models import Arrays, array, form_of_codes, linear, norm
+from recbole_sid.exporting.code_models import Arrays, array, form_of_codes, linear, norm, stacked
 from recbole_sid.exporting.forms import Form
 from recbole_sid.exporting.items import form_of_item_model
 from recbole_sid.fast.t5 import EncoderLayer
@@ -31,12 +31,12 @@ def form_of_student(model: Any, config: Any, dataset: Any) -> Form:
         )
     arrays, settings = form_of_codes(model)
     if isinstance(encoder, T5Encoder):
-        of_encoder, sizes = _t5(encoder, model)
+        engine, (of_encoder, sizes) = "t5", _t5(encoder, model)
     elif isinstance(encoder, MLPEncoder):
-        of_encoder, sizes = _mlp(encoder, model)
+        engine, (of_encoder, sizes) = "mlp", _mlp(encoder, model)
     else:
         raise InputError(f"{type(model).__name__} with a {type(encoder).__name__} cannot be exported.")
-    return Form("tokens", {**arrays, **of_encoder}, {**settings, **sizes})
+    return Form(engine, {**arrays, **of_encoder}, {**settings, **sizes})
 
 
 def _longest(model: Any) -> int:
@@ -66,16 +66,21 @@ def _t5(encoder: T5Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
         "encoder.gain": array(gain(encoder.norm)),
         "encoder.eps": np.array([eps(encoder.norm)], np.float32),
     }
-    for number, layer in enumerate(layers):
-        names = {
-            "qkv": layer.qkv,
-            "output": layer.output,
-            "wide": layer.feed_forward.wi,
-            "narrow": layer.feed_forward.wo,
-        }
-        arrays |= {f"encoder.{number}.{name}": array(weight) for name, weight in names.items()}
+    of_layers = stacked(
+        [
+            {
+                "output": array(layer.output.T),
+                "wide": array(layer.feed_forward.wi.T),
+                "narrow": array(layer.feed_forward.wo.T),
+            }
+            for layer in layers
+        ]
+    )
+    inner3, d_model = layers[0].qkv.shape[1], len(layers[0].qkv)
+    qkv = [array(layer.qkv.T) for layer in layers[1:]]  # that of the first is a table over tokens
+    arrays["encoder.qkv"] = np.stack(qkv) if qkv else np.empty((0, inner3, d_model), np.float32)
+    arrays |= {f"encoder.{name}": value for name, value in of_layers.items()}
     sizes = {
-        "encoder": "t5",
         "encoder_layers": len(layers),
         "n_heads": encoder.typed_blocks[0].attention.n_heads,
         "inner_dim": layers[0].output.shape[0],
@@ -97,14 +102,13 @@ def _mlp(encoder: MLPEncoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
         for role, mlp in enumerate(layer):
             first: Any = mlp[0]
             at, ffn_size = f"encoder.{number}.{role}", first.out_features
-            arrays |= {f"{at}.own": array(first.weight[:, :d_model].T)}
+            arrays |= {f"{at}.own": array(first.weight[:, :d_model])}
             arrays |= {
-                f"{at}.shared.weight": array(first.weight[:, d_model:].T),
+                f"{at}.shared.weight": array(first.weight[:, d_model:]),
                 f"{at}.shared.bias": array(first.bias),
             }
             arrays |= {**norm(f"{at}.norm", mlp[1]), **linear(f"{at}.narrow", mlp[-1])}
     sizes = {
-        "encoder": "mlp",
         "encoder_layers": len(encoder.layers),
         "encoder_ffn_size": ffn_size,
         "encoder_positions": "end" if encoder.counts_from_end else "start",

@@ -21,7 +21,7 @@ from recbole_sid.nn.packing import Packed, Packing
 
 # Spread of the weights that end a residual branch, so that a fresh layer hardly changes what it is given.
 _SMALL = 0.01
-_HEADS = 4
+HEADS = 4
 
 
 class ItemEncoder(HistoryEncoder):
@@ -274,8 +274,8 @@ class AttentionMixing(nn.Module):
 
     def __init__(self, d_model: int, max_items: int) -> None:
         super().__init__()
-        if d_model % _HEADS:
-            raise InputError(f"Attention over items has {_HEADS} heads: token vectors of width {d_model} do not split.")
+        if d_model % HEADS:
+            raise InputError(f"Attention over items has {HEADS} heads: token vectors of width {d_model} do not split.")
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
         _shrink(self.out)
@@ -293,7 +293,7 @@ class AttentionMixing(nn.Module):
 
 def _attend(qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Return the context [B, T, d] of queries, keys and values [B, T, 3 * d]."""
-    q, k, v = qkv.unflatten(-1, (3, _HEADS, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 

@@ -100,7 +100,8 @@ ENGINES: dict[str, str] = with_installed(
     "engines",
     {
         "items": "recbole_sid.serving.engines.items:ItemEngine",
-        "tokens": "recbole_sid.serving.engines.tokens:TokenEngine",
+        "mlp": "recbole_sid.serving.engines.tokens:MLPEngine",
+        "t5": "recbole_sid.serving.engines.tokens:T5Engine",
         "transitions": "recbole_sid.serving.engines.transitions:TransitionEngine",
     },
 )
@@ -110,8 +111,15 @@ def engine_named(name: str) -> type[BundleEngine]:
     """Return the engine that `ENGINES` holds under `name`.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or it needs numba, which is not installed.
     """
     if name not in ENGINES:
         raise InputError(f"Unknown engine '{name}'{nearest(name, ENGINES)}; known: {', '.join(sorted(ENGINES))}.")
-    return imported(ENGINES[name])
+    try:
+        return imported(ENGINES[name])
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        raise InputError(
+            'This bundle is ranked by compiled loops, which need numba: pip install "recbole-sid[fast]".'
+        ) from error

@@ -12,11 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recbole_sid.errors import InputError
+from recbole_sid.fast.compiled import decoders, lookup
 from recbole_sid.fast.compiled.arrays import Looked, Mixing
+from recbole_sid.fast.compiled.asking import Asked, Model
+from recbole_sid.fast.compiled.first_level import best_of, order_ties
+from recbole_sid.fast.compiled.recall import mix_in
 from recbole_sid.serving.engine import Histories
 from recbole_sid.serving.engines.item_scores import NumpyItemHead
-from recbole_sid.serving.engines.level_heads import Asked, Codes, LevelHeads
-from recbole_sid.serving.engines.reading import Reader, check_items, require_numba
+from recbole_sid.serving.engines.level_heads import Codes, LevelHeads, no_heads
+from recbole_sid.serving.engines.reading import Reader, check_items
+from recbole_sid.serving.engines.readout import read_readout
 from recbole_sid.serving.engines.remembered import Remembered
 
 DECODINGS = ("beam", "exact", "full")
@@ -29,37 +34,21 @@ _NOT_FINITE = (
 )
 
 
-class Encoded(NamedTuple):
-    """What the encoder says of histories.
-
-    Attributes:
-        context: [B, Q, d], contexts z.
-        last: [B, d], the last states.
-    """
-
-    context: np.ndarray
-    last: np.ndarray
-
-
 class Known(NamedTuple):
     """What is known of a batch of users.
 
     Attributes:
-        asked: of the heads over codes; None without them.
-        query: [B, d], of the head over items; None without it.
+        asked: what the heads are asked.
         looked: what is remembered; None without a memory.
     """
 
-    asked: Any
-    query: Any
+    asked: Asked
     looked: Any
 
     def of(self, user: int) -> Known:
         """Return that of one user."""
         one = slice(user, user + 1)
-        asked = None if self.asked is None else Asked(self.asked.parts[one], self.asked.first[one])
-        query = None if self.query is None else self.query[one]
-        return Known(asked, query, None if self.looked is None else self.looked.of(one))
+        return Known(Asked(*(part[one] for part in self.asked)), None if self.looked is None else self.looked.of(one))
 
 
 class CodeEngine:
@@ -77,7 +66,6 @@ class CodeEngine:
     n_threads = 1
 
     def __init__(self, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
-        require_numba()
         reader = Reader(arrays, settings)
         self.n_items = reader.whole("n_items", 2)
         self.max_history, self.beam_size = reader.whole("max_history", 1), reader.whole("beam_size", 1)
@@ -95,6 +83,12 @@ class CodeEngine:
         if 0.0 in self.shares:
             raise InputError("The bundle has a head without a share: export it again.")
         self.memory = Remembered(reader, self.n_items) if reader.has("memory") else None
+        readout = read_readout(reader, self.heads.n_parts if self.heads else 0)
+        arrays_of_heads = self.heads.arrays if self.heads else no_heads()
+        n_queries = reader.whole("n_queries", 1)
+        if n_queries not in (1, self.codes.n_levels):
+            raise InputError(f"The bundle's setting n_queries={n_queries} is not one, or one for each level.")
+        self.model = Model(readout, arrays_of_heads, self.codes.prefixes, self.codes.places, n_queries)
         self._read(reader)
 
     @classmethod
@@ -107,13 +101,11 @@ class CodeEngine:
         """Read the encoder."""
 
     @abstractmethod
-    def encode(self, histories: Histories) -> Encoded:
-        """Return what the encoder says of histories."""
+    def _ask(self, histories: Histories, asked: Asked) -> None:
+        """Write what the heads are asked after histories."""
 
     def rank(self, histories: Histories, width: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.rank`."""
-        from recbole_sid.fast.compiled.first_level import order_ties
-
         k = min(max(self.beam_size, width), self.n_items - 1)
         parts = [self._best(part, k) for part in self._parts(histories)]
         items, scores = (np.concatenate(part) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True))
@@ -138,29 +130,35 @@ class CodeEngine:
         known = self.known(histories)
         return [self._explanation(known, histories, user, item) for user, item in enumerate(items.tolist())]
 
-    def known(self, histories: Histories) -> Known:
-        """Return what is known of users by their histories."""
-        encoded = self.encode(histories)
-        asked = None if self.heads is None else self.heads.asked(encoded.context)
-        query = None if self.item_head is None else self.item_head.query(encoded.last, encoded.context[:, 0])
-        if asked is not None and np.isnan(asked.first).any():  # the other head would hide it
+    def known(self, histories: Histories, k: int = 1) -> Known:
+        """Return what is known of users by their histories, for a search of the best k."""
+        n_users, readout, hidden = len(histories.items), self.model.readout, self.model.heads.gain.shape[1]
+        n_levels, n_first = (self.codes.n_levels, self.codes.n_first) if self.heads else (0, 0)
+        n_ranked = min(k, n_first) if self.decoding == "beam" else n_first
+        asked = Asked(
+            np.empty((n_users, n_levels, hidden), np.float32),
+            np.empty((n_users, n_first), np.float32),
+            np.empty((n_users, n_ranked), np.int64),
+            np.empty((n_users, readout.of_last.shape[1] if self.item_head else 0), np.float32),
+        )
+        self._ask(histories, asked)
+        if np.isnan(asked.first[:, :1]).any():  # the other head would hide it
             raise InputError(_NOT_FINITE)
-        looked = None if self.memory is None else self.memory.look_up(histories, self.n_threads)
-        return Known(asked, query, looked)
+        return Known(asked, None if self.memory is None else self.memory.look_up(histories, self.n_threads))
 
     def _parts(self, histories: Histories) -> Iterator[Histories]:
-        """Yield the histories that are worked on together, each part cut to its longest."""
+        """Yield the histories that are worked on together, contiguous: for others loops would be compiled again."""
         check_items(histories.items, self.n_items)
         size = _USERS * self.n_threads
         if self.item_head is not None:
             size = min(size, max(1, _SCORES // self.n_items))
         for first in range(0, len(histories.items), size):
-            lengths = histories.lengths[first : first + size]
-            yield Histories(histories.items[first : first + size, : lengths.max()], lengths)
+            part = (np.ascontiguousarray(column[first : first + size], np.int64) for column in histories)
+            yield Histories(*part)
 
     def _best(self, histories: Histories, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best items int64 and scores, both [B, k], of histories that are worked on together."""
-        known = self.known(histories)
+        known = self.known(histories, k)
         if self.heads is None or (self.item_head is not None and self.decoding != "beam"):
             return self._best_of_all(self._all_scores(known), k)
         if self.item_head is None and known.looked is None:
@@ -168,40 +166,36 @@ class CodeEngine:
         return self._best_of_mixture(known, k)
 
     def _best_of_all(self, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        from recbole_sid.fast.compiled.first_level import best_of
-
         items, best = np.empty((len(scores), k), np.int64), np.empty((len(scores), k), np.float32)
         best_of(scores, items, best)
         return items, best
 
     def _best_of_mixture(self, known: Known, k: int) -> tuple[np.ndarray, np.ndarray]:
-        from recbole_sid.fast.compiled import decoders, lookup
-
-        candidates = lookup.nothing(len(known.asked.parts)) if known.looked is None else known.looked
+        candidates = lookup.nothing(len(known.asked.first)) if known.looked is None else known.looked
         sharpness = 0.0 if self.memory is None else self.memory.sharpness
         if self.item_head is None:
             mixing = Mixing.of_one_head(candidates.remaining, sharpness)
         else:
-            own = self.item_head.log_probs(known.query)
+            own = self.item_head.log_probs(known.asked.query)
             own += np.float32(np.log(self.shares[1]))
             items, best = self._best_of_all(own, k)
             rest, log_share = best[:, -1].copy(), np.float32(np.log(self.shares[0]))
             mixing = Mixing(candidates.remaining, np.float32(sharpness), own, rest, log_share)
             candidates = lookup.with_items(candidates, items)
         decoding = "beam" if self.decoding == "beam" else "exact"
-        users = self.heads.users(known.asked, k if decoding == "beam" else self.codes.n_first)
+        users = self.heads.users(known.asked)
         return decoders.mixture(users, decoding, self.codes.places, mixing, candidates, k, self.n_threads)
 
     def _all_scores(self, known: Known) -> np.ndarray:
         parts = [] if self.heads is None else [self.heads.log_probs(known.asked, self.n_threads)]
         if self.item_head is not None:
-            parts.append(self.item_head.log_probs(known.query))
+            parts.append(self.item_head.log_probs(known.asked.query))
         return self._with_memory(self._mixed(parts), known.looked, np.arange(self.n_items))
 
     def _scores(self, known: Known, items: np.ndarray) -> np.ndarray:
         parts = [] if self.heads is None else [self.heads.log_probs_of(known.asked, items)]
         if self.item_head is not None:
-            parts.append(self.item_head.log_probs(known.query)[:, items])
+            parts.append(self.item_head.log_probs(known.asked.query)[:, items])
         return self._with_memory(self._mixed(parts), known.looked, items)
 
     def _mixed(self, parts: list[np.ndarray]) -> np.ndarray:
@@ -213,8 +207,6 @@ class CodeEngine:
 
     def _with_memory(self, log_p0: np.ndarray, looked: Looked | None, items: np.ndarray) -> np.ndarray:
         """Return the scores [B, M] of items int64 [M] from their log p0 [B, M]."""
-        from recbole_sid.fast.compiled.recall import mix_in
-
         if looked is not None and self.memory is not None:
             with self.memory.sums() as sums:
                 mix_in(looked, items, np.float32(self.memory.sharpness), sums, log_p0)
@@ -230,7 +222,7 @@ class CodeEngine:
             logs.append(self.heads.log_probs_of(one.asked, np.array([item])))
             parts["semantic IDs"] = float(np.exp(logs[-1][0, 0]))
         if self.item_head is not None:
-            logs.append(self.item_head.log_probs(one.query)[:, [item]])
+            logs.append(self.item_head.log_probs(one.asked.query)[:, [item]])
             parts["items"] = float(np.exp(logs[-1][0, 0]))
         log_p0 = self._mixed(logs)
         remembered: list[int] = []

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_sid.serving.engines.layers import Norm
 from recbole_sid.serving.engines.reading import Reader
 
 
 class NumpyItemHead:
-    """Scores items by ``E u`` with ``u = LN(last state + W z)``; items without a row in E have no probability.
+    """Scores items by ``E u``; those without a row in E have no probability.
 
     Args:
         reader: of the arrays and settings.
@@ -17,20 +16,13 @@ class NumpyItemHead:
     """
 
     def __init__(self, reader: Reader, n_items: int) -> None:
-        d_model = reader.whole("d_model", 1)
         self.n_items = n_items
-        self.context = reader.array("item_head.context", np.float32, d_model, d_model)
-        self.norm = Norm.read(reader, "item_head.norm", d_model)
-        self.table = reader.array("item_head.table", np.float32, None, d_model)
+        self.table = reader.array("item_head.table", np.float32, None, reader.whole("d_model", 1))
         self.items = reader.array("item_head.items", np.int64, len(self.table))
         reader.within("item_head.items", self.items, 0, n_items)
 
-    def query(self, last: np.ndarray, context: np.ndarray) -> np.ndarray:
-        """Return u [B, d] of the last states [B, d] and contexts z [B, d]."""
-        return self.norm(last + context @ self.context)
-
     def log_probs(self, query: np.ndarray) -> np.ndarray:
-        """Return the log-probabilities [B, n_items] of all items, -inf for those that have no row."""
+        """Return the log-probabilities [B, n_items] of all items for u [B, d], -inf for those that have no row."""
         logits = query @ self.table.T
         peak = logits.max(axis=1, keepdims=True)
         logits -= peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))

@@ -6,24 +6,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recbole_sid.fast.compiled.heads import gelu_in_place
 from recbole_sid.serving.engines.reading import Reader
 
 
 class Linear(NamedTuple):
-    """A linear map; `weight` is [inputs, outputs]."""
+    """A linear map; `weight` is [outputs, inputs]."""
 
     weight: np.ndarray
     bias: np.ndarray
 
     @classmethod
-    def read(cls, reader: Reader, at: str, n_in: int, n_out: int | None) -> Linear:
+    def read(cls, reader: Reader, at: str, n_in: int, n_out: int) -> Linear:
         """Read the one whose arrays' names begin with `at`."""
-        weight = reader.array(f"{at}.weight", np.float32, n_in, n_out)
-        return cls(weight, reader.array(f"{at}.bias", np.float32, weight.shape[1]))
+        weight = reader.array(f"{at}.weight", np.float32, n_out, n_in)
+        return cls(weight, reader.array(f"{at}.bias", np.float32, n_out))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return [..., outputs] of x [..., inputs]."""
-        return x @ self.weight + self.bias
+        return x @ self.weight.T + self.bias
 
 
 class Norm(NamedTuple):
@@ -36,8 +37,8 @@ class Norm(NamedTuple):
     @classmethod
     def read(cls, reader: Reader, at: str, width: int) -> Norm:
         """Read the one whose arrays' names begin with `at`."""
-        eps = reader.array(f"{at}.eps", np.float32, 1)[0]
-        return cls(reader.array(f"{at}.gain", np.float32, width), reader.array(f"{at}.shift", np.float32, width), eps)
+        gain, shift, eps = reader.array(at, np.float32, 3, width)
+        return cls(gain, shift, eps[0])
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return x [..., width] of mean 0 and variance 1, scaled and shifted."""
@@ -48,7 +49,5 @@ class Norm(NamedTuple):
 
 def gelu(x: np.ndarray) -> np.ndarray:
     """Return GELU of x, which is written over."""
-    from recbole_sid.fast.compiled.heads import gelu_in_place
-
     gelu_in_place(x.reshape(-1))
     return x

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from recbole_sid.fast.compiled import decoders
 from recbole_sid.fast.compiled.arrays import Heads, Places, Prefixes
-from recbole_sid.serving.engines.layers import Linear
+from recbole_sid.fast.compiled.asking import Asked
+from recbole_sid.fast.compiled.decoders import Users
+from recbole_sid.fast.compiled.first_level import items_of, score_children, score_leaves
 from recbole_sid.serving.engines.reading import Reader
-
-
-class Asked(NamedTuple):
-    """What the heads are asked for a batch of users.
-
-    Attributes:
-        parts: float32 [B, L, H], the users' part of every head.
-        first: float32 [B, n_nodes(1)], log-probabilities of the first level's prefixes.
-    """
-
-    parts: np.ndarray
-    first: np.ndarray
 
 
 class LevelHeads:
@@ -29,12 +20,16 @@ class LevelHeads:
     Args:
         reader: of the arrays and settings.
         codes: trie of the catalogue.
+
+    Attributes:
+        arrays: weights.
+        n_parts: numbers in the users' part of all heads together.
     """
 
     def __init__(self, reader: Reader, codes: Codes) -> None:
         n_levels, width, sizes = codes.n_levels, reader.whole("head_hidden", 1), codes.sizes
         self.codes = codes
-        self.user = Linear.read(reader, "heads.user", reader.whole("d_model", 1), n_levels * width)
+        self.n_parts = n_levels * width
         table_start, n_rows = np.zeros((n_levels, n_levels), np.int64), 0
         for level in range(n_levels):
             for earlier in range(level):
@@ -51,48 +46,21 @@ class LevelHeads:
             np.cumsum([0, *sizes[:-1]]).astype(np.int64),
         )
 
-    def asked(self, context: np.ndarray) -> Asked:
-        """Return what is asked for contexts z [B, Q, d], Q = 1 or one for each level."""
-        from recbole_sid.fast.compiled.first_level import score_first_level
-
-        n_levels, width = self.codes.n_levels, len(self.arrays.gain[0])
-        if context.shape[1] == 1:
-            parts = self.user(context[:, 0]).reshape(len(context), n_levels, width)
-        else:
-            weight = self.user.weight.reshape(-1, n_levels, width).transpose(1, 0, 2)
-            parts = (context.transpose(1, 0, 2) @ weight).transpose(1, 0, 2) + self.user.bias.reshape(n_levels, width)
-        parts = np.ascontiguousarray(parts)
-        first = np.empty((len(parts), self.codes.n_first), np.float32)
-        score_first_level(self.arrays, self.codes.prefixes, parts, first)
-        return Asked(parts, first)
-
-    def users(self, asked: Asked, k: int) -> Any:
-        """Return who to search for, with the best k prefixes of the first level."""
-        from recbole_sid.fast.compiled.decoders import Users
-        from recbole_sid.fast.compiled.first_level import rank_first_level
-
-        ranked = np.empty((len(asked.parts), min(k, self.codes.n_first)), np.int64)
-        rank_first_level(asked.first, ranked)
-        return Users(self.arrays, self.codes.prefixes, asked.parts, asked.first, ranked)
+    def users(self, asked: Asked) -> Users:
+        """Return who to search for; their `ranked` prefixes are as many as were asked for."""
+        return Users(self.arrays, self.codes.prefixes, asked.parts, asked.first, asked.ranked)
 
     def search(self, asked: Asked, decoding: str, k: int, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the items int64 and log-probabilities of the best k, both [B, k]; 0 and -inf beyond."""
-        from recbole_sid.fast.compiled import decoders
-        from recbole_sid.fast.compiled.first_level import items_of
-
-        if decoding == "beam":
-            leaves, of_leaves = decoders.beam(self.users(asked, k), k, n_threads)
-        else:
-            leaves, of_leaves = decoders.exact(self.users(asked, self.codes.n_first), k, n_threads)
+        search = decoders.beam if decoding == "beam" else decoders.exact
+        leaves, of_leaves = search(self.users(asked), k, n_threads)
         items, scores = np.empty((len(leaves), k), np.int64), np.empty((len(leaves), k), np.float32)
         items_of(self.codes.places, leaves, of_leaves, items, scores)
         return items, scores
 
     def log_probs(self, asked: Asked, n_threads: int) -> np.ndarray:
         """Return the log-probabilities [B, n_items] of all items, -inf for those that have no semantic ID."""
-        from recbole_sid.fast.compiled import decoders
-
-        of_leaves = decoders.all_leaves(self.arrays, self.codes.prefixes, *asked, n_threads)
+        of_leaves = decoders.all_leaves(self.arrays, self.codes.prefixes, asked.parts, asked.first, n_threads)
         leaf = self.codes.places.nodes[:, -1]
         found = np.take(of_leaves, np.maximum(leaf, 0), axis=1)
         found[:, leaf < 0] = -np.inf
@@ -100,20 +68,16 @@ class LevelHeads:
 
     def log_probs_of(self, asked: Asked, items: np.ndarray) -> np.ndarray:
         """Return the log-probabilities [B, M] of items int64 [M]."""
-        from recbole_sid.fast.compiled.first_level import score_leaves
-
         nodes = self.codes.places.nodes[items]
         order = np.argsort(nodes[:, -1], kind="stable")
         sorted_scores = np.empty((len(asked.parts), len(items)), np.float32)
-        score_leaves(self.arrays, self.codes.prefixes, nodes[order], *asked, sorted_scores)
+        score_leaves(self.arrays, self.codes.prefixes, nodes[order], asked.parts, asked.first, sorted_scores)
         scores = np.empty_like(sorted_scores)
         scores[:, order] = sorted_scores
         return scores
 
     def path(self, asked: Asked, user: int, item: int, n_siblings: int) -> list[dict[str, Any]]:
         """Return, per level of the item's semantic ID, its code, its probability there and its likeliest siblings."""
-        from recbole_sid.fast.compiled.first_level import score_children
-
         prefixes, nodes = self.codes.prefixes, self.codes.places.nodes[item]
         scores, levels = np.empty(prefixes.widest, np.float32), []
         for level in range(self.codes.n_levels if nodes[0] >= 0 else 0):
@@ -132,6 +96,13 @@ class LevelHeads:
                 }
             )
         return levels
+
+
+def no_heads() -> Heads:
+    """Return what stands for the heads of a model that has none."""
+    rows, numbers = np.empty((0, 1), np.float32), np.empty(0, np.float32)
+    starts = np.empty((0, 0), np.int64)
+    return Heads(rows, starts, rows, rows, numbers, rows, numbers, starts[0:0, 0:0].reshape(0))
 
 
 class Codes:

@@ -24,7 +24,7 @@ class NumpyRoleMLP(NamedTuple):
     def read(cls, reader: Reader, at: str, d_model: int, ffn_size: int) -> NumpyRoleMLP:
         """Read the one whose arrays' names begin with `at`."""
         return cls(
-            reader.array(f"{at}.own", np.float32, d_model, ffn_size),
+            reader.array(f"{at}.own", np.float32, ffn_size, d_model),
             Linear.read(reader, f"{at}.shared", d_model, ffn_size),
             Norm.read(reader, f"{at}.norm", ffn_size),
             Linear.read(reader, f"{at}.narrow", ffn_size, d_model),
@@ -60,26 +60,21 @@ class NumpyMLPEncoder:
 
     def __call__(self, packed: PackedTokens) -> np.ndarray:
         """Return the states [N, d] of packed tokens."""
-        role = (packed.column - 1) % self.n_roles
-        role[packed.column == packed.length - 1] = self.n_roles - 1
-        order = np.argsort(role, kind="stable")
-        ends = np.cumsum(np.bincount(role, minlength=self.n_roles)).tolist()
-        parts = [slice(first, last) for first, last in zip([0, *ends[:-1]], ends, strict=True)]
-        user, column = packed.user[order], packed.column[order]
-        position = packed.length[order] - 1 - column if self.from_end else column
-        firsts = np.flatnonzero(packed.column == 0)
-        longest = packed.length[firsts] - 1
-        x = self.embedding[packed.tokens[order]] + self.position[position]
-        back = np.argsort(order, kind="stable")
+        n_tokens = np.diff(packed.starts)
+        last = n_tokens[packed.user] - 1
+        role = np.where(packed.column == last, self.n_roles - 1, (packed.column - 1) % self.n_roles)
+        position = last - packed.column if self.from_end else packed.column
+        rows = [np.flatnonzero(role == own) for own in range(self.n_roles)]
+        x = self.embedding[packed.tokens] + self.position[position]
         for layer, weights, totals in zip(self.layers, self.weights, self.totals, strict=True):
-            mean = np.add.reduceat((x * weights[position])[back], firsts, axis=0) / totals[longest]
-            for mlp, part in zip(layer, parts, strict=True):
-                x[part] += _mixed(mlp, x[part], mean, user[part])
-        return self.norm(x)[back]
+            mean = np.add.reduceat(x * weights[position], packed.starts[:-1], axis=0) / totals[n_tokens - 1]
+            for mlp, own in zip(layer, rows, strict=True):
+                x[own] += _mixed(mlp, x[own], mean, packed.user[own])
+        return self.norm(x)
 
 
 def _mixed(mlp: NumpyRoleMLP, x: np.ndarray, mean: np.ndarray, user: np.ndarray) -> np.ndarray:
     """Return what the MLP of a role adds to its tokens [n, d], of `user` int64 [n] with means [B, d]."""
-    hidden = x @ mlp.own
+    hidden = x @ mlp.own.T
     hidden += mlp.shared(mean)[user]
     return mlp.narrow(gelu(mlp.norm(hidden)))

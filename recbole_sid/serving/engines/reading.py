@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,16 +90,6 @@ class Reader:
         if type(value) is not bool:
             raise InputError(f"The bundle's setting {key}={value!r} is neither true nor false.")
         return value
-
-
-def require_numba() -> None:
-    """Refuse to go on without numba.
-
-    Raises:
-        InputError: if it is not installed.
-    """
-    if importlib.util.find_spec("numba") is None:
-        raise InputError('This bundle is ranked by compiled loops, which need numba: pip install "recbole-sid[fast]".')
 
 
 def check_items(items: np.ndarray, n_items: int) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from recbole_sid.fast.compiled.arrays import Looked, Transitions
+from recbole_sid.fast.compiled.lookup import look_up
 from recbole_sid.serving.engine import Histories
 from recbole_sid.serving.engines.reading import Reader
 
@@ -45,8 +46,6 @@ class Remembered:
 
     def look_up(self, histories: Histories, n_threads: int) -> Looked:
         """Return what is remembered after each history."""
-        from recbole_sid.fast.compiled.lookup import look_up
-
         return look_up(self.table, self.recent(histories), self._free_sums, n_threads)
 
     def recent(self, histories: Histories) -> np.ndarray:

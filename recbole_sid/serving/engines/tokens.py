@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from recbole_sid.fast.compiled.asking import Asked, ask_of_states, ask_of_tokens
+from recbole_sid.fast.compiled.encode_tokens import T5Layers
 from recbole_sid.serving.engine import Histories
-from recbole_sid.serving.engines.code_ranking import CodeEngine, Encoded
+from recbole_sid.serving.engines.code_ranking import CodeEngine
 from recbole_sid.serving.engines.mlp_encoder import NumpyMLPEncoder
 from recbole_sid.serving.engines.packed import PackedTokens
 from recbole_sid.serving.engines.reading import Reader
-from recbole_sid.serving.engines.readout import NumpyReadout
-from recbole_sid.serving.engines.t5_encoder import NumpyT5Encoder
-
-_ENCODERS: dict[str, Any] = {"t5": NumpyT5Encoder, "mlp": NumpyMLPEncoder}
 
 
-class TokenEngine(CodeEngine):
-    """Ranks by an encoder of the tokens of a history."""
+class T5Engine(CodeEngine):
+    """Ranks by the T5 encoder of the tokens of a history."""
 
     def _read(self, reader: Reader) -> None:
-        self.encoder = _ENCODERS[reader.word("encoder", tuple(_ENCODERS))](reader, self.codes)
-        self.readout = NumpyReadout(reader)
+        d_model, inner, d_ff = (reader.whole(key, 1) for key in ("d_model", "inner_dim", "d_ff"))
+        n, n_heads, n_tokens = reader.whole("encoder_layers", 1), reader.whole("n_heads", 1), 3 + sum(self.codes.sizes)
+        longest = 2 + reader.whole("max_history", 1) * self.codes.n_levels
+        reader.divides("n_heads", n_heads, "inner_dim", inner)
 
-    def encode(self, histories: Histories) -> Encoded:
+        def array(name: str, *shape: int) -> np.ndarray:
+            return reader.array(f"encoder.{name}", np.float32, *shape)
+
+        self.layers = T5Layers(
+            embedding=array("embedding", n_tokens, d_model),
+            first_qkv=array("first_qkv", n_tokens, 3 * inner),
+            qkv=array("qkv", n - 1, 3 * inner, d_model),
+            output=array("output", n, d_model, inner),
+            wide=array("wide", n, d_ff, d_model),
+            narrow=array("narrow", n, d_model, d_ff),
+            bias=array("bias", n_heads, 2 * longest - 1),
+            gain=array("gain", d_model),
+            eps=array("eps", 1),
+            nothing=np.zeros(max(3 * inner, d_ff, d_model), np.float32),
+        )
+        self.first_code = 1 + np.cumsum([0, *self.codes.sizes[:-1]]).astype(np.int64)
+
+    def _ask(self, histories: Histories, asked: Asked) -> None:
+        ask_of_tokens(self.model, self.layers, self.first_code, *histories, asked)
+
+
+class MLPEngine(CodeEngine):
+    """Ranks by MLPs over the tokens of a history."""
+
+    def _read(self, reader: Reader) -> None:
+        self.encoder = NumpyMLPEncoder(reader, self.codes)
+
+    def _ask(self, histories: Histories, asked: Asked) -> None:
         packed = PackedTokens.of(histories, self.codes)
-        states, there = packed.padded(self.encoder(packed))
-        last = states[np.arange(len(states)), there.sum(axis=1) - 1]
-        return Encoded(self.readout(states, there, last), last)
+        ask_of_states(self.model, self.encoder(packed), packed.starts, packed.starts[1:] - 1, asked)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from recbole_sid.errors import InputError
+from recbole_sid.fast.compiled.first_level import order_ties
+from recbole_sid.fast.compiled.popular import add_popularity, best_with_popularity
 from recbole_sid.serving.engine import Histories
-from recbole_sid.serving.engines.reading import Reader, check_items, require_numba
+from recbole_sid.serving.engines.reading import Reader, check_items
 from recbole_sid.serving.engines.remembered import Remembered
 
 # Users whose scores of all items are computed together.
@@ -30,7 +32,6 @@ class TransitionEngine:
     n_threads = 1
 
     def __init__(self, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
-        require_numba()
         reader = Reader(arrays, settings)
         self.n_items = reader.whole("n_items", 2)
         self.max_history, self.beam_size = reader.whole("max_history", 1), reader.whole("beam_size", 1)
@@ -46,9 +47,6 @@ class TransitionEngine:
 
     def rank(self, histories: Histories, width: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.rank`; exact for any width."""
-        from recbole_sid.fast.compiled.first_level import order_ties
-        from recbole_sid.fast.compiled.popular import best_with_popularity
-
         check_items(histories.items, self.n_items)
         looked = self.memory.look_up(histories, self.n_threads)
         shape = len(histories.items), min(width, self.n_items - 1)
@@ -66,8 +64,6 @@ class TransitionEngine:
 
     def scores(self, histories: Histories, items: np.ndarray) -> np.ndarray:
         """As `Engine.scores`."""
-        from recbole_sid.fast.compiled.popular import add_popularity
-
         check_items(histories.items, self.n_items)
         check_items(items, self.n_items)
         looked = self.memory.look_up(histories, self.n_threads)
