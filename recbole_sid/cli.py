@@ -19,6 +19,7 @@ from recbole_sid import __version__
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.commands.analyze import ANALYZE
 from recbole_sid.commands.bench import BENCH
+from recbole_sid.commands.bundles import APPLY_DELTA, EXTEND_BUNDLE
 from recbole_sid.commands.call import SEPARATOR, Call, Command, Option
 from recbole_sid.commands.compare import COMPARE
 from recbole_sid.commands.completion import COMPLETION
@@ -48,7 +49,7 @@ from recbole_sid.util.values import parse_value
 
 _COMMANDS = (
     *(QUICK_START, RUN, COMPARE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
-    *(EXPORT_MODEL, RECOMMEND, SERVE, COMPLETION),
+    *(EXPORT_MODEL, EXTEND_BUNDLE, APPLY_DELTA, RECOMMEND, SERVE, COMPLETION),
 )
 COMMANDS: dict[str, Command] = {
     name: imported(command) if isinstance(command, str) else command

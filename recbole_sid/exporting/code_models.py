@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
 from recbole_sid.fast.compiled_memory import transitions
 from recbole_sid.fast.compiled_scorer import can_compile, compiled_heads, compiled_places, compiled_prefixes
@@ -56,7 +57,7 @@ def form_of_codes(model: Any) -> tuple[Arrays, dict[str, Any]]:
             f"item_candidates={model.item_candidates} cannot be exported yet: set it to ~ and train again."
         )
     remembers = model.remembers
-    arrays = {**_trie(model), **_readout(model.decoder.readout)}
+    arrays = {**trie_arrays(model.trie, model.n_items), **_readout(model.decoder.readout)}
     settings = {
         "n_items": model.n_items,
         "max_history": model.max_seq_length,
@@ -110,8 +111,9 @@ def _heads(model: Any) -> Arrays:
     return {**arrays, **user}
 
 
-def _trie(model: Any) -> Arrays:
-    prefixes, places = compiled_prefixes(model.trie), compiled_places(model.trie, model.n_items)
+def trie_arrays(trie: Trie, n_items: int) -> Arrays:
+    """Return a trie whose items are below `n_items`, flat."""
+    prefixes, places = compiled_prefixes(trie), compiled_places(trie, n_items)
     arrays = {f"trie.{name}": value for name, value in prefixes._asdict().items() if name != "widest"}
     arrays |= {f"places.{name}": value for name, value in places._asdict().items()}
     whole = {"trie.start_at", "trie.code_at"}

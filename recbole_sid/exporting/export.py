@@ -11,8 +11,9 @@ from recbole_sid.exporting.card import model_card
 from recbole_sid.exporting.facts import fingerprints_of, protocol_of, recorded_of, sizes_of, test_metrics
 from recbole_sid.exporting.forms import form_of
 from recbole_sid.exporting.items_and_users import catalogue_of, known_users_of, require_histories
+from recbole_sid.exporting.kept_ids import arrays_of
 from recbole_sid.quick_start import load_data_and_model
-from recbole_sid.serving.bundle import HISTORIES, ITEMS, WEIGHTS
+from recbole_sid.serving.bundle import HISTORIES, ITEMS, SEMANTIC_IDS, WEIGHTS
 from recbole_sid.serving.bundle_files import write_bundle
 from recbole_sid.util.files import check_absent
 
@@ -69,6 +70,8 @@ def export_model(
         "protocol": protocol_of(config),
     }
     arrays = {WEIGHTS: form.arrays, ITEMS: catalogue.arrays()}
+    if dataset.semantic_ids is not None and dataset.semantic_ids.tokenizer_state:  # without, nothing can join
+        arrays[SEMANTIC_IDS] = arrays_of(dataset.semantic_ids)
     if histories:
         arrays[HISTORIES] = known_users_of(dataset).arrays()
     write_bundle(output, described, arrays, form.files, model_card)

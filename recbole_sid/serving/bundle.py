@@ -27,11 +27,12 @@ from recbole_sid.util.typed_json import first_fault
 FORMAT = 1  # of what is written; earlier ones are read too
 MANIFEST, CARD = "bundle.json", "README.md"
 WEIGHTS, ITEMS, HISTORIES = "weights.safetensors", "items.safetensors", "histories.safetensors"
+SEMANTIC_IDS = "semantic_ids.safetensors"
 LARGEST_MANIFEST = 1 << 22  # bytes
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 # Not of the engine; every other file is handed to it.
-_OF_ALL = (CARD, WEIGHTS, ITEMS, HISTORIES)
+_OF_ALL = (CARD, WEIGHTS, ITEMS, HISTORIES, SEMANTIC_IDS)
 
 
 class Manifest(TypedDict):
@@ -183,7 +184,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
             f"'{folder}' is of format {number}, written by recbole-sid {str(found.get('version'))[:40]}, and this "
             f"version reads up to {FORMAT}: install that version, or export the model again with this one."
         )
-    fault = first_fault(found, Manifest) or _fault_of_files(found["files"])
+    fault = first_fault(found, Manifest) or check_files(found["files"])
     if not fault and not 2 <= found["n_items"] < 1 << 40:
         fault = "n_items"
     if not fault and not all(isinstance(name, str) for name in found["fields"]):
@@ -193,7 +194,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     return found, hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-def _fault_of_files(files: dict[str, Any]) -> str | None:
+def check_files(files: dict[str, Any]) -> str | None:
     """Return what is wrong with the list of files; a name never leads out of the directory."""
     for name, known in files.items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import stat
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,10 +52,15 @@ def write_bundle(
             "files": {name: described_file(folder / name) for name in sorted([*arrays, *files])},
         }
         (folder / CARD).write_text(card(manifest), encoding="utf-8")
-        for name in arrays:  # which the library writes for nobody else to read
-            shutil.copymode(folder / CARD, folder / name)
+        for name in arrays:
+            like(folder / name, folder)
         manifest["files"][CARD] = described_file(folder / CARD)
         write_manifest(folder, manifest)
+
+
+def like(file: Path, folder: Path) -> None:
+    """Let those read `file` who can read `folder`: the library writes for its user alone."""
+    file.chmod(stat.S_IMODE(folder.stat().st_mode) & 0o666)
 
 
 def described_file(file: Path) -> dict[str, Any]:

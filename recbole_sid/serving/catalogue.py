@@ -71,6 +71,21 @@ class Catalogue:
         shown = {name: Texts.read(arrays, _FIELD + name, n_items, source) for name in fields}
         return cls(index, popularity, popular, shown)
 
+    def with_items(self, item_tokens: Sequence[str], fields: Mapping[str, Sequence[str]]) -> Catalogue:
+        """Return this one with further items behind, which nobody took yet.
+
+        Args:
+            item_tokens: [n], of none that is there.
+            fields: display fields of them by name, [n] each; those that are missing stay empty.
+        """
+        known = self._index.texts.tolist()[1:]
+        shown = {
+            name: [*texts.tolist()[1:], *fields.get(name, [""] * len(item_tokens))]
+            for name, texts in self.fields.items()
+        }
+        popularity = np.concatenate([self.popularity[1:], np.zeros(len(item_tokens), np.int64)])
+        return Catalogue.of([*known, *item_tokens], popularity, shown)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what `read` takes."""
         found = {**self._index.arrays(_TOKENS), "popularity": self.popularity, "popular": self.popular}
