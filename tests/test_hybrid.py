@@ -397,6 +397,13 @@ def test_a_damaged_table_is_refused(hybrid: Callable[..., Any], changes: dict[st
         load_weights(model, state, "x.pth")
 
 
+@pytest.mark.parametrize("shares", [[0.5, 0.6], [-0.5, 1.5], [torch.nan, 1.0], [torch.inf, 0.0]], ids=str)
+def test_damaged_shares_are_refused(hybrid: Callable[..., Any], shares: list[float]) -> None:
+    model, _, _ = hybrid()
+    with pytest.raises(InputError, match="shares (are not of sum 1|holds)"):
+        load_weights(model, {**model.state_dict(), "shares": torch.tensor(shares)}, "x.pth")
+
+
 @torch.no_grad()
 def test_the_best_prefixes_may_be_an_index_of_the_item_head(hybrid: Callable[..., Any]) -> None:
     model, rows, _ = hybrid(item_candidates=3, beam_size=10, codebook_sizes=[4, 3], collision="rank")

@@ -505,6 +505,7 @@ def test_wrong_values_are_refused(configure: Callable[..., Config], key: str, va
         ("memory.settings", 0.0, "hops=0.0 is no whole number"),
         ("sharpness", float("inf"), "sharpness is not a number of at least 0"),
         ("sharpness", -1.0, "sharpness is not a number of at least 0"),
+        ("sharpness", float("nan"), "sharpness"),
     ],
 )
 def test_a_damaged_memory_is_refused(

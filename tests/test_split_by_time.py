@@ -215,6 +215,11 @@ def test_what_is_counted_and_made_in_training_knows_nothing_of_what_comes_after(
 
 
 OF_MEMORY = {"hops": 3, "hop_decay": 0.3, "window": 2, "window_decay": 0.5, "pseudo_counts": 1.0}
+OF_MEMORY_BESIDE = {
+    "memory": "transitions",
+    "memory_text_weight": 2.0,
+    **{f"memory_{name}": value for name, value in OF_MEMORY.items()},
+}
 
 
 @pytest.mark.parametrize(
@@ -226,6 +231,8 @@ OF_MEMORY = {"hops": 3, "hop_decay": 0.3, "window": 2, "window_decay": 0.5, "pse
         ("SASRec", {**SASREC, "epochs": 1, "train_neg_sample_args": None}),
         ("TIGER", {"epochs": 1, "code_init": "features"}),
         ("SIDMLP", {"epochs": 1, "teacher_config": {**SMALL_STUDENT["teacher_config"], "epochs": 1}}),
+        ("TransitionMemory", {**OF_MEMORY, "memory_text_weight": 2.0, "features": ["collaborative"]}),
+        ("SIDMLPHybrid", {"epochs": 1, "item_share": 0.5, "memory_sharpness": 0.5, **OF_MEMORY_BESIDE}),
     ],
 )
 def test_weights_know_nothing_of_what_comes_after(
