@@ -400,7 +400,7 @@ def test_a_damaged_table_is_refused(hybrid: Callable[..., Any], changes: dict[st
 @pytest.mark.parametrize("shares", [[0.5, 0.6], [-0.5, 1.5], [torch.nan, 1.0], [torch.inf, 0.0]], ids=str)
 def test_damaged_shares_are_refused(hybrid: Callable[..., Any], shares: list[float]) -> None:
     model, _, _ = hybrid()
-    with pytest.raises(InputError, match="shares (are not of sum 1|holds)"):
+    with pytest.raises(InputError, match=r"shares (are not of sum 1|holds)"):
         load_weights(model, {**model.state_dict(), "shares": torch.tensor(shares)}, "x.pth")
 
 
@@ -442,6 +442,8 @@ def test_bad_values_are_refused(prepare: Callable[..., Any]) -> None:
     for changes, message in (
         ({"item_head": False, "sid_heads": False}, "leave nothing to rank by"),
         ({"item_share": 1.5}, "item_share"),
+        ({"item_share": 0.4, "item_head": False}, "item_share=0.4 needs item_head and sid_heads"),
+        ({"item_share": 0.4, "sid_heads": False}, "item_share=0.4 needs item_head and sid_heads"),
         ({"alpha": 1.5}, "alpha"),
         ({"alpha": 0.5, "sid_heads": False}, "distils into heads"),
         ({"alpha": 0.5, "teacher_config": {"d_modl": 8}}, "Unknown configuration key 'd_modl'"),

@@ -468,11 +468,25 @@ def test_without_validation_all_numbers_must_be_set(
     monkeypatch.setattr(SIDTrainer, "_run_epoch", None)  # it is said before anything is trained
     with pytest.raises(InputError, match="TIGER has numbers that are chosen on validation: set eval_args"):
         run_model(configure("TIGER", **{**SET, "memory_hops": None}, **split))
+    with pytest.raises(InputError, match=r"or set all of memory_hops\.$"):
+        run_model(configure("SIDMLPHybrid", **{**SET, "memory_hops": None, "item_share": 0.5}, **split))
+    with pytest.raises(InputError, match=r"or set all of item_share\.$"):
+        run_model(configure("SIDMLPHybrid", **split))
     with pytest.raises(InputError, match="TIGER is tuned on Recall or NDCG, not on valid_metric=MRR@10"):
         run_model(configure("TIGER", **ASKED, metrics=["MRR", "NDCG"], valid_metric="MRR@10"))
     sampled = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}
     with pytest.raises(InputError, match="TIGER is tuned by ranking all items: set eval_args"):
         run_model(configure("TIGER", **ASKED, eval_args=sampled))
+
+
+@pytest.mark.parametrize("memory", ["none", "transitions"])
+def test_keys_without_use_are_said(
+    configure: Callable[..., Config], caplog: pytest.LogCaptureFixture, memory: str
+) -> None:
+    config = configure("TIGER", epochs=1, memory=memory, memory_hops=2, memory_sharpness=0.0)
+    run_model(config)
+    said = "Without memory=transitions there is no use for memory_hops, memory_sharpness."
+    assert (said in caplog.messages) == (memory == "none")
 
 
 @pytest.mark.parametrize(
@@ -488,6 +502,9 @@ def test_without_validation_all_numbers_must_be_set(
         ("memory_window_decay", float("nan"), "memory_window_decay=nan must be a number"),
         ("memory_pseudo_counts", 0, "memory_pseudo_counts=0 must be a number of at least 0.001"),
         ("memory_pseudo_counts", float("inf"), "memory_pseudo_counts=inf must be a number"),
+        ("memory_text_weight", -1, "memory_text_weight=-1 must be a number of at least 0"),
+        ("memory_text_weight", float("nan"), "memory_text_weight=nan must be a number"),
+        ("memory_row_limit", 0, "memory_row_limit=0 must be a whole number of at least 1"),
         ("memory_sharpness", -1, "memory_sharpness=-1 must be a number of at least 0"),
         ("memory_sharpness", float("inf"), "memory_sharpness=inf must be a number"),
         ("memory_sharpness", float("nan"), "memory_sharpness=nan must be a number"),

@@ -315,6 +315,9 @@ def test_it_is_tuned_by_the_rank_alone(make: Callable[..., Config]) -> None:
         ("window_decay", float("nan"), "window_decay=nan must be a number"),
         ("pseudo_counts", 0, "pseudo_counts=0 must be a number of at least 0.001"),
         ("pseudo_counts", float("inf"), "pseudo_counts=inf must be a number"),
+        ("memory_text_weight", -1, "memory_text_weight=-1 must be a number of at least 0"),
+        ("memory_text_weight", float("nan"), "memory_text_weight=nan must be a number"),
+        ("row_limit", 0, "row_limit=0 must be a whole number of at least 1"),
         ("beam_size", 5, "beam_size=5 is smaller than the largest topk=10"),
     ],
 )

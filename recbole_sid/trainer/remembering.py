@@ -7,6 +7,7 @@ same run without one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ _MOST_INSTANCES, _TOGETHER = 20_000, 1024
 _MOST_REMEMBERED = 50
 _NARROW, _WIDE = Numbers(3, 0.3, 5, 0.3), Numbers(10, 0.8, 10, 0.8)
 _TEXT_WEIGHT = 3.0  # of both, where items are known to be alike
+_OF_MEMORY = tuple(MemorySettings.declarations())
 
 
 class Blend(NamedTuple):
@@ -82,13 +84,18 @@ class Competing(NamedTuple):
 
 
 def check_choice(model: Any, config: Any, valid_data: Any) -> None:
-    """Raise InputError if there is something to choose after training, and no way to."""
-    if not _is_open(model, config):
+    """Raise InputError if there is something to choose after training, and no way to; warn of keys without use."""
+    if model.memory is None:
+        unused = [key for key, value in _undecided(model).items() if key in _OF_MEMORY and config[key] != value]
+        if unused:
+            getLogger().warning(f"Without memory=transitions there is no use for {', '.join(unused)}.")
+    keys = _open_keys(model, config)
+    if not keys:
         return
     if not valid_data:
         raise InputError(
             f"{config['model']} has numbers that are chosen on validation: set eval_args.split to LS: valid_and_test, "
-            f"or set all of {', '.join(key for key in model.chosen_after_training if config[key] is None)}."
+            f"or set all of {', '.join(keys)}."
         )
     rank_metric(config, valid_data)
 
@@ -97,13 +104,14 @@ def _fixed(model: Any, config: Any) -> dict[str, Any]:
     """Return the fields of `Blend` that the user has set, or that mean nothing without a memory."""
     if model.memory is None:
         return {**Numbers()._asdict(), "sharpness": 0.0}
-    values = {name.removeprefix("memory_"): config[name] for name in MemorySettings.declarations()}
+    values = {name.removeprefix("memory_"): config[name] for name in _OF_MEMORY}
     return {name: value for name, value in values.items() if name in Blend._fields and value is not None}
 
 
-def _is_open(model: Any, config: Any) -> bool:
-    """Say whether anything is left to be chosen."""
-    return len(_fixed(model, config)) < len(Blend._fields) - 1 or len(model.shares_tried(config)) > 1
+def _open_keys(model: Any, config: Any) -> list[str]:
+    """Return the keys of what is left to be chosen."""
+    is_open = {True: model.memory is not None, False: len(model.shares_tried(config)) > 1}
+    return [key for key in model.chosen_after_training if config[key] is None and is_open[key in _OF_MEMORY]]
 
 
 def decides_after_training(model: Any) -> bool:
@@ -146,7 +154,7 @@ def remember(model: Any, config: Any, train_data: Any, valid_data: Any, show_pro
     start = Blend(**{**first, **fixed}, shares=shares[0])
     sequences = train_data._dataset.training_sequences()
     chosen, why = start, "as set"
-    if _is_open(model, config):
+    if _open_keys(model, config):
         metric, k = rank_metric(config, valid_data)
         choice = _Choice(model, sequences, _instances(model, valid_data, sequences, fixed, show_progress), metric, k)
         groups = [varied(names, tried, fixed) for names, tried in _TRIED]
