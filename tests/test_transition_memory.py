@@ -209,6 +209,15 @@ def test_a_damaged_table_is_refused(make: Callable[..., Config], tmp_path: Path)
         load_data_and_model(tmp_path / "damaged.pth")
 
 
+@pytest.mark.parametrize("value", [-0.5, 1.5, float("inf"), float("nan")])
+def test_damaged_popularity_is_refused(make: Callable[..., Config], tmp_path: Path, value: float) -> None:
+    content = load_checkpoint(run_model(make(**SET)).trainer.saved_model_file)
+    content["state_dict"]["base.probabilities"][1] = value
+    save_checkpoint(tmp_path / "damaged.pth", content)
+    with pytest.raises(InputError, match=r"base\.probabilities"):
+        load_data_and_model(tmp_path / "damaged.pth")
+
+
 def test_it_needs_no_semantic_ids(make: Callable[..., Config], working_directory: Path) -> None:
     missing = {"features": ["file"], "feature_file": str(working_directory / "missing.npy")}
     config = make(**missing)

@@ -9,6 +9,8 @@ import torch
 from recbole_sid.memory.memory import Recall
 from recbole_sid.util import hardware
 
+_ROUNDING = 1e-4  # of the sum of probabilities
+
 
 class BaseMeasure(torch.nn.Module):
     """A probability for each item.
@@ -40,6 +42,9 @@ class BaseMeasure(torch.nn.Module):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
+        found, errors = self.probabilities.double(), args[-1]
+        if not (bool((found >= 0).all()) and float(found.sum()) <= 1 + _ROUNDING):
+            errors.append(f"{args[1]}probabilities are not those of items: below 0, or of a sum above 1.")
         self._arrange()
 
 
