@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -252,9 +253,26 @@ def _load_ours(
     check_lineage(model_file, checkpoint["lineage"], lineage(config, train_dataset))
     warn_if_seen(model_file, checkpoint["config"], config)
     model = build_model(config, train_dataset)
+    _check_decided({"memory": checkpoint["config"].get("memory") or "none"}, overrides, model_file)
     weights = weights_for(model, checkpoint["state_dict"], checkpoint["lineage"], config, train_dataset)
     load_weights(model, weights, model_file)
+    _check_decided(getattr(model, "chosen", {}), overrides, model_file)
     return config, model.eval(), dataset, *loaders
+
+
+def _check_decided(
+    decided: Mapping[str, Any], overrides: Mapping[str, Any], model_file: str | os.PathLike[str]
+) -> None:
+    """Raise InputError if settings are given in place of what was decided in training, where they would do nothing."""
+    for key, value in decided.items():
+        given = overrides.get(key)
+        same = math.isclose(given, value, rel_tol=1e-6) if isinstance(given, (int, float)) else given in (None, value)
+        if not same:
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise InputError(
+                f"{key}={given} cannot be given to '{model_file}', which holds {key}={shown} as decided after its "
+                "training: leave it out, or run the model with it (resume=True takes up a training that is finished)."
+            )
 
 
 def _load_recbole(

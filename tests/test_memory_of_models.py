@@ -336,6 +336,20 @@ def test_saved_and_loaded_give_equal_scores(configure: Callable[..., Config], na
     assert not Path(file).with_suffix(".last.pth").exists()
 
 
+def test_what_was_decided_is_not_overridden_where_it_is_loaded(configure: Callable[..., Config]) -> None:
+    file = run_model(configure("SIDMLPHybrid", **SET, item_share=0.3, epochs=1)).trainer.saved_model_file
+    same = {**SET, "item_share": 0.3, "memory_pseudo_counts": None}
+    assert load_data_and_model(file, same)[1].chosen["memory_hops"] == 2
+    for key, value, held in (
+        ("memory", "none", "transitions"),
+        ("memory_sharpness", 0.0, "0.5"),
+        ("memory_hops", 3, "2"),
+        ("item_share", 0.5, "0.3"),
+    ):
+        with pytest.raises(InputError, match=f"{key}={value} cannot be given to .*, which holds {key}={held} as"):
+            load_data_and_model(file, {key: value})
+
+
 @pytest.mark.parametrize("name", ["TIGER", "SIDMLP"])
 def test_a_run_with_a_memory_takes_up_the_training_without(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, trainings: list[str], name: str
