@@ -106,7 +106,11 @@ def _heads(model: Any) -> Arrays:
     if not can_compile(heads):
         raise InputError("head_layers of more than 1 cannot be exported: they have no compiled form.")
     found = compiled_heads(heads)
-    arrays = {f"heads.{name}": value for name, value in found._asdict().items() if not name.endswith("_start")}
+    arrays = {
+        f"heads.{name}": value
+        for name, value in found._asdict().items()
+        if not name.endswith("_start") and not name.startswith("mean_")
+    }
     user = {"heads.user.weight": array(heads.user_weight), "heads.user.bias": array(heads.user_bias)}
     return {**arrays, **user}
 

@@ -44,6 +44,8 @@ class LevelHeads:
             reader.array("heads.weight", np.float32, sum(sizes), width),
             reader.array("heads.bias", np.float32, sum(sizes)),
             np.cumsum([0, *sizes[:-1]]).astype(np.int64),
+            np.empty((0, width), np.float32),  # a memory's ranking then opens more of the trie than it has to
+            np.empty(0, np.float32),
         )
 
     def users(self, asked: Asked) -> Users:
@@ -102,7 +104,7 @@ def no_heads() -> Heads:
     """Return what stands for the heads of a model that has none."""
     rows, numbers = np.empty((0, 1), np.float32), np.empty(0, np.float32)
     starts = np.empty((0, 0), np.int64)
-    return Heads(rows, starts, rows, rows, numbers, rows, numbers, starts[0:0, 0:0].reshape(0))
+    return Heads(rows, starts, rows, rows, numbers, rows, numbers, starts[0:0, 0:0].reshape(0), rows, numbers)
 
 
 class Codes:
