@@ -105,12 +105,8 @@ def _heads(model: Any) -> Arrays:
     heads = FactorisedHeads.of(model.decoder, model.token_embedding.weight, model.vocabulary.level_offsets)
     if not can_compile(heads):
         raise InputError("head_layers of more than 1 cannot be exported: they have no compiled form.")
-    found = compiled_heads(heads)
-    arrays = {
-        f"heads.{name}": value
-        for name, value in found._asdict().items()
-        if not name.endswith("_start") and not name.startswith("mean_")
-    }
+    found = compiled_heads(heads, compiled_prefixes(model.trie))
+    arrays = {f"heads.{name}": value for name, value in found._asdict().items() if not name.endswith("_start")}
     user = {"heads.user.weight": array(heads.user_weight), "heads.user.bias": array(heads.user_bias)}
     return {**arrays, **user}
 

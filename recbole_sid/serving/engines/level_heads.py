@@ -35,6 +35,7 @@ class LevelHeads:
             for earlier in range(level):
                 table_start[level, earlier] = n_rows
                 n_rows += sizes[earlier]
+        n_first = codes.n_first if n_levels > 1 else 0
         self.arrays = Heads(
             reader.array("heads.tables", np.float32, n_rows, width),
             table_start,
@@ -44,8 +45,8 @@ class LevelHeads:
             reader.array("heads.weight", np.float32, sum(sizes), width),
             reader.array("heads.bias", np.float32, sum(sizes)),
             np.cumsum([0, *sizes[:-1]]).astype(np.int64),
-            np.empty((0, width), np.float32),  # a memory's ranking then opens more of the trie than it has to
-            np.empty(0, np.float32),
+            reader.array("heads.mean_rows", np.float32, n_first, width),
+            reader.array("heads.mean_bias", np.float32, n_first),
         )
 
     def users(self, asked: Asked) -> Users:
