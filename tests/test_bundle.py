@@ -136,6 +136,43 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
         make_bundle(tmp_path / "bundle")
 
 
+def test_a_card_of_a_training_on_everything_claims_no_metrics(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {"metrics": {"validation": {}, "test": {}}}
+    everything = {"dataset": "tiny", "eval_args": {"split": {"LS": "none"}}}
+    path = make_bundle(tmp_path / "all", protocol=everything, sizes={"items_without_training": 3}, **nothing)
+    text = (path / CARD).read_text(encoding="utf-8")
+    assert "trained on all interactions" in text
+    assert "3 items joined after training" in text
+    assert "last interaction tests" not in text
+
+
+def test_a_bundle_of_format_1_is_read() -> None:
+    """Written by version 0.3.0, and never again: what later formats have to go on reading."""
+    bundle = Bundle.load(Path(__file__).parent / "data" / "bundle_format_1")
+    assert (bundle.manifest["format"], bundle.manifest["version"]) == (1, "0.3.0")
+    assert bundle.catalogue.numbers(TOKENS).tolist() == [*range(1, 8)]
+    assert bundle.catalogue.shown(np.array([1]), "title") == ["The red"]
+    assert bundle.known_users.last(np.array([1]), 9).items.tolist() == [[1, 2, 3]]
+    assert bundle.engine().rank(Histories(np.array([[3]]), np.array([1])), 1)[0].tolist() == [[4]]
+
+
+def test_a_link_is_followed_once(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(path)
+    bundle = Bundle.load(link)
+    link.unlink()
+    link.symlink_to(make_bundle(tmp_path / "next", sizes={}))
+    assert bundle.path == path
+    assert bundle.catalogue.numbers(["red"]).tolist() == [1]
+    assert Bundle.load(link).identity != bundle.identity
+
+
+@pytest.mark.parametrize("metrics", [{"validation": 1}, {"test": {"ndcg@10": "high"}}, []])
+def test_metrics_are_numbers(path: Path, metrics: Any) -> None:
+    with pytest.raises(InputError, match="its metrics is missing or wrong"):
+        Bundle.load(changed(path, metrics=metrics))
+
+
 def changed(path: Path, **changes: Any) -> Path:
     manifest = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
     (path / "bundle.json").write_text(json.dumps({**manifest, **changes}), encoding="utf-8")

@@ -16,13 +16,13 @@ from recbole_sid.cli import main
 from recbole_sid.data import SemanticIDs
 from recbole_sid.errors import InputError
 from recbole_sid.exporting.export import export_model
-from recbole_sid.exporting.extended import extend_bundle
+from recbole_sid.exporting.extended import _GROW, extend_bundle
 from recbole_sid.exporting.kept_ids import arrays_of, semantic_ids_in
 from recbole_sid.quick_start import run_recbole_sid
 from recbole_sid.semantic_ids.extend import extend
 from recbole_sid.serving.bundle import CARD, SEMANTIC_IDS, WEIGHTS, Bundle
 from recbole_sid.serving.delta import CHANGES, apply_delta, common_rows, write_delta
-from recbole_sid.serving.engine import Histories
+from recbole_sid.serving.engine import ENGINES, Histories
 
 N_KNOWN, N_ALL = 30, 33
 FILE = {"features": ["file"], "feature_file": "vectors.npy", "feature_tokens": "tokens.txt", "rank_size": 9}
@@ -238,6 +238,10 @@ def test_semantic_ids_come_back_as_they_were() -> None:
         if name != "popularity" and not name.startswith(("tokenizer", "features")):
             with pytest.raises(InputError, match="is damaged"):
                 semantic_ids_in({key: value for key, value in arrays_of(ids).items() if key != name}, "it is damaged:")
+
+
+def test_engines_that_grow_are_engines() -> None:
+    assert set(_GROW) < set(ENGINES)
 
 
 def test_semantic_ids_are_kept_where_they_can_give_codes(grown: dict[str, Any]) -> None:

@@ -43,12 +43,23 @@ or `recbole-sid serve DIRECTORY`. It loads without RecBole, and runs no code of 
 
 {limits}
 """
+_SELECTED = (
+    "The training was selected by its metrics on the validation split; those on the test split were taken after it."
+)
+_ON_ALL = (
+    "None: it was trained on all interactions, so that nothing is left to measure it by. Judge it by the run whose "
+    "settings it has, which held out a part."
+)
 _NO_TEST = "The test split's metrics were not recorded with this training."
 _LEAKS = (
     "- Each user's last interaction tests and the one before validates, whenever these happened: the training part "
     "holds interactions of others that came later than these. The metrics are comparable with the literature's, and "
     "higher than those of a model that only knows the past."
 )
+_JOINED = (
+    "- {} items joined after training: the model knows them by their codes only, and the metrics are without them."
+)
+_USERS = "- It holds the histories of its users, known by their ids: treat it as the data that they are."
 _ALWAYS = (
     "- Only these items are ranked; new ones need `recbole-sid extend-bundle` or another export.",
     "- Popular items are recommended more than their share, as by any model that learns from clicks.",
@@ -73,7 +84,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         model_table=_table({"engine": manifest["engine"], **_named(sizes, ("parameters", "codebook_sizes"))}),
         data_table=_table({**sizes, **{f"fingerprint of {name}": value for name, value in prints.items()}}),
         protocol_table=_table(protocol),
-        metrics=_metrics(manifest["metrics"]),
+        metrics=_metrics(manifest),
         limits="\n".join(_limits(manifest)),
     )
 
@@ -95,14 +106,16 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _metrics(metrics: Mapping[str, Any]) -> str:
+def _metrics(manifest: Mapping[str, Any]) -> str:
+    metrics = manifest["metrics"]
     validation, test = metrics.get("validation") or {}, metrics.get("test") or {}
-    names = list(dict.fromkeys([*test, *validation]))
-    rows = [f"| {name} | {_number(validation.get(name))} | {_number(test.get(name))} |" for name in names]
-    said = [
-        "The training was selected by its metrics on the validation split; those on the test split were taken after it."
+    if not validation and not test and _left_out(manifest) == "none":
+        return _ON_ALL
+    rows = [
+        f"| {name} | {_number(validation.get(name))} | {_number(test.get(name))} |"
+        for name in dict.fromkeys([*test, *validation])
     ]
-    said += [] if test else [_NO_TEST]
+    said = [_SELECTED, *([] if test else [_NO_TEST])]
     table = ["| metric | validation | test |", "| --- | --- | --- |", *rows] if rows else []
     return "\n".join([*said, "", *table]).rstrip()
 
@@ -111,11 +124,15 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def _left_out(manifest: Mapping[str, Any]) -> Any:
+    """Return what leave-last-out leaves out, such as valid_and_test or none; None for other splits."""
+    settings = manifest["protocol"].get("eval_args")
+    split = settings.get("split") if isinstance(settings, dict) else None
+    return split.get("LS") if isinstance(split, dict) else None
+
+
 def _limits(manifest: Mapping[str, Any]) -> list[str]:
-    split = (manifest["protocol"].get("eval_args") or {}).get("split") or {}
-    users = (
-        ["- It holds the histories of its users, known by their ids: treat it as the data that they are."]
-        if HISTORIES in manifest["files"]
-        else []
-    )
-    return [*([_LEAKS] if "LS" in split else []), *_ALWAYS, *users]
+    leaks = [_LEAKS] if _left_out(manifest) not in (None, "none") else []
+    untrained = manifest["sizes"].get("items_without_training")
+    joined = [_JOINED.format(untrained)] if untrained else []
+    return [*leaks, *joined, *_ALWAYS, *([_USERS] if HISTORIES in manifest["files"] else [])]

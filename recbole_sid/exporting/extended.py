@@ -91,7 +91,7 @@ def extend_bundle(
         "sizes": {
             **old.manifest["sizes"],
             "items": catalogue.n_items - 1,
-            "items_without_training": old.manifest["sizes"].get("items_without_training", 0) + len(new),
+            "items_without_training": _count(old, "items_without_training") + len(new),
         },
         "fingerprints": {
             **old.manifest["fingerprints"],
@@ -103,6 +103,11 @@ def extend_bundle(
     left_out = sorted(set(old.manifest["files"]) - {*arrays, CARD})
     write_bundle(output, described, arrays, {}, model_card)
     return Grown(Path(output), len(new), left_out)
+
+
+def _count(bundle: Bundle, name: str) -> int:
+    found = bundle.manifest["sizes"].get(name, 0)
+    return found if type(found) is int else 0
 
 
 Grow = Callable[[Mapping[str, np.ndarray], SemanticIDs, np.ndarray], dict[str, np.ndarray]]
@@ -152,4 +157,4 @@ def _grown_memory(arrays: Mapping[str, np.ndarray], n_items: int) -> dict[str, n
 
 
 # By the name of the engine.
-_GROW: dict[str, Grow] = {"items": _grown_codes, "tokens": _grown_codes}
+_GROW: dict[str, Grow] = dict.fromkeys(("items", "mlp", "t5"), _grown_codes)

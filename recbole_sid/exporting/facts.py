@@ -16,6 +16,7 @@ from recbole_sid.registry import get_trainer
 from recbole_sid.util.item_tokens import hash_tokens
 
 _FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
+_ALL = "[0,inf)"  # an interval that filters nothing
 _PROTOCOL = ("eval_args", "metrics", "topk", "valid_metric", "repeatable", "MAX_ITEM_LIST_LENGTH", "seed", *_FILTERS)
 
 
@@ -76,7 +77,8 @@ def test_metrics(config: Any, model: Any, train_data: Any, test_data: Any) -> di
 def protocol_of(config: Any) -> dict[str, Any]:
     """Return how the data were filtered and split and the metrics taken; only settings that say something."""
     plain = config.plain()
-    return {"dataset": config["dataset"], **{key: plain[key] for key in _PROTOCOL if plain.get(key) is not None}}
+    told = {key: plain[key] for key in _PROTOCOL if plain.get(key) not in (None, _ALL)}
+    return {"dataset": config["dataset"], **told}
 
 
 def fingerprints_of(config: Any, train_dataset: Any) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Manifest(TypedDict):
     fields: list
     sizes: dict[str, Any]
     fingerprints: dict[str, Any]
-    metrics: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
     protocol: dict[str, Any]
     created: str
     files: dict[str, Any]
@@ -86,7 +86,9 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], verify: bool = True) -> Bundle:
-        """Open a bundle. Nothing of the directory is read again later: another one may take its place.
+        """Open a bundle.
+
+        Nothing of the directory is read again later, and a link is followed once: another one may take its place.
 
         Args:
             path: the directory.
@@ -95,7 +97,7 @@ class Bundle:
         Raises:
             InputError: if it is none, of a later format, a delta, or a file is missing, damaged or of another bundle.
         """
-        folder = Path(path)
+        folder = Path(os.path.realpath(path))
         manifest, identity = read_manifest(folder)
         if manifest["base"] is not None:
             raise InputError(
