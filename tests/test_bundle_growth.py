@@ -78,6 +78,10 @@ def test_the_hybrid_scores_new_items_as_the_package_does(grown: dict[str, Any], 
     assert (made.n_new, made.left_out) == (3, [])
     later, expected = Bundle.load(made.path), Bundle.load(grown["SIDMLPHybrid again"])
     np.testing.assert_allclose(scores_by_token(later, HISTORIES), scores_by_token(expected, HISTORIES), atol=1e-4)
+    arrays, wanted = later.arrays(WEIGHTS), expected.arrays(WEIGHTS)
+    assert arrays.keys() == wanted.keys()
+    for name, values in wanted.items():  # the package numbers the items as the bundle does here
+        np.testing.assert_allclose(arrays[name], values, atol=1e-6, err_msg=name)
     catalogue = later.catalogue
     assert catalogue.numbers(["i30", "i31", "i32"]).tolist() == [31, 32, 33]
     assert catalogue.tokens(np.arange(1, 31)) == old.catalogue.tokens(np.arange(1, 31))
@@ -97,6 +101,10 @@ def test_a_memory_has_nothing_of_new_items(grown: dict[str, Any], tmp_path: Path
     engine = later.engine()
     assert np.isfinite(engine.all_scores(Histories(np.array([[33]]), np.array([1])))[0, 1:]).all()
     table = later.arrays(WEIGHTS)
+    scores = engine.all_scores(Histories(np.array([[4, 33]]), np.array([2])))
+    items, found = engine.rank(Histories(np.array([[4, 33]]), np.array([2])), 33)
+    np.testing.assert_allclose(found[0], np.sort(scores[0, 1:])[::-1], atol=1e-4)
+    np.testing.assert_allclose(found[0], scores[0, items[0]], atol=1e-4)
     assert (np.diff(table["memory.starts"])[31:] == 0).all()
     memoryless = Bundle.load(grown["SIDMLP again"])
     for name in ("trie.code", "trie.start"):

@@ -13,6 +13,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.exporting.card import model_card
 from recbole_sid.exporting.code_models import trie_arrays
 from recbole_sid.exporting.kept_ids import arrays_of, semantic_ids_in
+from recbole_sid.fast.compiled_scorer import compiled_prefixes, means_of_children
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.extend import extend
 from recbole_sid.serving.bundle import CARD, HISTORIES, ITEMS, SEMANTIC_IDS, WEIGHTS, Bundle
@@ -137,10 +138,15 @@ def _growing(bundle: Bundle) -> Grow:
 def _grown_codes(
     arrays: Mapping[str, np.ndarray], semantic_ids: SemanticIDs, tokens: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of engines whose decoder is SID-MLP's, of which only trie and memory know items."""
+    """Return the arrays of engines whose decoder is SID-MLP's, of which only trie, means and memory know items."""
     trie = semantic_ids.trie_of(tokens)
     n_items = len(tokens) + 1
-    return {**arrays, **trie_arrays(trie, n_items), **_grown_memory(arrays, n_items)}
+    found = {**arrays, **trie_arrays(trie, n_items), **_grown_memory(arrays, n_items)}
+    if "heads.mean_rows" in arrays and trie.n_levels > 1:
+        first, second = semantic_ids.codebook_sizes[:2]
+        rows, bias = (arrays[name][first : first + second] for name in ("heads.weight", "heads.bias"))
+        found["heads.mean_rows"], found["heads.mean_bias"] = means_of_children(rows, bias, compiled_prefixes(trie))
+    return found
 
 
 def _grown_memory(arrays: Mapping[str, np.ndarray], n_items: int) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def compiled_heads(heads: FactorisedHeads, prefixes: Prefixes | None = None) -> 
     sizes = [len(layer.weight) for layer in outputs]
     mean_rows, mean_bias = np.empty((0, heads.tables.shape[1]), np.float32), np.empty(0, np.float32)
     if prefixes is not None and n_levels > 1:
-        mean_rows, mean_bias = _means_of_children(outputs[1], prefixes)
+        mean_rows, mean_bias = means_of_children(_array(outputs[1].weight), _array(outputs[1].bias), prefixes)
     return Heads(
         tables=_array(heads.tables),
         table_start=table_start,
@@ -92,14 +92,16 @@ def compiled_heads(heads: FactorisedHeads, prefixes: Prefixes | None = None) -> 
     )
 
 
-def _means_of_children(layer: nn.Linear, prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray]:
-    """Return of the second level's output rows the mean [n, H] of each first-level prefix's children, and of biases."""
+def means_of_children(rows: np.ndarray, bias: np.ndarray, prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray]:
+    """Return of the second level's output rows [size, H] the mean [n, H] of each first-level prefix's children, and of
+    biases [size] likewise [n].
+    """
     n_nodes, n_children = prefixes.code_at[1], prefixes.start[prefixes.start_at[1] :]
     starts = n_children[: n_nodes + 1]
     codes = prefixes.code[prefixes.code_at[1] : prefixes.code_at[1] + starts[-1]]
     share = np.repeat((1 / np.diff(starts)).astype(np.float32), np.diff(starts))
-    of_children = csr_array((share, codes, starts), shape=(n_nodes, len(layer.weight)))
-    return of_children @ _array(layer.weight), of_children @ _array(layer.bias)
+    of_children = csr_array((share, codes, starts), shape=(n_nodes, len(rows)))
+    return of_children @ rows, of_children @ bias
 
 
 def compiled_prefixes(trie: Trie) -> Prefixes:
