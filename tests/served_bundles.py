@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
 
 from recbole_sid.errors import InputError
 from recbole_sid.serving.bundle_files import write_bundle
@@ -72,6 +74,23 @@ class Counting:
             }
             for place, (row, item) in enumerate(zip(shares, items.tolist(), strict=True))
         ]
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """Serve `app` from a thread; give its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def write(path: Path, seed: int = 0, n_items: int = N_ITEMS, titles: bool = True) -> Path:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -19,17 +19,22 @@ from starlette.responses import Response
 from recbole_sid import __version__
 from recbole_sid.errors import InputError
 from recbole_sid.serving.server.answers import Explain, Job, Recommend, Search
+from recbole_sid.serving.server.batching import Batcher
 from recbole_sid.serving.server.errors import Refused, any_error, http_error, json_response, refused_by_schema
-from recbole_sid.serving.server.guard import Guard
+from recbole_sid.serving.server.guard import Guard, Handler
 from recbole_sid.serving.server.limits import Limits
 from recbole_sid.serving.server.metrics import Metrics
 from recbole_sid.serving.server.models import Loaded, Models
 from recbole_sid.serving.server.requests import (
+    SECURITY,
     Body,
     Change,
     ChangeBody,
     Explanations,
+    Found,
+    Known,
     Lists,
+    State,
     documented,
     explain_body,
     recommend_body,
@@ -77,48 +82,62 @@ def create_app(
     )
     app.state.models = models
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    app.add_middleware(Guard, limits=limits, metrics=metrics, api_key=api_key)
+    answers = _answers(models, limits)
+    app.add_middleware(Guard, limits=limits, metrics=metrics, answers=answers, api_key=api_key)
     for kind in (Refused, InputError, Exception):
         app.add_exception_handler(kind, any_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, _query_error)
-    _add_answers(app, models, limits)
+    _add_answers(app, models, limits, answers)
     _add_changes(app, models)
     _add_states(app, models, metrics)
+    app.openapi_schema = {**app.openapi(), "components": {**app.openapi()["components"], "securitySchemes": SECURITY}}
     return app
 
 
-def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
+def _answers(models: Models, limits: Limits) -> dict[str, Handler]:
+    """Return what answers, of a request's body, at the paths where every millisecond counts."""
     bodies = recommend_body(limits), explain_body(limits)
 
-    async def answered(job: Job, model: str | None, started: float) -> Response:
-        served = models.named(model)
-        batcher = served.searches if isinstance(job, Search) else served.batcher
-        found = await batcher.submit(job, job.weight)
-        return json_response({**found, "milliseconds": round((time.perf_counter() - started) * 1000, 3)})
+    async def recommend(body: bytes) -> Response:
+        started = time.perf_counter()
+        job = Recommend(_read(body, bodies[0]))
+        return await _answered(models.named(job.body.model).batcher, job, started)
 
-    @app.post("/recommend", **documented(bodies[0], Lists, 404, 413, 422, 503, 504))
+    async def explain(body: bytes) -> Response:
+        started = time.perf_counter()
+        job = Explain(_read(body, bodies[1]))
+        return await _answered(models.named(job.body.model).batcher, job, started)
+
+    return {"/recommend": recommend, "/explain": explain}
+
+
+async def _answered(batcher: Batcher, job: Job, started: float) -> Response:
+    found = await batcher.submit(job, job.weight)
+    return json_response({**found, "milliseconds": round((time.perf_counter() - started) * 1000, 3)})
+
+
+def _add_answers(app: FastAPI, models: Models, limits: Limits, answers: Mapping[str, Handler]) -> None:
+    errors = (401, 404, 408, 413, 422, 503, 504)
+
+    @app.post("/recommend", **documented(Lists, *errors, body=recommend_body(limits)))
     async def recommend(request: Request) -> Response:
         """Return the best items for histories of item ids, or for users that the bundle knows."""
-        started = time.perf_counter()
-        job = Recommend(await _body(request, bodies[0]))
-        return await answered(job, job.body.model, started)
+        return await answers["/recommend"](await request.body())
 
-    @app.post("/explain", **documented(bodies[1], Explanations, 404, 413, 422, 503, 504))
+    @app.post("/explain", **documented(Explanations, *errors, body=explain_body(limits)))
     async def explain(request: Request) -> Response:
         """Return what the scores of items after a history are made of."""
-        started = time.perf_counter()
-        job = Explain(await _body(request, bodies[1]))
-        return await answered(job, job.body.model, started)
+        return await answers["/explain"](await request.body())
 
-    @app.get("/items")
+    @app.get("/items", **documented(Found, *errors))
     async def items(
         words: Annotated[str, Query(max_length=200)] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         model: Annotated[str | None, Query(max_length=200)] = None,
     ) -> Response:
         """Return items whose titles hold all of some words, the most popular first."""
-        return await answered(Search(words, limit), model, time.perf_counter())
+        return await _answered(models.named(model).searches, Search(words, limit), time.perf_counter())
 
 
 def _add_changes(app: FastAPI, models: Models) -> None:
@@ -126,39 +145,39 @@ def _add_changes(app: FastAPI, models: Models) -> None:
         now, before = await change()
         return json_response({"model": model, "version": now.version, "before": before.version})
 
-    @app.post("/reload", **documented(ChangeBody, Change, 403, 404, 409, 422))
+    @app.post("/reload", **documented(Change, 401, 403, 404, 408, 409, 413, 422, body=ChangeBody))
     async def reload(request: Request) -> Response:
         """Use the bundle that lies now where the model was read from when the server started."""
-        served = models.named((await _body(request, ChangeBody)).model)
+        served = models.named(_read(await request.body(), ChangeBody).model)
         return await changed(served.name, served.reload)
 
-    @app.post("/rollback", **documented(ChangeBody, Change, 403, 404, 409, 422))
+    @app.post("/rollback", **documented(Change, 401, 403, 404, 408, 409, 413, 422, body=ChangeBody))
     async def rollback(request: Request) -> Response:
         """Use the bundle before the last change again."""
-        served = models.named((await _body(request, ChangeBody)).model)
+        served = models.named(_read(await request.body(), ChangeBody).model)
         return await changed(served.name, served.roll_back)
 
 
 def _add_states(app: FastAPI, models: Models, metrics: Metrics) -> None:
-    @app.get("/health")
+    @app.get("/health", **documented(State))
     async def health() -> Response:
         """Say that the process answers."""
         return json_response({"status": "ok"})
 
-    @app.get("/ready")
+    @app.get("/ready", **documented(State, 503))
     async def ready() -> Response:
         """Say whether requests are taken: all models are read before the first is, until the server stops."""
         if models.is_closing:
             raise Refused(503, "The server is stopping.")
         return json_response({"status": "ready"})
 
-    @app.get("/models")
+    @app.get("/models", **documented(Known, 401))
     async def list_models() -> Response:
         """Return the models, the default first, with what their bundles say of them."""
         known = [{"name": name, **served.current.about} for name, served in models.served.items()]
         return json_response({"models": known})
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         """Return counts and times for Prometheus."""
         return Response(metrics.text(), media_type=metrics.content_type)
@@ -168,9 +187,9 @@ def _add_states(app: FastAPI, models: Models, metrics: Metrics) -> None:
         return FileResponse(STATIC / "index.html")
 
 
-async def _body(request: Request, kind: type[B]) -> B:
+def _read(body: bytes, kind: type[B]) -> B:
     try:
-        return kind.model_validate_json(await request.body())
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise refused_by_schema(error) from None
 

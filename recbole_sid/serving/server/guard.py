@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from starlette.responses import Response
+
+from recbole_sid.errors import InputError
 from recbole_sid.serving.server.errors import Refused, error_response
 from recbole_sid.serving.server.limits import Limits
 from recbole_sid.serving.server.metrics import Metrics
@@ -15,6 +18,7 @@ from recbole_sid.serving.server.metrics import Metrics
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Handler = Callable[[bytes], Awaitable[Response]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # What a probe and a browser without a key may see: no data of a model.
@@ -42,11 +46,15 @@ class Guard:
         app: what answers.
         limits: of bodies and of the time to send them.
         metrics: counts each request.
+        answers: what answers a POST, by path. It is called from here, past the application's own way to a handler,
+            which costs as much as all the rest of HTTP.
         api_key: empty: everything but changes is open to whoever reaches the server.
     """
 
-    def __init__(self, app: App, limits: Limits, metrics: Metrics, api_key: str = "") -> None:
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(
+        self, app: App, limits: Limits, metrics: Metrics, answers: Mapping[str, Handler], api_key: str = ""
+    ) -> None:
+        self._app, self._limits, self._metrics, self._answers = app, limits, metrics, answers
         self._key = api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,10 +76,14 @@ class Guard:
             try:
                 self._check_key(path, scope["headers"])
                 body = await self._body(scope, receive)
-            except Refused as error:
-                await error_response(error)(scope, receive, send_counted)
-            else:
+                answer = self._answers.get(path) if scope["method"] == "POST" else None
+                response = await answer(body) if answer else None
+            except (Refused, InputError) as error:
+                response = error_response(error)
+            if response is None:
                 await self._app(scope, _replayed(body, receive), send_counted)
+            else:
+                await response(scope, receive, send_counted)
         finally:
             place = path if path in COUNTED else "/static" if of_page else "other"
             self._metrics.count(place, status, time.perf_counter() - started)

@@ -99,6 +99,49 @@ class Explanations(BaseModel):
     explanations: list[ExplainedItem]
 
 
+class FoundItem(BaseModel):
+    """An item and what is shown of it."""
+
+    item: str
+    title: str
+
+
+class Found(BaseModel):
+    """The answer to /items."""
+
+    model: str
+    version: str
+    milliseconds: float
+    items: list[FoundItem]
+
+
+class About(BaseModel):
+    """A model: its name in requests, and what its bundle says of it."""
+
+    name: str
+    model: Annotated[str, Field(description="its class")]
+    version: str
+    items: Annotated[int, Field(description="how many it knows")]
+    titles: bool
+    created: str
+    sizes: dict[str, Any]
+    metrics: dict[str, Any]
+    protocol: dict[str, Any]
+    fingerprints: dict[str, Any]
+
+
+class Known(BaseModel):
+    """The answer to /models, the default first."""
+
+    models: list[About]
+
+
+class State(BaseModel):
+    """The answer to /health and /ready."""
+
+    status: str
+
+
 class Change(BaseModel):
     """The answer to /reload and /rollback: which version is in use now, and which before."""
 
@@ -153,12 +196,25 @@ def explain_body(limits: Limits) -> type[ExplainBody]:
     return Explain
 
 
-def documented(body: type[Body], answer: type[BaseModel], *statuses: int) -> dict[str, Any]:
-    """Return what a route says of itself in the OpenAPI document: its body is read by the route, not by FastAPI."""
-    schema = {"schema": body.model_json_schema()}
-    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (401, *statuses)}
-    return {
-        "response_model": answer,
-        "responses": errors,
-        "openapi_extra": {"requestBody": {"content": {"application/json": schema}, "required": True}},
-    }
+def documented(answer: type[BaseModel], *statuses: int, body: type[Body] | None = None) -> dict[str, Any]:
+    """Return what a route says of itself in the OpenAPI document; a `body` is read by the route, not by FastAPI.
+
+    Args:
+        answer: what it answers.
+        statuses: of its errors.
+        body: of its requests.
+    """
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in statuses}
+    found: dict[str, Any] = {"response_model": answer, "responses": errors}
+    if 401 in statuses:
+        found["openapi_extra"] = {"security": [{"key": []}, {"bearer": []}, {}]}
+    if body is not None:
+        schema = {"schema": body.model_json_schema()}
+        found["openapi_extra"] |= {"requestBody": {"content": {"application/json": schema}, "required": True}}
+    return found
+
+
+SECURITY = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
