@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -13,15 +14,20 @@ from recbole.data.interaction import Interaction
 
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.errors import InputError
-from recbole_sid.exporting.explained import explanations
+from recbole_sid.exporting.explained import explanations, explanations_of_transitions
 from recbole_sid.exporting.items_and_users import catalogue_of, known_users_of, require_histories
 from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.transition_memory import TransitionMemory
 from recbole_sid.serving.engine import Histories
 from recbole_sid.serving.lists import ragged
 from recbole_sid.serving.recommender import Recommender
 
 # So many users are ranked together; of models that score one item of one user at a time, one user.
 _USERS = 256
+_EXPLAINED: tuple[tuple[type, Callable[..., list[dict[str, Any]]]], ...] = (
+    (SIDRecommender, explanations),
+    (TransitionMemory, explanations_of_transitions),
+)
 Found = TypeVar("Found")
 
 
@@ -110,12 +116,11 @@ class TrainedEngine:
 
     def explain(self, histories: Histories, items: np.ndarray) -> list[dict[str, Any]]:
         """As `Engine.explain`; of models other than our generators a score that is taken for a log-probability."""
-        if isinstance(self.model, SIDRecommender):
-            model = self.model
+        explained = next((explain for kind, explain in _EXPLAINED if isinstance(self.model, kind)), None)
+        if explained is not None:
+            asked = partial(explained, self.model, items=torch.from_numpy(items))
             with self._lock:
-                return self._asked(
-                    lambda interaction: explanations(model, interaction, torch.from_numpy(items)), histories
-                )
+                return self._asked(asked, histories)
         scores = self.scores(histories, items).diagonal()
         return [{"probability": float(np.exp(score)), "levels": [], "parts": {}} for score in scores]
 

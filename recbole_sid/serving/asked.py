@@ -12,6 +12,7 @@ import numpy as np
 from recbole_sid.errors import InputError
 
 SEEN = "seen"  # stands for the items of a history
+_MOST = np.iinfo(np.int64).max
 _TEXTS = {str, np.str_}
 
 
@@ -68,17 +69,19 @@ def wanted_numbers(k: Any, n_rows: int) -> np.ndarray:
     Raises:
         InputError: if they are none of at least 1.
     """
+    if type(k) is int and 1 <= k <= _MOST:
+        return np.full(n_rows, k)
     try:
         numbers = np.asarray(k)
     except (ValueError, TypeError, OverflowError):
         numbers = np.zeros(0, dtype=object)
     if numbers.dtype == object and isinstance(k, int):  # of more than 64 bits
-        numbers = np.asarray(np.iinfo(np.int64).max if k > 0 else 0)
+        numbers = np.asarray(_MOST if k > 0 else 0)
     if numbers.ndim > 1 or numbers.dtype.kind not in "iu" or (numbers < 1).any():
         raise InputError(f"k is {_shown(k)}: give how many items are wanted, a whole number of at least 1.")
     if numbers.ndim and len(numbers) != n_rows:
         raise InputError(f"k has {len(numbers):,} numbers for {n_rows:,} histories: give one for each, or one for all.")
-    return np.broadcast_to(numbers.clip(max=np.iinfo(np.int64).max), (n_rows,)).astype(np.int64)
+    return np.broadcast_to(numbers.clip(max=_MOST), (n_rows,)).astype(np.int64)
 
 
 def is_for_each(given: Any) -> bool:

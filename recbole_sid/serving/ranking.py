@@ -44,22 +44,32 @@ def ranked(engine: Engine, histories: Histories, rows: np.ndarray, k: np.ndarray
     Raises:
         InputError: if the model's scores are not finite.
     """
-    wanted = np.minimum(k, rules.available(rows))
-    lists = Lists.empty(len(rows), int(k.max()))
-    is_left = np.ones(len(rows), dtype=bool)
+    lists = None
+    left = np.arange(len(rows))
     for widths in _widths(engine, rows, k, rules):
-        for width in np.unique(widths[is_left]).tolist():
-            part = np.flatnonzero(is_left & (widths == width))
+        for part, width in _alike(left, widths[left]):
             if width:
                 items, scores = engine.rank(histories.part(part), width)
                 found = kept(items, scores, rules.keep(rows[part], items) & (scores > -np.inf), k[part])
-                lists = _with(lists, part, found)
-                is_left[part] = found.counts < wanted[part]
-    left = np.flatnonzero(is_left)
-    if len(left):
-        for part in blocks(left, engine.n_items):
-            lists = _with(lists, part, _exact(engine, histories.part(part), rows[part], k[part], rules))
-    return Ranked(lists, is_left)
+                lists = _with(lists, part, found, k)
+        if lists is not None:  # else nothing was searched
+            left = left[too_short(lists, left, rows, k, rules) | (widths[left] == 0)]
+        if not len(left):
+            break
+    for part in blocks(left, engine.n_items):
+        lists = _with(lists, part, _exact(engine, histories.part(part), rows[part], k[part], rules), k)
+    is_exact = np.zeros(len(rows), dtype=bool)
+    is_exact[left] = True
+    assert lists is not None
+    return Ranked(lists.widened(int(k.max())), is_exact)
+
+
+def too_short(lists: Lists, among: np.ndarray, rows: np.ndarray, k: np.ndarray, rules: Rules) -> np.ndarray:
+    """Return which of the lists `among`, int64 [n], have fewer than `k` items, int64 [B], where more are allowed."""
+    short = lists.counts[among] < k[among]
+    if short.any():
+        short[short] = lists.counts[among[short]] < rules.available(rows[among[short]])
+    return short
 
 
 def blocks(rows: np.ndarray, width: int) -> Iterator[np.ndarray]:
@@ -97,24 +107,34 @@ def popular(order: np.ndarray, scores: np.ndarray, rows: np.ndarray, k: np.ndarr
     return lists
 
 
-def _widths(engine: Engine, rows: np.ndarray, k: np.ndarray, rules: Rules) -> list[np.ndarray]:
-    """Return the widths to search with, one after the other, for each history: int64 [B] each, 0 for no search."""
+def _widths(engine: Engine, rows: np.ndarray, k: np.ndarray, rules: Rules) -> Iterator[np.ndarray]:
+    """Yield the widths to search with, one after the other, for each history: int64 [B] each, 0 for no search."""
     first = _rung(engine, k)
     if rules.allowed is not None:  # a wider search would mostly find what is not on the list
-        return [np.where(rules.allowed.sizes(rows) > _SHORT_LIST, first, 0)]
+        yield np.where(rules.allowed.sizes(rows) > _SHORT_LIST, first, 0)
+        return
+    yield first
     second = _rung(engine, k + rules.n_excluded(rows))
-    return [first, np.where(second > first, second, 0)]
+    yield np.where(second > first, second, 0)
 
 
 def _rung(engine: Engine, wanted: np.ndarray) -> np.ndarray:
     """Return the model's own beam, doubled until it holds so many as `wanted`; 0 where scores of all are cheaper."""
     beam = engine.beam_size
-    if beam == 0:
-        return np.zeros_like(wanted)
+    if beam == 0 or wanted.max() <= beam:
+        return np.full(len(wanted), beam)
     doublings = np.ceil(np.log2(np.maximum(wanted, beam) / beam)).astype(np.int64)
-    widest = max(beam, (engine.n_items - 1) // _WIDEST_PART)
     width = beam << doublings
-    return np.where(width <= widest, width, 0)
+    return np.where(width <= max(beam, (engine.n_items - 1) // _WIDEST_PART), width, 0)
+
+
+def _alike(rows: np.ndarray, widths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the rows, both int64 [n], of each width."""
+    if (widths == widths[0]).all():
+        yield rows, int(widths[0])
+        return
+    for width in np.unique(widths).tolist():
+        yield rows[widths == width], width
 
 
 def _exact(engine: Engine, histories: Histories, rows: np.ndarray, k: np.ndarray, rules: Rules) -> Lists:
@@ -152,9 +172,10 @@ def _without(scores: np.ndarray, items: np.ndarray | None, places: np.ndarray, e
     return scores
 
 
-def _with(lists: Lists, rows: np.ndarray, found: Lists) -> Lists:
-    """Return `lists` with those `found` for `rows`."""
-    if len(rows) == len(lists.counts) and found.items.shape == lists.items.shape:
+def _with(lists: Lists | None, rows: np.ndarray, found: Lists, k: np.ndarray) -> Lists:
+    """Return `lists` of `k` items, int64 [B], or none so far, with those `found` for `rows`."""
+    if lists is None and len(rows) == len(k):
         return found
+    lists = Lists.empty(len(k), int(k.max())) if lists is None else lists.widened(found.items.shape[1])
     lists.put(rows, found)
     return lists

@@ -13,15 +13,16 @@ from recbole_sid.errors import InputError, nearest, require_known
 from recbole_sid.serving.asked import SEEN, flat, flat_histories, id_list, is_for_each, lists_of_each, wanted_numbers
 from recbole_sid.serving.bundle import HISTORIES, Bundle
 from recbole_sid.serving.catalogue import Catalogue
-from recbole_sid.serving.engine import Engine, ReadsUsers
+from recbole_sid.serving.engine import Engine, Histories, ReadsUsers
 from recbole_sid.serving.explain import Explanation, Level
 from recbole_sid.serving.histories import KnownUsers
 from recbole_sid.serving.item_sets import ItemSets, Rules
 from recbole_sid.serving.lists import Lists, padded
-from recbole_sid.serving.ranking import blocks, popular, ranked
+from recbole_sid.serving.ranking import Ranked, blocks, popular, ranked, too_short
 from recbole_sid.serving.recommendations import Recommendations
 
 _ON_UNKNOWN = ("popularity", "error")
+_HOW, _SEARCH = np.array(["popularity", "model"]), np.array(["beam", "exact"])
 
 
 class Recommender:
@@ -201,15 +202,26 @@ class Recommender:
         histories = padded(numbers, rows, n_rows, self.engine.max_history)
         if users is not None and isinstance(self.engine, ReadsUsers):
             histories = self.engine.of_users(histories, users)
-        lists, is_exact = Lists.empty(n_rows, int(wanted.max())), np.ones(n_rows, dtype=bool)
-        for group, rules in _grouped(n_items, excluded, allowed, is_free):
-            part = np.flatnonzero(has_history & group)
-            if len(part):
-                found = ranked(self.engine, histories.part(part), part, wanted[part], rules)
-                lists.put(part, found.lists)
-                is_exact[part] = found.is_exact
+        groups = _grouped(n_items, excluded, allowed, is_free)
+        lists, is_exact = self._ranked(histories, has_history, wanted, groups)
+        for group, rules in groups:
             self._fill(lists, np.flatnonzero(group), wanted, rules, has_history)
         return self._recommendations(lists, has_history, is_exact, lengths - n_known, users)
+
+    def _ranked(
+        self, histories: Histories, has_history: np.ndarray, k: np.ndarray, groups: list[tuple[np.ndarray, Rules]]
+    ) -> Ranked:
+        """Return what the model finds after the histories that it can rank by."""
+        if len(groups) == 1 and has_history.all():
+            return ranked(self.engine, histories, np.arange(len(k)), k, groups[0][1])
+        lists, is_exact = Lists.empty(len(k), int(k.max())), np.ones(len(k), dtype=bool)
+        for group, rules in groups:
+            part = np.flatnonzero(has_history & group)
+            if len(part):
+                found = ranked(self.engine, histories.part(part), part, k[part], rules)
+                lists.put(part, found.lists)
+                is_exact[part] = found.is_exact
+        return Ranked(lists, is_exact)
 
     def _excluded(self, exclude: Any, rows: np.ndarray, numbers: np.ndarray, n_rows: int) -> ItemSets | None:
         """Return what may not be recommended; the items of histories are ``numbers[i]`` of ``rows[i]``."""
@@ -258,16 +270,16 @@ class Recommender:
 
     def _fill(self, lists: Lists, rows: np.ndarray, k: np.ndarray, rules: Rules, has_history: np.ndarray) -> None:
         """Put the most popular items behind those of the lists `rows` that are too short."""
-        short = rows[lists.counts[rows] < k[rows]]
-        if len(short):
-            short = short[lists.counts[short] < rules.available(short)]
+        short = rows[too_short(lists, rows, np.arange(len(k)), k, rules)]
+        if not len(short):
+            return
         after_model = short[has_history[short]]
         without = short[~has_history[short]]
         order, scores = self.catalogue.popular, self._popularity
         if len(without):
             lists.append(without, popular(order, scores, without, k[without], rules))
         per_row = len(rules.excluded.keys) if rules.excluded is not None and rules.excluded.is_shared else 1
-        for part in blocks(after_model, per_row + lists.items.shape[1]) if len(after_model) else ():
+        for part in blocks(after_model, per_row + lists.items.shape[1]):
             left = rules.with_excluded(part, lists.items[part])
             found = popular(order, scores, np.arange(len(part)), k[part] - lists.counts[part], left)
             found.scores[:] = -np.inf  # the model's says nothing of them
@@ -286,7 +298,7 @@ class Recommender:
     ) -> Recommendations:
         ids = np.empty(lists.items.size, dtype=object)
         ids[:] = self.catalogue.tokens(lists.items.ravel())
-        how, search = np.where(has_history, "model", "popularity"), np.where(is_exact, "exact", "beam")
+        how, search = _HOW[has_history.view(np.int8)], _SEARCH[is_exact.view(np.int8)]
         return Recommendations(ids.reshape(lists.items.shape), lists.scores, lists.counts, how, unknown, search, users)
 
 
