@@ -11,8 +11,10 @@ import torch
 from conftest import SASREC
 
 from recbole_sid.errors import InputError
+from recbole_sid.exporting.export import export_model
 from recbole_sid.exporting.trained import trained_recommender
 from recbole_sid.quick_start import load_data_and_model, run_recbole_sid
+from recbole_sid.serving import Recommender
 
 SMALL = {
     "use_gpu": False,
@@ -152,3 +154,13 @@ def test_a_model_without_histories_is_refused(data_path: Any) -> None:
     file = run_recbole_sid("BPR", "tiny", config_dict={**SMALL, "data_path": str(data_path)})["model_file"]
     with pytest.raises(InputError, match="BPR"):
         trained_recommender(*load_data_and_model(file))
+
+
+def test_a_memory_alone_is_explained_as_its_bundle_does(trained: dict[str, str]) -> None:
+    ours = trained_recommender(*load_data_and_model(trained["TransitionMemory"]))
+    theirs = Recommender.load(export_model(trained["TransitionMemory"], "bundle"))
+    for item in ("i3", "i20"):
+        found, wanted = ours.explain(["i1", "i2"], item), theirs.explain(["i1", "i2"], item)
+        assert found.parts == pytest.approx(dict(wanted.parts), rel=1e-4)
+        assert (found.remembered, found.probability) == (wanted.remembered, pytest.approx(wanted.probability, rel=1e-4))
+        assert found.probability == pytest.approx(np.exp(found.score), rel=1e-4)
