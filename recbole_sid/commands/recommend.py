@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from recbole_sid.commands.call import Call, Command, Option, input_file
+from recbole_sid.commands.recommend_folder import OPTIONS, check_is_folder, recommend_folder
 from recbole_sid.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,15 +19,20 @@ def recommend(call: Call) -> None:
     """Write the best items of every history of a file, or of known users."""
     from recbole_sid.serving.answering import answer_file, answer_users
     from recbole_sid.serving.list_files import writer_of
+    from recbole_sid.util.files import check_writable
 
     source = input_file(call)
     if "output" not in call.options:
         raise InputError("recommend needs --output=FILE: .jsonl, .csv or .parquet.")
     if ("histories" in call.options) == ("users" in call.options):
         raise InputError("recommend needs either --histories=FILE or --users, which stands for the users it knows.")
-    output = call.options["output"]
+    output, wish = call.options["output"], _wish(call)
+    if Path(call.options.get("histories", "")).is_dir() and "histories" in call.options:
+        recommend_folder(call, source, call.options["histories"], output, wish)
+        return
+    check_is_folder(call)
     writer_of(output)
-    wish = _wish(call)
+    check_writable(output)
     recommender = _recommender(source, call.overrides)
     started = perf_counter()
     if "histories" in call.options:
@@ -84,17 +90,20 @@ RECOMMEND = Command(
     "lists of items for the histories of a file, by a bundle or a checkpoint",
     recommend,
     (
-        Option("histories", "users with their items: .jsonl, .csv or .parquet", metavar="FILE"),
+        Option(
+            "histories", "users with their items: .jsonl, .csv or .parquet, or a folder of .parquet", metavar="FILE"
+        ),
         Option(
             "users", "known users instead: all, or those of a file with one id a line", metavar="FILE", alone="True"
         ),
         Option("k", "items for each user", _whole, default=20, metavar="N"),
-        Option("output", "file to write: .jsonl, .csv or .parquet", metavar="FILE", output="file"),
+        Option("output", "file to write: .jsonl, .csv or .parquet; or a folder for a folder", metavar="FILE"),
         Option(
             "exclude", "seen: the user's own items; none; or a file with one id a line", default="seen", metavar="WHAT"
         ),
         Option("items", "file with the ids, one a line, that alone may be recommended", metavar="FILE"),
         Option("on_unknown", "popularity, or error where no item of a history is known", default="popularity"),
+        *OPTIONS,
     ),
     "recbole-sid recommend bundle --histories=users.jsonl --k=20 --output=lists.jsonl",
     Option("input", "bundle, or checkpoint", metavar="MODEL_OR_BUNDLE"),
