@@ -1,7 +1,8 @@
 """What loading a bundle takes: seconds and memory of a fresh process, of one that is there or of a made-up catalogue.
 
-    python benchmarks/bundle.py --bundle=DIR             # one that export-model wrote
-    python benchmarks/bundle.py --items=1000000 --dim=128  # an item table of so many rows, tokens, titles, histories
+    python benchmarks/bundle.py --bundle=DIR                  # one that export-model wrote
+    python benchmarks/bundle.py --bundle=DIR --items=1000000  # its model, with so many items of random codes
+    python benchmarks/bundle.py --items=1000000 --dim=128     # no model: an item table of so many rows
 
 Each figure is the median of several fresh processes; files are in the system's cache after the first.
 """
@@ -20,7 +21,9 @@ from time import perf_counter
 import numpy as np
 
 from recbole_sid.exporting.card import model_card
-from recbole_sid.serving.bundle import HISTORIES, ITEMS, WEIGHTS
+from recbole_sid.exporting.extended import grown_codes
+from recbole_sid.semantic_ids.artefact import SemanticIDs
+from recbole_sid.serving.bundle import HISTORIES, ITEMS, WEIGHTS, Bundle
 from recbole_sid.serving.bundle_files import write_bundle
 from recbole_sid.serving.catalogue import Catalogue
 from recbole_sid.serving.histories import KnownUsers
@@ -77,6 +80,22 @@ def made_up(path: Path, n_items: int, dim: int, n_users: int) -> None:
     write_bundle(path, described, arrays, {}, model_card)
 
 
+def grown(path: Path, bundle: Bundle, n_items: int, n_users: int) -> None:
+    """Write a bundle of the same model with `n_items` items of random codes, and with titles and histories."""
+    rng = np.random.default_rng(0)
+    sizes = bundle.manifest["settings"]["codebook_sizes"]
+    tokens = np.array([f"B{number:09X}" for number in rng.permutation(4 * n_items)[:n_items]])
+    codes = np.stack([rng.integers(size, size=n_items) for size in sizes], axis=1)
+    arrays = grown_codes(bundle.arrays(WEIGHTS), SemanticIDs(codes, tuple(sizes), tokens), tokens)
+    catalogue = Catalogue.of(tokens, rng.zipf(1.5, n_items).clip(max=10**6), {"title": [f"Item {t}" for t in tokens]})
+    items = rng.integers(1, n_items + 1, 8 * n_users)
+    users = KnownUsers.of([f"user{number}" for number in range(n_users)], np.arange(0, 8 * n_users + 1, 8), items)
+    settings = {**bundle.manifest["settings"], "n_items": n_items + 1}
+    described = {**bundle.manifest, "settings": settings, "n_items": n_items + 1, "fields": ["title"]}
+    files = {WEIGHTS: arrays, ITEMS: catalogue.arrays(), HISTORIES: users.arrays()}
+    write_bundle(path, described, files, {}, model_card)
+
+
 def measured(path: Path, verify: bool, with_engine: bool, repeats: int) -> dict[str, float]:
     """Return the medians over fresh processes."""
     command = [sys.executable, "-c", _LOAD, str(path), str(verify), str(with_engine)]
@@ -90,17 +109,20 @@ def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path = options.bundle or Path(folder, "bundle")
+        path, started = Path(folder, "bundle"), perf_counter()
         if options.bundle is None:
-            started = perf_counter()
-            made_up(path, options.items, options.dim, options.users)
-            print(f"made in {perf_counter() - started:.1f} s")
+            made_up(path, options.items or 1_000_000, options.dim, options.users)
+        elif options.items:
+            grown(path, Bundle.load(options.bundle), options.items, options.users)
+        else:
+            path = options.bundle
+        print(f"made in {perf_counter() - started:.1f} s")
         size = sum(file.stat().st_size for file in path.iterdir()) / 2**20
         print(f"{path.name}: {size:,.1f} MiB")
         for verify in (True, False):

@@ -256,3 +256,34 @@ def test_semantic_ids_are_kept_where_they_can_give_codes(grown: dict[str, Any]) 
     bundle = Bundle.load(grown["SIDMLP"])
     kept = semantic_ids_in(bundle.arrays(SEMANTIC_IDS), "it")
     assert kept.fingerprint == bundle.manifest["fingerprints"]["semantic IDs"]
+
+
+def test_texts_of_new_items_join_by_the_command(
+    tmp_path: Path, data_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {"features": ["text"], "text_fields": ["title", "kind"], "text_dim": 4, "rank_size": 20, "epochs": 1}
+    run = run_recbole_sid(
+        "SIDMLPHybrid", "tiny", config_dict={**SETTINGS["SIDMLPHybrid"], "data_path": data_path, **texts}
+    )
+    old = export_model(str(run["model_file"]), tmp_path / "old")
+    rows = [("i30", "red red thing", "kind0"), ("i0", "red red thing", "kind0"), ("i31", "blue tiny thing", "kind2")]
+    lines = [json.dumps({"item_id": item, "title": title, "kind": kind}) for item, title, kind in rows]
+    (tmp_path / "new.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = ["extend-bundle", str(old), f"--items={tmp_path / 'new.jsonl'}"]
+    assert main([*words, f"--output={tmp_path / 'later'}"]) == 0
+    assert "2 new items; 32 in all" in capsys.readouterr().out
+    bundle = Bundle.load(tmp_path / "later")
+    codes = semantic_ids_in(bundle.arrays(SEMANTIC_IDS), "it")
+    place = {token: row for row, token in enumerate(codes.item_tokens.tolist())}
+    assert codes.codes[place["i30"]][:-1].tolist() == codes.codes[place["i0"]][:-1].tolist()  # of the same text
+    scores = scores_by_token(bundle, [["i1", "i30"]])
+    assert np.isfinite(scores[0, :32]).all()
+    assert bundle.catalogue.shown(bundle.catalogue.numbers(["i31"]), "title") == ["blue tiny thing"]
+    for more, message in {"--vectors=v.npy": "leave the vectors out", "--items=none.csv": "There is no file"}.items():
+        changed = [word for word in words if not word.startswith(more.split("=")[0])]
+        assert main([*changed, more, f"--output={tmp_path / 'other'}"]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "new.csv").write_text("item_id,kind\ni40,kind1\n", encoding="utf-8")
+    assert main(["extend-bundle", str(old), f"--items={tmp_path / 'new.csv'}", f"--output={tmp_path / 'other'}"]) == 2
+    assert "title" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

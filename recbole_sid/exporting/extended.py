@@ -135,7 +135,7 @@ def _growing(bundle: Bundle) -> Grow:
     return grow
 
 
-def _grown_codes(
+def grown_codes(
     arrays: Mapping[str, np.ndarray], semantic_ids: SemanticIDs, tokens: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return the arrays of engines whose decoder is SID-MLP's, of which only trie, means and memory know items."""
@@ -163,4 +163,4 @@ def _grown_memory(arrays: Mapping[str, np.ndarray], n_items: int) -> dict[str, n
 
 
 # By the name of the engine.
-_GROW: dict[str, Grow] = dict.fromkeys(("items", "mlp", "t5"), _grown_codes)
+_GROW: dict[str, Grow] = dict.fromkeys(("items", "mlp", "t5"), grown_codes)
