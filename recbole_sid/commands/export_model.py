@@ -21,10 +21,14 @@ def export_model(call: Call) -> None:
         histories=is_set(call, "histories"),
         fields=None if fields is None else fields.replace(",", " ").split(),
         test=is_set(call, "test"),
+        formats=call.options.get("format", "").replace(",", " ").split(),
         overrides=call.overrides,
     )
     bundle = Bundle.load(path)
     size = sum(known["bytes"] for known in bundle.manifest["files"].values())
+    for name in ("model.onnx", "model.pt2"):
+        if name in bundle.manifest["sizes"]:
+            print(f"{name}: {bundle.manifest['sizes'][name]}.")
     print(
         f"{bundle.manifest['model']} with {bundle.manifest['n_items'] - 1:,} items, {size / 2**20:,.1f} MiB.\n"
         f"Written: {path} ({bundle.identity})"
@@ -39,6 +43,7 @@ EXPORT_MODEL = Command(
         Option("output", "directory to write", metavar="DIR", output="folder"),
         Option("histories", "put all users and what they took into it", alone="True", default=False),
         Option("fields", "of the .item file, to be shown; by default the title", metavar="NAMES"),
+        Option("format", "graphs to add, checked against the model: onnx, pt2 (torch.export)", metavar="NAMES"),
         Option("test", "evaluate the test split if its metrics are not recorded", alone="True", default=False),
     ),
     "recbole-sid export-model saved/FILE.pth --output=bundle",

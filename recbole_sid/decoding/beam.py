@@ -6,7 +6,7 @@ import torch
 
 from recbole_sid.decoding.children import children
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.decoding.trie import Trie
+from recbole_sid.decoding.trie import Trie, at
 
 
 def beam_search(
@@ -30,7 +30,7 @@ def beam_search(
         found = children(scorer, trie, level, state, nodes, scores, normaliser)
         nodes, parents, scores = found.best(k)
         if level + 1 < trie.n_levels:
-            state = scorer.extend(state, parents, trie.code(level)[nodes.clamp(min=0)].long())
+            state = scorer.extend(state, parents, at(trie.code(level), nodes.clamp(min=0)).long())
     return nodes, scores
 
 

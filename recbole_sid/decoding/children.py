@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.decoding.trie import Trie
+from recbole_sid.decoding.trie import Trie, at
 from recbole_sid.util import hardware
 
 # How a prefix's probability is shared: among its valid children (as in the SID-MLP paper), or among all codes.
@@ -32,10 +32,10 @@ class Children(NamedTuple):
     def best(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return nodes (-1 where dead), parents and scores [B, K] of the best, by falling score; K <= k."""
         scores, place = self.scores.topk(min(k, self.scores.shape[1]), dim=1)
-        if len(self.nodes) == 0:
+        if self.nodes.shape[0] == 0:
             return torch.full_like(place, -1), torch.zeros_like(place), scores
-        place = (place + self.first.unsqueeze(1)).clamp_(max=len(self.nodes) - 1)
-        return torch.where(scores > -torch.inf, self.nodes[place], -1), self.parents[place], scores
+        place = (place + self.first.unsqueeze(1)).clamp_(max=self.nodes.shape[0] - 1)
+        return torch.where(scores > -torch.inf, at(self.nodes, place), -1), at(self.parents, place), scores
 
 
 def children(
@@ -67,13 +67,16 @@ def _padded(
     """
     width = trie.widths[level]
     place, exists = trie.children_of(level, nodes.flatten(), width)  # [B * K, width]
-    logits = scorer.logits(state, None).float()
-    chosen = logits.gather(1, trie.code(level)[place].long()).masked_fill(~exists, -torch.inf)
-    total = (chosen if normaliser == "children" else logits).logsumexp(-1, keepdim=True)
-    log_probs = (chosen - total).masked_fill(~exists, -torch.inf).view(*nodes.shape, width)
+    if width == 1 and normaliser == "children":  # an only child takes all of its prefix's probability unasked
+        log_probs = torch.zeros_like(place, dtype=scores.dtype)
+    else:
+        logits = scorer.logits(state, None).float()
+        chosen = logits.gather(1, at(trie.code(level), place).long()).masked_fill(~exists, -torch.inf)
+        log_probs = chosen - (chosen if normaliser == "children" else logits).logsumexp(-1, keepdim=True)
+    log_probs = log_probs.masked_fill(~exists, -torch.inf).view(*nodes.shape, width)
     n_users, n_beams = nodes.shape
     first = torch.arange(n_users, device=nodes.device) * (n_beams * width)
-    parents = torch.arange(n_beams, device=nodes.device).repeat_interleave(width).repeat(n_users)
+    parents = (torch.arange(n_beams * width, device=nodes.device) // width).repeat(n_users)
     return Children((log_probs + scores.unsqueeze(-1)).flatten(1), first, place.flatten(), parents)
 
 

@@ -134,13 +134,13 @@ class Trie(nn.Module):
     def n_children(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """Return how many children prefixes `nodes` of depth `level` have: int64 [...]; a dead one (-1) has none."""
         start, alive = self.start(level), nodes.clamp(min=0)
-        return torch.where(nodes >= 0, start[alive + 1] - start[alive], 0).long()
+        return torch.where(nodes >= 0, at(start, alive + 1) - at(start, alive), 0).long()
 
     def children_of(self, level: int, nodes: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the first `width` children of each prefix: int64 [..., width], and bool [..., width] which exist."""
         offset = torch.arange(width, device=nodes.device)
         exists = offset < self.n_children(level, nodes).unsqueeze(-1)
-        child = self.start(level)[nodes.clamp(min=0)].unsqueeze(-1) + offset
+        child = at(self.start(level), nodes.clamp(min=0)).unsqueeze(-1) + offset
         return torch.where(exists, child, 0), exists
 
     def pairs(self, level: int, nodes: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -247,6 +247,11 @@ class Trie(nn.Module):
         flat = leaves.flatten()
         position, place = self.pairs(self.n_levels, flat, self.n_children(self.n_levels, flat))
         return position, self.item[place].long()
+
+
+def at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return ``values[places]`` for values [n] and places of any shape, all at least 0: one gather where recorded."""
+    return values.index_select(0, places.flatten()).view(places.shape)
 
 
 class Family(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 from recbole_sid.exporting.card import model_card
 from recbole_sid.exporting.facts import fingerprints_of, protocol_of, recorded_of, sizes_of, test_metrics
 from recbole_sid.exporting.forms import form_of
+from recbole_sid.exporting.graph_files import check_formats, graph_files
 from recbole_sid.exporting.items_and_users import catalogue_of, known_users_of, require_histories
 from recbole_sid.exporting.kept_ids import arrays_of
 from recbole_sid.quick_start import load_data_and_model
@@ -25,6 +26,7 @@ def export_model(
     histories: bool = False,
     fields: Sequence[str] | None = None,
     test: bool = False,
+    formats: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     model_class: type | None = None,
 ) -> Path:
@@ -37,6 +39,7 @@ def export_model(
         histories: whether all users and what they took are put into the bundle, for `recommend_users`.
         fields: of the ``.item`` file, to be shown; None: the title, if it has one.
         test: whether the test split is evaluated now, where its metrics are not recorded.
+        formats: of graphs that the bundle is to hold too, ``onnx`` or ``pt2``: see `graph_files`.
         overrides: settings in place of those recorded, as of `load_data_and_model`.
         model_class: the user's own class, likewise.
 
@@ -48,12 +51,14 @@ def export_model(
             exported, or nothing can be written at `output`.
     """
     check_absent(output)
+    check_formats(formats)
     recorded = recorded_of(checkpoint)
     loaded = load_data_and_model(recorded.file, {"use_gpu": False, **(overrides or {})}, model_class)
     config, model, _, train_data, _, test_data = loaded
     dataset = train_data._dataset
     require_histories(dataset, config["model"])
     form = form_of(model, config, dataset)
+    graphs = graph_files(model, test_data, formats)
     catalogue = catalogue_of(config, dataset, fields)
     tested = recorded.test
     if test and not tested:
@@ -64,7 +69,7 @@ def export_model(
         "settings": form.settings,
         "n_items": catalogue.n_items,
         "fields": list(catalogue.fields),
-        "sizes": sizes_of(config, model, dataset),
+        "sizes": {**sizes_of(config, model, dataset), **{graph.name: str(graph.agreement) for graph in graphs}},
         "fingerprints": fingerprints_of(config, dataset),
         "metrics": {"validation": recorded.validation, "test": tested},
         "protocol": protocol_of(config),
@@ -74,5 +79,6 @@ def export_model(
         arrays[SEMANTIC_IDS] = arrays_of(dataset.semantic_ids)
     if histories:
         arrays[HISTORIES] = known_users_of(dataset).arrays()
-    write_bundle(output, described, arrays, form.files, model_card)
+    files = {**form.files, **{graph.name: graph.content for graph in graphs}}
+    write_bundle(output, described, arrays, files, model_card)
     return Path(output)

@@ -69,7 +69,7 @@ class FactorisedHeads(NamedTuple):
         """Return the user's part of every head [B, L, H] for contexts z [B, Q, d], Q = 1 or one for each level."""
         n_levels = len(self.norms)
         if context.shape[1] == 1:
-            return F.linear(context.squeeze(1), self.user_weight, self.user_bias).view(len(context), n_levels, -1)
+            return F.linear(context.squeeze(1), self.user_weight, self.user_bias).unflatten(1, (n_levels, -1))
         bias, weight = (part.unflatten(0, (n_levels, -1)) for part in (self.user_bias, self.user_weight))
         return torch.baddbmm(bias.unsqueeze(1), context.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
 
@@ -107,7 +107,7 @@ class FactorisedScorer:
     def __init__(self, heads: FactorisedHeads, user_parts: torch.Tensor) -> None:
         self.heads = heads
         self.user_parts = user_parts
-        self.n_users, self.device = len(user_parts), user_parts.device
+        self.n_users, self.device = user_parts.shape[0], user_parts.device
 
     def split(self, n_users: int) -> Iterator[FactorisedScorer]:
         """Yield scorers of at most `n_users` users each."""
@@ -125,7 +125,7 @@ class FactorisedScorer:
         level = state.level
         of_user = self.user_parts[:, level]
         if beams is None:
-            hidden = of_user.repeat_interleave(state.n_beams, 0) if state.n_beams > 1 else of_user.clone()
+            hidden = of_user.unsqueeze(1).repeat(1, state.n_beams, 1).flatten(0, 1)
             codes = [column.flatten() for column in state.codes]
         else:
             hidden = of_user.index_select(0, beams // state.n_beams)

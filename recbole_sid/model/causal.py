@@ -17,6 +17,7 @@ from recbole_sid.data.windows import WINDOW_FIELD
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.model.generator import Generator
 from recbole_sid.nn.causal_transformer import CausalCache, CausalSizes, CausalTransformer
+from recbole_sid.nn.packing import taken
 from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.settings import declare
 from recbole_sid.settings.training import GeneratorSettings
@@ -110,7 +111,7 @@ class CausalSID(Generator):
         hidden = self.transformer.hidden(continued)
         states = self.transformer.repeated_at_end(hidden[:, : tokens.shape[1]], tokens)
         before = end - 1 + torch.arange(n_levels, device=tokens.device)
-        before_codes = hidden.take_along_dim(before.unsqueeze(-1), dim=1).unbind(1)
+        before_codes = taken(hidden, before).unbind(1)
         return states, [self.level_vocabulary_logits(state, level) for level, state in enumerate(before_codes)]
 
     def encode(self, tokens: torch.Tensor) -> CausalCache:

@@ -18,7 +18,7 @@ from torch import nn
 from recbole_sid.errors import InputError
 from recbole_sid.nn.dropout import Dropout
 from recbole_sid.nn.history_encoder import HistoryEncoder
-from recbole_sid.nn.packing import Packed, Packing
+from recbole_sid.nn.packing import Packed, Packing, taken
 from recbole_sid.util import hardware
 
 
@@ -203,7 +203,7 @@ class CausalCache:
             states = transformer.hidden_packed(tokens, read, self.history).padded()
         else:
             states = transformer.hidden(tokens, self.history)
-        self.last = states.take_along_dim((self.n_read - 1)[:, None, None], dim=1)
+        self.last = taken(states, (self.n_read - 1).unsqueeze(1))
         self.bias = torch.zeros_like(read, dtype=states.dtype).masked_fill_(~read, -torch.inf)[:, None, None]
 
     def start(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.nn.dropout import Dropout
 from recbole_sid.nn.history_encoder import HistoryEncoder
-from recbole_sid.nn.packing import Packed, Packing
+from recbole_sid.nn.packing import Packed, Packing, taken
 
 # Spread of the weights that end a residual branch, so that a fresh layer hardly changes what it is given.
 _SMALL = 0.01
@@ -87,11 +87,11 @@ class ItemEncoder(HistoryEncoder):
         # what lies beyond a history is arbitrary there, and masked.
         recency = torch.arange(self._slots(tokens).shape[1], device=tokens.device)
         present = recency < n_items
-        swap = (n_items - 1 - recency).clamp(min=0).unsqueeze(-1)
-        x = self.items(self._slots(tokens).take_along_dim(swap, dim=1), recency)
+        swap = (n_items - 1 - recency).clamp(min=0)
+        x = self.items(taken(self._slots(tokens), swap), recency)
         for layer in self.layers:
             x = layer(x, present)
-        return self.norm(x).take_along_dim(swap, dim=1) * present.unsqueeze(-1)
+        return taken(self.norm(x), swap) * present.unsqueeze(-1)
 
     def packed(self, tokens: torch.Tensor, mask: torch.Tensor) -> Packed:
         """Return the states of `forward` for the items alone, without gradients of the item embedding."""
@@ -155,10 +155,20 @@ class ItemEmbedding(nn.Module):
 
     def looked_up(self, codes: torch.Tensor, recency: torch.Tensor) -> torch.Tensor:
         """Return the same [N, d] of codes int64 [N, L] and recency int64 [N] by gathers and adds, without gradients."""
-        n_tokens = self.embedding.num_embeddings
-        start = torch.arange(codes.shape[1] + 1, device=codes.device) * n_tokens
-        rows = torch.cat([codes, recency.unsqueeze(1)], dim=1) + start
-        return F.embedding_bag(rows, self._table.get(self), mode="sum")
+        return self.finished(F.embedding_bag(self.rows(codes, recency), self.table(), mode="sum"))
+
+    def table(self) -> torch.Tensor:
+        """Return the table [n, d] whose rows add up to a vector, for the weights as they are now."""
+        return self._table.get(self)
+
+    def rows(self, codes: torch.Tensor, recency: torch.Tensor) -> torch.Tensor:
+        """Return which rows of the table add up, int64 [N, L + 1], of codes int64 [N, L] and recency int64 [N]."""
+        start = torch.arange(codes.shape[1] + 1, device=codes.device) * self.embedding.num_embeddings
+        return torch.cat([codes, recency.unsqueeze(1)], dim=1) + start
+
+    def finished(self, sums: torch.Tensor) -> torch.Tensor:
+        """Return vectors [N, d] from the sums [N, d] of rows of the table."""
+        return sums
 
 
 def _lookup_table(items: ItemEmbedding) -> torch.Tensor:
@@ -197,18 +207,17 @@ class TrainedItemEmbedding(ItemEmbedding):
         self._table = Prepared(_table_by_level)
 
     def forward(self, codes: torch.Tensor, recency: torch.Tensor) -> torch.Tensor:
-        found = self._sums(codes.flatten(0, -2), recency.expand(codes.shape[:-1]).flatten(), _table_by_level(self))
-        return self.dropout(self.norm(found.unflatten(0, codes.shape[:-1])))
+        rows = self.rows(codes.flatten(0, -2), recency.expand(codes.shape[:-1]).flatten())
+        found = F.embedding_bag(rows, _table_by_level(self), mode="sum")
+        return self.dropout(self.finished(found.unflatten(0, codes.shape[:-1])))
 
-    def looked_up(self, codes: torch.Tensor, recency: torch.Tensor) -> torch.Tensor:
-        return self.norm(self._sums(codes, recency, self._table.get(self)))
-
-    def _sums(self, codes: torch.Tensor, recency: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        """Return [N, d] of codes int64 [N, L] and recency int64 [N]: the sums of their rows of the table."""
+    def rows(self, codes: torch.Tensor, recency: torch.Tensor) -> torch.Tensor:
         rows = codes - (self.first_code_token - 1)
         rows = torch.where((rows > 0) & (rows <= self.n_codes), rows, 0)  # as of an unknown item: it says nothing
-        rows = torch.cat([rows, recency.unsqueeze(1) + self.n_codes + 1], dim=1)
-        return F.embedding_bag(rows, table, mode="sum")
+        return torch.cat([rows, recency.unsqueeze(1) + self.n_codes + 1], dim=1)
+
+    def finished(self, sums: torch.Tensor) -> torch.Tensor:
+        return self.norm(sums)
 
 
 def _table_by_level(items: TrainedItemEmbedding) -> torch.Tensor:
@@ -253,10 +262,12 @@ class PositionMixing(nn.Module):
 
     def forward(self, x: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """Return [B, T, d] of x [B, T, d] by recency, of which bool [B, T] are items."""
-        n_slots = x.shape[1]
+        places = torch.arange(x.shape[1], device=x.device)
+        # Not a slice: whether it is the whole matrix would be part of what is recorded.
+        weight = self.weight.index_select(0, places).index_select(1, places)
         x = x * present.unsqueeze(-1)
         mean = x.sum(1, keepdim=True) / present.sum(1).view(-1, 1, 1)
-        return self.weight[:n_slots, :n_slots] @ x + self.mean(mean)
+        return weight @ x + self.mean(mean)
 
     def packed(self, x: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """Return [N, d] of x [N, d], the items alone, oldest first within a history."""

@@ -72,6 +72,13 @@ def chunked(groups: Sequence[Group], max_rows: int) -> Iterator[list[Group]]:
         yield chunk
 
 
+def taken(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return [B, n, d], of x [B, S, d] the rows at places int64 [B, n]; as `take_along_dim`, which fixes the shapes of
+    what is recorded.
+    """
+    return x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
 class Padded(NamedTuple):
     """States with padding.
 

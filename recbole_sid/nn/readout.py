@@ -14,7 +14,7 @@ from torch import nn
 
 from recbole_sid.fast.prepared import Prepared
 from recbole_sid.nn.dropout import Dropout
-from recbole_sid.nn.packing import Packed, Padded
+from recbole_sid.nn.packing import Packed, Padded, taken
 
 
 class Readout(nn.Module):
@@ -173,7 +173,7 @@ class SIDMLPDecoder(nn.Module):
 
 def last_state(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the last of states [B, S, d] where mask bool [B, S] is True, whose rows are True first: [B, d]."""
-    return states.take_along_dim((mask.sum(1) - 1)[:, None, None], dim=1).squeeze(1)
+    return taken(states, mask.sum(1, keepdim=True) - 1).squeeze(1)
 
 
 def last_states(encoded: Packed | Padded) -> torch.Tensor:

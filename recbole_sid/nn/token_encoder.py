@@ -129,7 +129,7 @@ class MLPEncoder(HistoryEncoder):
         counts = [n_items] * (self.n_roles - 1) + [n_items + 2]
         position = self.counted(column, n_tokens).clamp(min=0)
 
-        x = self.embedding(tokens.take_along_dim(column, dim=1)) + self.position(position)
+        x = self.embedding(tokens.gather(1, column)) + self.position(position)
         for mean_of, layer in self._layers():
             mean = mean_of.padded(x, position, valid, n_tokens)
             parts = zip(layer, x.split(counts, dim=1), strict=True)
