@@ -89,7 +89,7 @@ def check_choice(model: Any, config: Any, valid_data: Any) -> None:
         unused = [key for key, value in _undecided(model).items() if key in _OF_MEMORY and config[key] != value]
         if unused:
             getLogger().warning(f"Without memory=transitions there is no use for {', '.join(unused)}.")
-    keys = _open_keys(model, config)
+    keys = model.left_to_validation(config)
     if not keys:
         return
     if not valid_data:
@@ -106,12 +106,6 @@ def _fixed(model: Any, config: Any) -> dict[str, Any]:
         return {**Numbers()._asdict(), "sharpness": 0.0}
     values = {name.removeprefix("memory_"): config[name] for name in _OF_MEMORY}
     return {name: value for name, value in values.items() if name in Blend._fields and value is not None}
-
-
-def _open_keys(model: Any, config: Any) -> list[str]:
-    """Return the keys of what is left to be chosen."""
-    is_open = {True: model.memory is not None, False: len(model.shares_tried(config)) > 1}
-    return [key for key in model.chosen_after_training if config[key] is None and is_open[key in _OF_MEMORY]]
 
 
 def decides_after_training(model: Any) -> bool:
@@ -154,7 +148,7 @@ def remember(model: Any, config: Any, train_data: Any, valid_data: Any, show_pro
     start = Blend(**{**first, **fixed}, shares=shares[0])
     sequences = train_data._dataset.training_sequences()
     chosen, why = start, "as set"
-    if _open_keys(model, config):
+    if model.left_to_validation(config):
         metric, k = rank_metric(config, valid_data)
         choice = _Choice(model, sequences, _instances(model, valid_data, sequences, fixed, show_progress), metric, k)
         groups = [varied(names, tried, fixed) for names, tried in _TRIED]
