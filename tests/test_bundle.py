@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -333,6 +334,47 @@ def test_any_damage_of_a_manifest_ends_in_a_sentence(tmp_path_factory: Any, chan
     found = outcome(lambda: Bundle.load(path))
     found = outcome(lambda: (found.catalogue, found.known_users)) if isinstance(found, Bundle) else found
     assert not isinstance(found, InputError) or "\n" not in str(found)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([ITEMS, HISTORIES]), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=3))
+def test_hostile_items_and_users_end_in_a_sentence_or_stay_in_bounds(
+    tmp_path_factory: Any, name: str, changes: list[tuple[int, int]]
+) -> None:
+    """Whoever makes a bundle makes its hashes too."""
+    path = tmp_path_factory.getbasetemp() / "hostile"
+    if not path.exists():
+        make_bundle(path)
+    good = (path / name).read_bytes()
+    content = bytearray(good)
+    for place, value in changes:
+        content[place % len(content)] = value
+    before = (path / "bundle.json").read_text(encoding="utf-8")
+    known = json.loads(before)["files"]
+    known[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    try:
+        (path / name).write_bytes(content)
+        found = outcome(lambda: use(Bundle.load(changed(path, files=known))))
+        assert not isinstance(found, InputError) or "\n" not in str(found)
+    finally:
+        (path / name).write_bytes(good)
+        (path / "bundle.json").write_text(before, encoding="utf-8")
+
+
+def use(bundle: Bundle) -> None:
+    """Ask for all that items and users can be asked for."""
+    catalogue, users = bundle.catalogue, bundle.known_users
+    numbers = catalogue.numbers([*TOKENS, "unknown"])
+    catalogue.tokens(numbers)
+    catalogue.shown(catalogue.popular, "title")
+    assert (catalogue.popularity >= 0).all()
+    of_users = users.numbers(["u1", "u2", "u3"])
+    items, lengths = users.last(of_users, 10)
+    assert (items >= 0).all()
+    assert (items < catalogue.n_items).all()
+    assert (lengths >= 0).all()
+    users.all(of_users)
+    users.tokens(of_users)
 
 
 def test_an_index_of_something_else_is_refused() -> None:

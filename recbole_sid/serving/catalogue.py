@@ -62,6 +62,7 @@ class Catalogue:
         if (
             popularity is None
             or (popularity.dtype, popularity.shape) != (np.int64, (n_items,))
+            or popularity.min() < 0
             or popular is None
             or popular.dtype not in (np.int32, np.int64)
             or popular.shape != (n_items - 1,)
