@@ -446,6 +446,7 @@ def test_bad_values_are_refused(prepare: Callable[..., Any]) -> None:
         ({"item_share": 0.4, "sid_heads": False}, "item_share=0.4 needs item_head and sid_heads"),
         ({"alpha": 1.5}, "alpha"),
         ({"alpha": 0.5, "sid_heads": False}, "distils into heads"),
+        ({"teacher_path": "teacher.pth"}, "With alpha=0 nothing is learnt from teacher_path"),
         ({"alpha": 0.5, "teacher_config": {"d_modl": 8}}, "Unknown configuration key 'd_modl'"),
         ({"memory_smoothing": 0.5, "item_head": False}, "memory_smoothing=0.5 is of the item head"),
         ({"item_negatives": 5, "item_head": False}, "item_negatives=5 is of the item head"),

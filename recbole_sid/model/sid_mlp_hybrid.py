@@ -89,6 +89,8 @@ class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TeacherSettings
             raise InputError("item_head=False and sid_heads=False leave nothing to rank by: keep one of them.")
         if self.item_share is not None and not (self.item_head and self.sid_heads):
             raise InputError(f"item_share={self.item_share:g} needs item_head and sid_heads: leave it out.")
+        if self.teacher_path and not self.alpha:
+            raise InputError("With alpha=0 nothing is learnt from teacher_path: set alpha, or leave teacher_path out.")
         if self.alpha and not self.sid_heads:
             raise InputError(f"alpha={self.alpha} distils into heads that sid_heads=False leaves out: set alpha=0.")
         if self.item_candidates and not self.sid_heads:
