@@ -6,6 +6,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Columns of a weight that lie together: see `in_panels`.
+PANEL = 64
+
+
+def in_panels(weight: np.ndarray) -> np.ndarray:
+    """Return a weight [..., m, k] as panels [..., p, k, 64]: each of 64 of its outputs, the last filled up with 0."""
+    *above, m, k = weight.shape
+    n_panels = -(-m // PANEL)
+    filled = np.zeros((*above, n_panels * PANEL, k), np.float32)
+    filled[..., :m, :] = weight
+    return np.ascontiguousarray(filled.reshape(*above, n_panels, PANEL, k).swapaxes(-1, -2))
+
+
+def filled_up(bias: np.ndarray) -> np.ndarray:
+    """Return a bias [..., m] with 0 for the outputs that its weight's panels have besides."""
+    *above, m = bias.shape
+    filled = np.zeros((*above, -(-m // PANEL) * PANEL), np.float32)
+    filled[..., :m] = bias
+    return filled
+
 
 class Heads(NamedTuple):
     """Weights of all levels; H is the hidden width, rows are fp32 and contiguous.

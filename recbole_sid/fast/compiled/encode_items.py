@@ -9,21 +9,24 @@ import numpy as np
 from recbole_sid.fast.compiled.arrays import Places, Prefixes
 from recbole_sid.fast.compiled.heads import gelu_in_place
 from recbole_sid.fast.compiled.jit import jit
-from recbole_sid.fast.compiled.layers import add_rows, affine, attend, norm_rows, weighted_sum
+from recbole_sid.fast.compiled.layers import add_rows, attend, norm_rows, weighted_sum
+from recbole_sid.fast.compiled.products import affine
 
 
 class ItemLayers(NamedTuple):
     """Weights of N layers over states of width d, for histories of at most T items; [0] where they have none.
+
+    Weights W are packed by `in_panels` and named by their shape before, their biases filled up.
 
     Attributes:
         codes: [sum of sizes, d], each code's share of an item's vector; ``first_code``: int64 [L], of each level.
         position: [T, d], by recency.
         item_norm: [3, d], gain and shift of a norm of items' vectors, and its eps in [2, 0]; or [0, d].
         mixing_norm, mlp_norm: [N, 3, d], as `item_norm`.
-        matrix: [N, T, T], over the recencies of both items; ``mean``: [N, d, d], ``mean_bias``: [N, d].
-        qkv: [N, 3 * d, d], the queries scaled; ``qkv_bias``: [N, 3 * d]; ``out``: [N, d, d], ``out_bias``: [N, d].
+        matrix: [N, T, T], over the recencies of both items; ``mean``: N x W [d, d], ``mean_bias``: [N, d].
+        qkv: N x W [3 * d, d], queries scaled; ``qkv_bias``: [N, 3 * d]; ``out``: N x W [d, d], ``out_bias``: [N, d].
         no_bias: [heads, 2 * T - 1], zeros.
-        wide: [N, f, d], ``wide_bias``: [N, f]; ``narrow``: [N, d, f], ``narrow_bias``: [N, d].
+        wide: N x W [f, d], ``wide_bias``: [N, f]; ``narrow``: N x W [d, f], ``narrow_bias``: [N, d].
         norm: [3, d].
     """
 
@@ -65,7 +68,7 @@ def encode_items(
     """
     _embed(layers, prefixes, places, items, starts, states)
     n, width = states.shape
-    normed, wide = np.empty((n, width), np.float32), np.empty((n, layers.wide.shape[1]), np.float32)
+    normed, wide = np.empty((n, width), np.float32), np.empty((n, layers.narrow.shape[2]), np.float32)
     for number in range(len(layers.wide)):
         norm = layers.mixing_norm[number]
         norm_rows(states, norm[0], norm[1], norm[2, 0], normed)

@@ -7,22 +7,23 @@ from typing import NamedTuple
 import numpy as np
 
 from recbole_sid.fast.compiled.jit import jit
-from recbole_sid.fast.compiled.layers import add_rows, affine, attend, relu_rows, unit_rows
+from recbole_sid.fast.compiled.layers import add_rows, attend, relu_rows, unit_rows
+from recbole_sid.fast.compiled.products import affine
 
 # Rows that are worked on together: what is computed of them stays in the second-level cache.
 _ROWS = 96
 
 
 class T5Layers(NamedTuple):
-    """Weights of N blocks over states of width d, norms' gains folded in.
+    """Weights of N blocks over states of width d, norms' gains folded in; those W are packed by `in_panels`.
 
     Attributes:
         embedding: [vocabulary, d]; ``first_qkv``: [vocabulary, 3 * inner], queries, keys and values of the first block.
-        qkv: [N - 1, 3 * inner, d], of the others.
-        output: [N, d, inner], ``wide``: [N, f, d], ``narrow``: [N, d, f].
+        qkv: N - 1 times W [3 * inner, d], of the others.
+        output: N x W [d, inner], ``wide``: N x W [f, d], ``narrow``: N x W [d, f].
         bias: [heads, 2 * S - 1], by how many places the key is behind the query, the middle for the same.
         gain: [d], of the last norm; ``eps``: [1], of all.
-        nothing: [max(3 * inner, f, d)], zeros.
+        nothing: zeros, as a bias of any of them.
     """
 
     embedding: np.ndarray
@@ -57,7 +58,7 @@ def _encode(layers: T5Layers, tokens: np.ndarray, starts: np.ndarray, x: np.ndar
     eps, nothing = layers.eps[0], layers.nothing
     inner = layers.first_qkv.shape[1] // 3
     normed, qkv = np.empty((n, width), np.float32), np.empty((n, 3 * inner), np.float32)
-    context, wide = np.empty((n, inner), np.float32), np.empty((n, layers.wide.shape[1]), np.float32)
+    context, wide = np.empty((n, inner), np.float32), np.empty((n, layers.narrow.shape[2]), np.float32)
     weights = np.empty(n, np.float32)
     for row in range(n):
         x[row], qkv[row] = layers.embedding[tokens[row]], layers.first_qkv[tokens[row]]

@@ -1,4 +1,4 @@
-"""Compiled: linear maps, norms and attention of a few rows at a time, fp32. Weights are [outputs, inputs]."""
+"""Compiled: norms and attention of a few rows at a time, fp32."""
 
 from __future__ import annotations
 
@@ -8,71 +8,6 @@ from recbole_sid.fast.compiled.heads import exp
 from recbole_sid.fast.compiled.jit import jit
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
-# Of the weights that rows are multiplied with before the next ones are: they stay in the first-level cache.
-_BLOCK = 4096
-
-
-@jit
-def _products_of_four(
-    p: np.ndarray, q: np.ndarray, r: np.ndarray, s: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray
-) -> None:
-    """Write the products of four rows with two: out [8]; eight sums share six loads."""
-    pa, qa, ra, sa = _ZERO, _ZERO, _ZERO, _ZERO
-    pb, qb, rb, sb = _ZERO, _ZERO, _ZERO, _ZERO
-    for k in range(len(p)):
-        x, y = a[k], b[k]
-        pa += p[k] * x
-        qa += q[k] * x
-        ra += r[k] * x
-        sa += s[k] * x
-        pb += p[k] * y
-        qb += q[k] * y
-        rb += r[k] * y
-        sb += s[k] * y
-    out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7] = pa, qa, ra, sa, pb, qb, rb, sb
-
-
-@jit
-def _affine_of_row(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    """Write the affine map of one row; four outputs at a time share its reading."""
-    m = len(weight)
-    for j in range(0, m - m % 4, 4):
-        a, b, c, d = weight[j], weight[j + 1], weight[j + 2], weight[j + 3]
-        at, bt, ct, dt = _ZERO, _ZERO, _ZERO, _ZERO
-        for k in range(len(x)):
-            value = x[k]
-            at += value * a[k]
-            bt += value * b[k]
-            ct += value * c[k]
-            dt += value * d[k]
-        out[j], out[j + 1], out[j + 2], out[j + 3] = at + bias[j], bt + bias[j + 1], ct + bias[j + 2], dt + bias[j + 3]
-    for j in range(m - m % 4, m):
-        row, total = weight[j], _ZERO
-        for k in range(len(x)):
-            total += x[k] * row[k]
-        out[j] = total + bias[j]
-
-
-@jit
-def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    """Write ``x W^T + b``: out [n, m] of x [n, k], weight [m, k] and bias [m]."""
-    n, m = len(x), len(weight)
-    if n < 4:
-        for row in range(n):
-            _affine_of_row(x[row], weight, bias, out[row])
-        return
-    found = np.empty(8, np.float32)
-    step = max(2, _BLOCK // x.shape[1] // 2 * 2)
-    for block in range(0, m, step):
-        for tile in range(0, n, 4):
-            row = min(tile, n - 4)  # the last four overlap with those before
-            p, q, r, s = x[row], x[row + 1], x[row + 2], x[row + 3]
-            for j in range(block, min(block + step, m), 2):
-                other = min(j + 1, m - 1)
-                _products_of_four(p, q, r, s, weight[j], weight[other], found)
-                for k in range(4):
-                    out[row + k, j] = found[k] + bias[j]
-                    out[row + k, other] = found[4 + k] + bias[other]
 
 
 @jit

@@ -7,20 +7,23 @@ from typing import NamedTuple
 import numpy as np
 
 from recbole_sid.fast.compiled.jit import jit
-from recbole_sid.fast.compiled.layers import add_rows, affine, dots_with, norm_rows, relu_rows, softmax, weighted_sum
+from recbole_sid.fast.compiled.layers import add_rows, dots_with, norm_rows, relu_rows, softmax, weighted_sum
+from recbole_sid.fast.compiled.products import affine
 
 
 class ReadoutWeights(NamedTuple):
     """Weights of the readout of Q contexts of width d by h heads, and of what reads these.
 
+    Weights W are packed by `in_panels` and named by their shape before, their biases filled up.
+
     Attributes:
-        query: [Q * d, d], or of 2 * d inputs if the last state is read too; ``query_bias``: [Q * d].
-        keys: [h * d, d], W_k^T W_q with the attention's scale; ``values``: [d, h * d], W_o W_v.
+        query: W [Q * d, d], or of 2 * d inputs if the last state is read too; ``query_bias``: [Q * d].
+        keys: W [h * d, d], W_k^T W_q with the attention's scale; ``values``: W [d, h * d], W_o W_v.
         norm1, norm2: [3, d], gain and shift, and the eps in [2, 0].
-        wide: [f, d], ``wide_bias``: [f]; ``narrow``: [d, f], ``narrow_bias``: [d].
-        user: [L * H, d], the users' part of the level heads; ``user_bias``: [L * H]. [0] without these.
-        of_last: [d, d], what the last state gets of the context; ``item_norm``: [3, d]; [0] without a head of items.
-        nothing: [max(h * d, d)], zeros.
+        wide: W [f, d], ``wide_bias``: [f]; ``narrow``: W [d, f], ``narrow_bias``: [d].
+        user: L x W [H, d], the users' part of the level heads; ``user_bias``: [L, H]. [0] without these.
+        of_last: W [d, d], what the last state gets of the context; ``item_norm``: [3, d]; [0] without a head of items.
+        nothing: zeros, as a bias of any of them.
     """
 
     query: np.ndarray
@@ -57,10 +60,8 @@ def read_out(
         weighted_sum(states, starts[user], starts[user + 1], 0, shares[:n], source[user, :width])
         if weights.query.shape[1] > width:
             source[user, width:] = states[ends[user]]
-    query = np.empty((n_users, len(weights.query)), np.float32)
-    affine(source, weights.query, weights.query_bias, query)
-    context[:] = query.reshape(context.shape)
-    n_heads, n_queries = len(weights.keys) // width, len(context) // n_users
+    n_queries, n_heads = len(context) // n_users, weights.values.shape[1] // width
+    affine(source, weights.query, weights.query_bias, context.reshape(n_users, n_queries * width))
     keys = np.empty((len(context), n_heads * width), np.float32)
     attended = np.empty((len(context), n_heads * width), np.float32)
     affine(context, weights.keys, weights.nothing, keys)
@@ -77,7 +78,7 @@ def read_out(
     affine(attended, weights.values, weights.nothing, mapped)
     add_rows(mapped, context)
     norm_rows(context, weights.norm1[0], weights.norm1[1], weights.norm1[2, 0], context)
-    wide = np.empty((len(context), len(weights.wide)), np.float32)
+    wide = np.empty((len(context), weights.narrow.shape[1]), np.float32)
     affine(context, weights.wide, weights.wide_bias, wide)
     relu_rows(wide)
     affine(wide, weights.narrow, weights.narrow_bias, mapped)
@@ -102,16 +103,15 @@ def ask(
         query: [B, d], what a head over items is asked; [B, 0] without.
     """
     n_users, n_levels, hidden = parts.shape
-    if n_levels and len(context) == n_users:
-        affine(context, weights.user, weights.user_bias, parts.reshape(n_users, n_levels * hidden))
-    elif n_levels:
-        own, found = np.empty((n_users, context.shape[1]), np.float32), np.empty((n_users, hidden), np.float32)
-        for level in range(n_levels):
+    n_queries, found = len(context) // n_users, np.empty((n_users, hidden), np.float32)
+    own = context if n_queries == 1 else np.empty((n_users, context.shape[1]), np.float32)
+    for level in range(n_levels):
+        if n_queries > 1:
             for user in range(n_users):
-                own[user] = context[user * n_levels + level]
-            rows = slice(level * hidden, (level + 1) * hidden)
-            affine(own, weights.user[rows], weights.user_bias[rows], found)
-            parts[:, level] = found
+                own[user] = context[user * n_queries + level]
+        affine(own, weights.user[level], weights.user_bias[level], found)
+        for user in range(n_users):
+            parts[user, level] = found[user]
     if query.shape[1]:
         affine(context, weights.of_last, weights.nothing, query)
         for user in range(n_users):

@@ -83,7 +83,7 @@ class CodeEngine:
         if 0.0 in self.shares:
             raise InputError("The bundle has a head without a share: export it again.")
         self.memory = Remembered(reader, self.n_items) if reader.has("memory") else None
-        readout = read_readout(reader, self.heads.n_parts if self.heads else 0)
+        readout = read_readout(reader, self.codes.n_levels if self.heads else 0)
         arrays_of_heads = self.heads.arrays if self.heads else no_heads()
         n_queries = reader.whole("n_queries", 1)
         if n_queries not in (1, self.codes.n_levels):
@@ -132,14 +132,14 @@ class CodeEngine:
 
     def known(self, histories: Histories, k: int = 1) -> Known:
         """Return what is known of users by their histories, for a search of the best k."""
-        n_users, readout, hidden = len(histories.items), self.model.readout, self.model.heads.gain.shape[1]
+        n_users, hidden = len(histories.items), self.model.heads.gain.shape[1]
         n_levels, n_first = (self.codes.n_levels, self.codes.n_first) if self.heads else (0, 0)
         n_ranked = min(k, n_first) if self.decoding == "beam" else n_first
         asked = Asked(
             np.empty((n_users, n_levels, hidden), np.float32),
             np.empty((n_users, n_first), np.float32),
             np.empty((n_users, n_ranked), np.int64),
-            np.empty((n_users, readout.of_last.shape[1] if self.item_head else 0), np.float32),
+            np.empty((n_users, self.model.readout.norm1.shape[1] if self.item_head else 0), np.float32),
         )
         self._ask(histories, asked)
         if np.isnan(asked.first[:, :1]).any():  # the other head would hide it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from recbole_sid.fast.compiled.arrays import PANEL
 from recbole_sid.fast.compiled.asking import Asked, ask_of_items
 from recbole_sid.fast.compiled.encode_items import ItemLayers
 from recbole_sid.serving.engine import Histories
@@ -22,33 +23,42 @@ class ItemEngine(CodeEngine):
         by_position = reader.word("item_mixing", ("position", "attention")) == "position"
         if not by_position:
             reader.divides("attention heads", _HEADS, "d_model", d_model)
-        nothing = np.empty((0, d_model, d_model), np.float32)
+        no_weight, no_bias = np.empty((0, 0, d_model, PANEL), np.float32), np.empty((0, 0), np.float32)
 
         def array(name: str, *shape: int) -> np.ndarray:
             return reader.array(f"encoder.{name}", np.float32, *shape)
 
-        def mixing(name: str, used: bool, *shape: int) -> np.ndarray:
-            return array(name, n, *shape) if used else nothing[:, 0, :] if len(shape) == 1 else nothing
+        def linear(name: str, is_there: bool, n_out: int, n_in: int) -> tuple[np.ndarray, np.ndarray]:
+            if not is_there:
+                return no_weight, no_bias
+            return reader.panels(f"encoder.{name}.weight", n_out, n_in, n), reader.bias(
+                f"encoder.{name}.bias", n_out, n
+            )
 
+        mean, mean_bias = linear("mean", by_position, d_model, d_model)
+        qkv, qkv_bias = linear("qkv", not by_position, 3 * d_model, d_model)
+        out, out_bias = linear("out", not by_position, d_model, d_model)
+        wide, wide_bias = linear("wide", True, width, d_model)
+        narrow, narrow_bias = linear("narrow", True, d_model, width)
         self.layers = ItemLayers(
             codes=array("codes", n_codes, d_model),
             first_code=np.cumsum([0, *self.codes.sizes[:-1]]).astype(np.int64),
             position=array("position", longest, d_model),
-            item_norm=array("item_norm", 3, d_model) if reader.has("item_norm") else nothing[:, 0, :],
+            item_norm=array("item_norm", 3, d_model) if reader.has("item_norm") else np.empty((0, d_model), np.float32),
             mixing_norm=array("mixing_norm", n, 3, d_model),
-            matrix=mixing("matrix", by_position, longest, longest),
-            mean=mixing("mean.weight", by_position, d_model, d_model),
-            mean_bias=mixing("mean.bias", by_position, d_model),
-            qkv=mixing("qkv.weight", not by_position, 3 * d_model, d_model),
-            qkv_bias=mixing("qkv.bias", not by_position, 3 * d_model),
-            out=mixing("out.weight", not by_position, d_model, d_model),
-            out_bias=mixing("out.bias", not by_position, d_model),
+            matrix=array("matrix", n, longest, longest) if by_position else np.empty((0, 0, 0), np.float32),
+            mean=mean,
+            mean_bias=mean_bias,
+            qkv=qkv,
+            qkv_bias=qkv_bias,
+            out=out,
+            out_bias=out_bias,
             no_bias=np.zeros((_HEADS, 2 * longest - 1), np.float32),
             mlp_norm=array("mlp_norm", n, 3, d_model),
-            wide=array("wide.weight", n, width, d_model),
-            wide_bias=array("wide.bias", n, width),
-            narrow=array("narrow.weight", n, d_model, width),
-            narrow_bias=array("narrow.bias", n, d_model),
+            wide=wide,
+            wide_bias=wide_bias,
+            narrow=narrow,
+            narrow_bias=narrow_bias,
             norm=array("norm", 3, d_model),
         )
 

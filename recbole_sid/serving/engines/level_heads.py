@@ -23,13 +23,11 @@ class LevelHeads:
 
     Attributes:
         arrays: weights.
-        n_parts: numbers in the users' part of all heads together.
     """
 
     def __init__(self, reader: Reader, codes: Codes) -> None:
         n_levels, width, sizes = codes.n_levels, reader.whole("head_hidden", 1), codes.sizes
         self.codes = codes
-        self.n_parts = n_levels * width
         table_start, n_rows = np.zeros((n_levels, n_levels), np.int64), 0
         for level in range(n_levels):
             for earlier in range(level):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sid.errors import InputError
+from recbole_sid.fast.compiled.arrays import PANEL
 
 # Of anything that is counted in settings: sizes, windows, beams.
 _LARGEST = 1 << 30
@@ -38,6 +39,14 @@ class Reader:
                 f"The bundle's array '{name}' is {found.dtype.name} {list(found.shape)}, not {wanted}: export it again."
             )
         return _usable(found)
+
+    def panels(self, name: str, n_out: int, n_in: int, *above: int) -> np.ndarray:
+        """Return weights [*above, n_out, n_in] that `in_panels` packed."""
+        return self.array(name, np.float32, *above, -(-n_out // PANEL), n_in, PANEL)
+
+    def bias(self, name: str, n_out: int, *above: int) -> np.ndarray:
+        """Return biases [*above, n_out] that are filled up as the panels of their weights."""
+        return self.array(name, np.float32, *above, -(-n_out // PANEL) * PANEL)
 
     def within(self, name: str, values: np.ndarray, least: int, below: int) -> None:
         """Refuse `values` of an array that are not from `least` to `below` - 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from recbole_sid.fast.compiled.arrays import PANEL
 from recbole_sid.fast.compiled.asking import Asked, ask_of_states, ask_of_tokens
 from recbole_sid.fast.compiled.encode_tokens import T5Layers
 from recbole_sid.serving.engine import Histories
@@ -28,14 +29,14 @@ class T5Engine(CodeEngine):
         self.layers = T5Layers(
             embedding=array("embedding", n_tokens, d_model),
             first_qkv=array("first_qkv", n_tokens, 3 * inner),
-            qkv=array("qkv", n - 1, 3 * inner, d_model),
-            output=array("output", n, d_model, inner),
-            wide=array("wide", n, d_ff, d_model),
-            narrow=array("narrow", n, d_model, d_ff),
+            qkv=reader.panels("encoder.qkv", 3 * inner, d_model, n - 1),
+            output=reader.panels("encoder.output", d_model, inner, n),
+            wide=reader.panels("encoder.wide", d_ff, d_model, n),
+            narrow=reader.panels("encoder.narrow", d_model, d_ff, n),
             bias=array("bias", n_heads, 2 * longest - 1),
             gain=array("gain", d_model),
             eps=array("eps", 1),
-            nothing=np.zeros(max(3 * inner, d_ff, d_model), np.float32),
+            nothing=np.zeros(max(3 * inner, d_ff, d_model) + PANEL, np.float32),
         )
         self.first_code = 1 + np.cumsum([0, *self.codes.sizes[:-1]]).astype(np.int64)
 
