@@ -11,7 +11,6 @@ from torch import nn
 
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
-from recbole_sid.fast.compiled.arrays import filled_up, in_panels
 from recbole_sid.fast.compiled_memory import transitions
 from recbole_sid.fast.compiled_scorer import can_compile, compiled_heads, compiled_places, compiled_prefixes
 from recbole_sid.fast.factorised import FactorisedHeads
@@ -30,11 +29,6 @@ def array(tensor: torch.Tensor) -> np.ndarray:
 def linear(at: str, layer: Any) -> Arrays:
     """Return a linear map under names that begin with `at`: weight [outputs, inputs] and bias."""
     return {f"{at}.weight": array(layer.weight), f"{at}.bias": array(layer.bias)}
-
-
-def packed(at: str, layer: Any) -> Arrays:
-    """Return a linear map under names that begin with `at`, as compiled products read it."""
-    return {f"{at}.weight": in_panels(array(layer.weight)), f"{at}.bias": filled_up(array(layer.bias))}
 
 
 def norm(at: str, layer: Any) -> Arrays:
@@ -115,8 +109,7 @@ def _heads(model: Any) -> Arrays:
     arrays = {f"heads.{name}": value for name, value in found._asdict().items() if not name.endswith("_start")}
     n_levels = len(found.gain)
     weight, bias = (array(part.unflatten(0, (n_levels, -1))) for part in (heads.user_weight, heads.user_bias))
-    user = {"heads.user.weight": in_panels(weight), "heads.user.bias": filled_up(bias)}
-    return {**arrays, **user}
+    return {**arrays, "heads.user.weight": weight, "heads.user.bias": bias}
 
 
 def trie_arrays(trie: Trie, n_items: int) -> Arrays:
@@ -132,13 +125,13 @@ def _readout(readout: Readout) -> Arrays:
     form = readout.absorbed.get(readout)
     wide, narrow = readout.ffn[0], readout.ffn[-1]
     return {
-        **packed("readout.query", readout.query),
-        "readout.keys": in_panels(array(form.keys)),
-        "readout.values": in_panels(array(form.values)),
+        **linear("readout.query", readout.query),
+        "readout.keys": array(form.keys),
+        "readout.values": array(form.values),
         **norm("readout.norm1", readout.norm1),
         **norm("readout.norm2", readout.norm2),
-        **packed("readout.wide", wide),
-        **packed("readout.narrow", narrow),
+        **linear("readout.wide", wide),
+        **linear("readout.narrow", narrow),
     }
 
 
@@ -155,7 +148,7 @@ def _readout_settings(readout: Readout) -> dict[str, Any]:
 
 def _item_head(head: ItemHead) -> Arrays:
     return {
-        "item_head.context": in_panels(array(head.context.weight)),
+        "item_head.context": array(head.context.weight),
         **norm("item_head.norm", head.norm),
         "item_head.table": array(head.table),
         "item_head.items": array(head.items),

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_sid.exporting.code_models import Arrays, array, form_of_codes, norm, packed, stacked
+from recbole_sid.exporting.code_models import Arrays, array, form_of_codes, linear, norm, stacked
 from recbole_sid.exporting.forms import Form
-from recbole_sid.fast.compiled.arrays import filled_up, in_panels
 from recbole_sid.nn.item_encoder import (
     HEADS,
     ItemEmbedding,
@@ -71,16 +70,16 @@ def _layer(layer: MixingLayer) -> Arrays:
     arrays = {
         **norm("mixing_norm", layer.mixing_norm),
         **norm("mlp_norm", layer.mlp_norm),
-        **packed("wide", layer.mlp[0]),
-        **packed("narrow", layer.mlp[-1]),
+        **linear("wide", layer.mlp[0]),
+        **linear("narrow", layer.mlp[-1]),
     }
     if isinstance(mixing, PositionMixing):
-        return {**arrays, "matrix": array(mixing.weight), **packed("mean", mixing.mean)}
+        return {**arrays, "matrix": array(mixing.weight), **linear("mean", mixing.mean)}
     d_model = mixing.out.out_features
     scale = torch.ones(3 * d_model, 1)
     scale[:d_model] = (d_model // HEADS) ** -0.5  # of queries
     qkv = {
-        "qkv.weight": in_panels(array(mixing.qkv.weight * scale)),
-        "qkv.bias": filled_up(array(mixing.qkv.bias * scale[:, 0])),
+        "qkv.weight": array(mixing.qkv.weight * scale),
+        "qkv.bias": array(mixing.qkv.bias * scale[:, 0]),
     }
-    return {**arrays, **qkv, **packed("out", mixing.out)}
+    return {**arrays, **qkv, **linear("out", mixing.out)}

@@ -11,7 +11,6 @@ from recbole_sid.errors import InputError
 from recbole_sid.exporting.code_models import Arrays, array, form_of_codes, linear, norm, stacked
 from recbole_sid.exporting.forms import Form
 from recbole_sid.exporting.items import form_of_item_model
-from recbole_sid.fast.compiled.arrays import in_panels
 from recbole_sid.fast.t5 import EncoderLayer
 from recbole_sid.fast.t5_parts import FeedForwardWeights, eps, folded, gain, transposed, unit_rows
 from recbole_sid.nn.item_encoder import ItemEncoder
@@ -70,16 +69,16 @@ def _t5(encoder: T5Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
     of_layers = stacked(
         [
             {
-                "output": in_panels(array(layer.output.T)),
-                "wide": in_panels(array(layer.feed_forward.wi.T)),
-                "narrow": in_panels(array(layer.feed_forward.wo.T)),
+                "output": array(layer.output.T),
+                "wide": array(layer.feed_forward.wi.T),
+                "narrow": array(layer.feed_forward.wo.T),
             }
             for layer in layers
         ]
     )
     inner3, d_model = layers[0].qkv.shape[1], len(layers[0].qkv)
-    qkv = [in_panels(array(layer.qkv.T)) for layer in layers[1:]]  # that of the first is a table over tokens
-    arrays["encoder.qkv"] = np.stack(qkv) if qkv else in_panels(np.empty((0, inner3, d_model), np.float32))
+    qkv = [array(layer.qkv.T) for layer in layers[1:]]  # that of the first is a table over tokens
+    arrays["encoder.qkv"] = np.stack(qkv) if qkv else np.empty((0, inner3, d_model), np.float32)
     arrays |= {f"encoder.{name}": value for name, value in of_layers.items()}
     sizes = {
         "encoder_layers": len(layers),

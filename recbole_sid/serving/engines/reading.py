@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from recbole_sid.errors import InputError
-from recbole_sid.fast.compiled.arrays import PANEL
+from recbole_sid.fast.compiled.arrays import filled_up, in_panels
 
 # Of anything that is counted in settings: sizes, windows, beams.
 _LARGEST = 1 << 30
@@ -41,12 +41,12 @@ class Reader:
         return _usable(found)
 
     def panels(self, name: str, n_out: int, n_in: int, *above: int) -> np.ndarray:
-        """Return weights [*above, n_out, n_in] that `in_panels` packed."""
-        return self.array(name, np.float32, *above, -(-n_out // PANEL), n_in, PANEL)
+        """Return weights [*above, n_out, n_in] as compiled products read them."""
+        return in_panels(self.array(name, np.float32, *above, n_out, n_in))
 
     def bias(self, name: str, n_out: int, *above: int) -> np.ndarray:
-        """Return biases [*above, n_out] that are filled up as the panels of their weights."""
-        return self.array(name, np.float32, *above, -(-n_out // PANEL) * PANEL)
+        """Return biases [*above, n_out] as compiled products read them."""
+        return filled_up(self.array(name, np.float32, *above, n_out))
 
     def within(self, name: str, values: np.ndarray, least: int, below: int) -> None:
         """Refuse `values` of an array that are not from `least` to `below` - 1."""
