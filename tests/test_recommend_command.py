@@ -22,7 +22,7 @@ from recbole_sid.cli import main
 from recbole_sid.exporting.card import model_card
 from recbole_sid.exporting.export import export_model
 from recbole_sid.exporting.trained import TrainedEngine
-from recbole_sid.serving import Recommender, answering
+from recbole_sid.serving import Recommender, answering, history_files
 from recbole_sid.serving.bundle import HISTORIES, ITEMS, WEIGHTS
 from recbole_sid.serving.bundle_files import write_bundle
 from recbole_sid.serving.catalogue import Catalogue
@@ -220,6 +220,49 @@ def test_bad_rows_of_parquet(
     assert main(["recommend", bundle, "--histories=h.parquet", "--output=out.jsonl"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["h.jsonl", "h.csv", "h.parquet"])
+def test_batches_are_of_bounded_size(
+    bundle: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(history_files, "LONGEST_HISTORY", 7)
+    file = write_histories(name, USERS, "rows")
+    batches = list(history_files.read_histories(file, 100))
+    assert [user for batch in batches for user in batch.users] == list(USERS)
+    assert [list(batch.histories.ids) for batch in batches] == [
+        [item for user in batch.users for item in USERS[user]] for batch in batches
+    ]
+    sizes = [len(batch.histories.ids) for batch in batches]
+    assert len(sizes) > 1
+    assert max(sizes) < 2 * 7
+    write_histories(name, {"a": ["i1"], "b": [f"i{item}" for item in range(1, 10)]}, "rows")
+    if name != "h.jsonl":  # there a line is bounded
+        assert main(["recommend", bundle, f"--histories={name}", "--output=out.jsonl"]) == 2
+        assert "over 7 items" in capsys.readouterr().err
+
+
+def test_lines_and_ids_are_of_bounded_length(
+    bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet.write_table(pa.table({"user": ["a"], "items": [["i1", "i" * 5000]]}), "h.parquet")
+    assert main(["recommend", bundle, "--histories=h.parquet", "--output=out.jsonl"]) == 2
+    assert "'h.parquet' has an id of over 4,096 bytes in items" in capsys.readouterr().err
+    monkeypatch.setattr(history_files, "LONGEST_LINE", 20)
+    for name in ("h.jsonl", "h.csv"):
+        write_histories(name, USERS, "lists")
+        assert main(["recommend", bundle, f"--histories={name}", "--output=out.jsonl"]) == 2
+        assert "has over 20 characters" in capsys.readouterr().err
+
+
+def test_long_lists_are_answered_for_fewer_users_at_a_time(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, wish = Recommender.load(bundle), answering.Wish(k=10**9)
+    assert answering.batch_size(ours, answering.Wish(k=2)) == 3
+    monkeypatch.setattr(answering, "_LISTED", 2 * N)
+    assert answering.batch_size(ours, wish) == 1
+    file = write_histories("h.jsonl", USERS)
+    assert main(["recommend", bundle, f"--histories={file}", "--k=1000000000", "--output=out.jsonl"]) == 0
+    check(read_lists("out.jsonl"), ours.recommend(list(USERS.values()), N), list(USERS))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from recbole_sid.serving.recommendations import Recommendations
 from recbole_sid.serving.recommender import Recommender
 from recbole_sid.util.progress import progress
 
-BATCH = 1024  # users in memory at a time
+BATCH = 1024  # users in memory at a time, fewer if their lists are long
+_LISTED = 1 << 22  # items of the lists of a batch
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ def answer(recommender: Recommender, batch: HistoryBatch, wish: Wish) -> Recomme
     return recommender.recommend(batch.histories, wish.k, wish.exclude, wish.items, wish.on_unknown, batch.users)
 
 
+def batch_size(recommender: Recommender, wish: Wish) -> int:
+    """Return how many users are answered at a time."""
+    return max(1, min(BATCH, _LISTED // min(wish.k, recommender.engine.n_items)))
+
+
 def answer_file(
     recommender: Recommender, histories: str | Path, output: str | Path, wish: Wish, show_progress: bool = True
 ) -> Count:
@@ -65,7 +71,7 @@ def answer_file(
     Raises:
         InputError: if a file is of the wrong kind, or a row cannot be used (names file and row); nothing is written.
     """
-    answers = (answer(recommender, batch, wish) for batch in read_histories(histories, BATCH))
+    answers = (answer(recommender, batch, wish) for batch in read_histories(histories, batch_size(recommender, wish)))
     return _written(answers, output, show_progress)
 
 
@@ -77,13 +83,14 @@ def answer_users(
     Raises:
         InputError: if it holds no histories, or the output is of the wrong kind.
     """
-    parts = _parts(users) if users is not None else recommender.known_users(BATCH)
+    size = batch_size(recommender, wish)
+    parts = _parts(users, size) if users is not None else recommender.known_users(size)
     answers = (recommender.recommend_users(part, wish.k, wish.exclude, wish.items, wish.on_unknown) for part in parts)
     return _written(answers, output, show_progress)
 
 
-def _parts(users: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (users[start : start + BATCH] for start in range(0, len(users), BATCH))
+def _parts(users: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (users[start : start + size] for start in range(0, len(users), size))
 
 
 def _written(answers: Iterable[Recommendations], output: str | Path, show_progress: bool) -> Count:

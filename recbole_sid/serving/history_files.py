@@ -12,7 +12,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby, islice
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -20,8 +20,11 @@ import numpy as np
 
 from recbole_sid.errors import InputError, first_line, nearest
 from recbole_sid.serving.asked import FlatLists, flat
+from recbole_sid.util.item_tokens import LONGEST_TOKEN
+from recbole_sid.util.reading import check_parquet
 
 LONGEST_LINE = 1 << 22  # characters
+LONGEST_HISTORY = 1 << 20  # items; a batch ends behind the history that brings it to so many
 _NAMES = {"user": ("user", "user_id"), "item": ("item", "item_id"), "time": ("time", "timestamp"), "items": ("items",)}
 
 
@@ -41,7 +44,7 @@ Reader = Callable[[Path, int], Iterator[HistoryBatch]]
 
 
 def read_histories(path: str | Path, batch_size: int) -> Iterator[HistoryBatch]:
-    """Yield the histories of a file in batches of at most `batch_size` users.
+    """Yield the histories of a file in batches of at most `batch_size` users, and of bounded size.
 
     Raises:
         InputError: if the file is missing, damaged or of another kind, or has a row that cannot be used (names it).
@@ -156,12 +159,16 @@ def _grouped(
                 f"Line {first} of '{path}' is of the user '{user[:50]}', whose rows ended before: sort them by user."
             )
         done.add(hash(user))
-        if of_time is None:
-            yield user, [row[of_item] for row in group]
-        else:
-            timed = [(_time(row[of_time], rows.line_num, path), row[of_item]) for row in group]
-            timed.sort(key=lambda pair: pair[0])  # stable: equal times keep their order
-            yield user, [item for _, item in timed]
+        items: list[str] = []
+        times: list[float] = []
+        for row in group:
+            items.append(row[of_item])
+            if of_time is not None:
+                times.append(_time(row[of_time], rows.line_num, path))
+            if len(items) > LONGEST_HISTORY:
+                raise InputError(f"Line {rows.line_num} of '{path}' is of a user with over {LONGEST_HISTORY:,} items.")
+        order = sorted(range(len(times)), key=times.__getitem__)  # stable: equal times keep their order
+        yield user, [items[place] for place in order] if times else items
 
 
 def _time(text: str, line: int, path: Path) -> float:
@@ -182,6 +189,11 @@ def _parquet(path: Path, batch_size: int) -> Iterator[HistoryBatch]:
         raise InputError(f"Reading '{path}' needs a Parquet library: pip install pyarrow.") from error
     try:
         with parquet.ParquetFile(path) as file:
+            check_parquet(file, path)
+            leaves = [file.schema.column(number) for number in range(file.metadata.num_columns)]
+            # A text that stands in many rows is read once; Arrow cannot do that inside lists.
+            texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and "." not in leaf.path]
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:
             names = file.schema_arrow.names
             chosen = [_column(names, key) for key in ("user", "items")]
             if None in chosen:
@@ -191,11 +203,24 @@ def _parquet(path: Path, batch_size: int) -> Iterator[HistoryBatch]:
             columns = [names[column] for column in chosen if column is not None]
             done = 0
             for batch in file.iter_batches(batch_size, columns=columns):
-                users, items = (batch.column(name) for name in columns)
-                yield HistoryBatch(texts_of(users, "user", path, done).to_pylist(), lists_of(items, path, done))
-                done += len(batch)
+                for part in _bounded(batch, columns[1], path, done):
+                    users = texts_of(part.column(columns[0]), "user", path, done)
+                    yield HistoryBatch(users.to_pylist(), lists_of(part.column(columns[1]), path, done))
+                    done += len(part)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"'{path}' is no Parquet file that can be read ({first_line(error)}).") from error
+
+
+def _bounded(batch: Any, column: str, path: Path, first: int) -> Iterator[Any]:
+    """Yield parts of a batch with some `LONGEST_HISTORY` items each; `first` is the number of its first row."""
+    sizes = _sizes(batch.column(column), path)
+    if len(sizes) and sizes.max() > LONGEST_HISTORY:
+        row = first + int(sizes.argmax()) + 1
+        raise InputError(f"Row {row} of '{path}' has over {LONGEST_HISTORY:,} items: it is damaged.")
+    part = np.cumsum(sizes) // LONGEST_HISTORY
+    starts = np.flatnonzero(np.diff(part, prepend=-1))
+    for start, end in pairwise([*starts.tolist(), len(sizes)]):
+        yield batch.slice(start, end - start)
 
 
 def lists_of(column: Any, path: str | Path, first: int) -> FlatLists:
@@ -204,19 +229,25 @@ def lists_of(column: Any, path: str | Path, first: int) -> FlatLists:
     Raises:
         InputError: if it is another column, or a row of it cannot be used.
     """
-    import pyarrow as pa
-
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise InputError(f"'{path}' has items of the type {kind}: they must be lists of ids.")
+    lengths = _sizes(column, path)
     _refuse_nulls(column, "items", path, first)
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     values = column.flatten()
     if values.null_count:
         value = values.is_null().index(True).as_py()
         row = int(np.cumsum(lengths).searchsorted(value, side="right"))
         raise InputError(f"Row {first + row + 1} of '{path}' has a missing id among its items: mend or remove it.")
     return FlatLists(texts_of(values, "items", path, first).to_pylist(), lengths)
+
+
+def _sizes(column: Any, path: str | Path) -> np.ndarray:
+    """Return how many items the lists of an Arrow column have, int64 [n]; 0 where one is missing."""
+    import pyarrow as pa
+
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        raise InputError(f"'{path}' has items of the type {kind}: they must be lists of ids.")
+    return column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def texts_of(column: Any, name: str, path: str | Path, first: int) -> Any:
@@ -226,11 +257,16 @@ def texts_of(column: Any, name: str, path: str | Path, first: int) -> Any:
         InputError: if it holds something else than texts and whole numbers, or nothing in a row.
     """
     import pyarrow as pa
+    from pyarrow import compute
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise InputError(f"'{path}' has ids of the type {kind} in {name}: they must be texts.")
     _refuse_nulls(column, name, path, first)
+    if not pa.types.is_integer(kind):
+        texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+        if (compute.max(compute.binary_length(texts)).as_py() or 0) > LONGEST_TOKEN:
+            raise InputError(f"'{path}' has an id of over {LONGEST_TOKEN:,} bytes in {name}: it is damaged.")
     return column.cast(pa.large_string())
 
 
@@ -264,8 +300,18 @@ def _lines(stream: TextIO, path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def _batched(rows: Iterator[tuple[str, list[str]]], batch_size: int) -> Iterator[HistoryBatch]:
-    while batch := list(islice(rows, batch_size)):
-        yield HistoryBatch([user for user, _ in batch], flat([items for _, items in batch]))
+    users: list[str] = []
+    lists: list[list[str]] = []
+    size = 0
+    for user, items in rows:
+        users.append(user)
+        lists.append(items)
+        size += len(items)
+        if len(users) == batch_size or size >= LONGEST_HISTORY:
+            yield HistoryBatch(users, flat(lists))
+            users, lists, size = [], [], 0
+    if users:
+        yield HistoryBatch(users, flat(lists))
 
 
 READERS: Mapping[str, Reader] = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}

@@ -331,15 +331,11 @@ def read_parquet(path: str | os.PathLike[str], columns: Sequence[str] | None = N
     except ImportError as error:
         raise InputError(f"Reading '{path}' needs a Parquet library: pip install pyarrow.") from error
     with parquet.ParquetFile(path) as file:
-        schema, metadata = file.schema, file.metadata
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        chunks = [group.column(number) for group in groups for number in range(metadata.num_columns)]
-        n_values = sum(max(chunk.num_values, 0) for chunk in chunks) + metadata.num_rows
-        _refuse_unfolding(max(8 * n_values, sum(chunk.total_uncompressed_size for chunk in chunks)), path)
+        check_parquet(file, path)
         for name in columns or ():
             if name not in file.schema_arrow.names:
                 raise pa.ArrowInvalid(f"it has no column '{name}'")
-        leaves = [schema.column(number) for number in range(metadata.num_columns)]
+        leaves = [file.schema.column(number) for number in range(file.metadata.num_columns)]
     # Text is read as numbers into a dictionary: a text of megabytes may stand in every row and be stored once.
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and "." not in leaf.path]
     with parquet.ParquetFile(path, read_dictionary=texts) as file:
@@ -349,6 +345,19 @@ def read_parquet(path: str | os.PathLike[str], columns: Sequence[str] | None = N
             _refuse_unfolding(_text_bytes(column), path)
             table = table.set_column(position, table.column_names[position], column.cast(column.type.value_type))
     return table
+
+
+def check_parquet(file: Any, path: str | os.PathLike[str]) -> None:
+    """Refuse an open Parquet file that unfolds to more than it should, one text that stands in many rows counted once.
+
+    Raises:
+        InputError: if it does.
+    """
+    metadata = file.metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(metadata.num_columns)]
+    n_values = sum(max(chunk.num_values, 0) for chunk in chunks) + metadata.num_rows
+    _refuse_unfolding(max(8 * n_values, sum(chunk.total_uncompressed_size for chunk in chunks)), path)
 
 
 def _text_bytes(column: Any) -> int:
