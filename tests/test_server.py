@@ -19,11 +19,12 @@ import pytest
 from fastapi.testclient import TestClient
 from served_bundles import ENGINE, TITLES, WHERE, Counting, write
 
-from recbole_sid.cli import main, parse
+import recbole_sid
+from recbole_sid.cli import COMMANDS, main, parse
 from recbole_sid.errors import InputError
 from recbole_sid.serving.engine import ENGINES
 from recbole_sid.serving.recommender import Recommender
-from recbole_sid.serving.server.app import create_app
+from recbole_sid.serving.server.app import STATIC, create_app
 from recbole_sid.serving.server.batching import Batcher
 from recbole_sid.serving.server.errors import Refused
 from recbole_sid.serving.server.limits import Limits
@@ -505,3 +506,20 @@ def test_a_process_finishes_what_it_took(bundles: dict[str, Path]) -> None:
         process.kill()
         process.stderr.close()  # type: ignore[union-attr]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
+
+
+def test_the_page_is_packaged() -> None:
+    root = Path(recbole_sid.__file__).parent.parent
+    assert '"recbole_sid.serving.server": ["static/*"]' in (root / "setup.py").read_text(encoding="utf-8")
+    assert {file.name for file in STATIC.iterdir()} == {"index.html", "page.js", "style.css", "icon.svg"}
+
+
+def test_the_document_names_every_path_and_option(client: TestClient) -> None:
+    """docs/serving.md is written by hand: it knows what there is."""
+    text = (Path(recbole_sid.__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    section = text.split("\n## A server\n")[1].split("\n## ")[0]
+    paths = {path for path in client.get("/openapi.json").json()["paths"]}
+    assert paths == {path for path in re.findall(r"/[a-z]+", section) if path in paths}
+    options = {option.name for option in COMMANDS["serve"].options} - {"port", "access_log"}
+    assert options == {name for name in re.findall(r"--([a-z_]+)", section) if name in options}
+    assert set(re.findall(r"`--([a-z_]+)", section)) <= options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +50,10 @@ class Loaded:
         bundle = Bundle.load(path)
         recommender = Recommender.of_bundle(bundle)
         catalogue, manifest = recommender.catalogue, bundle.manifest
-        recommender.recommend([catalogue.tokens(catalogue.popular[:2])], k=1)
+        known = catalogue.tokens(catalogue.popular[:2])
+        recommender.recommend([known], k=1)
+        with suppress(NotImplementedError):  # an engine may not know how to explain
+            recommender.explain(known, known[0])
         about = {name: manifest[name] for name in _SHOWN}  # type: ignore[literal-required]
         about |= {"version": bundle.identity, "items": catalogue.n_items - 1, "titles": bool(catalogue.fields)}
         return cls(recommender, bundle.identity, about)

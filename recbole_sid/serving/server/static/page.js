@@ -210,9 +210,10 @@ function showNote(panel, text, bad) {
 
 function showList(panel, answer, roundTrip) {
   const list = answer.lists[0];
-  const best = Math.exp(list.scores[0] ?? -Infinity) || 1;
-  panel.rows = list.items.map((item, n) => row(panel, item, list.titles[n] || item, n, list.scores[n], best));
+  panel.rows = list.items.map((item, n) => row(panel, item, list.titles[n] || item, n));
+  if (list.how === "popularity") showProbabilities(panel, list.scores.map(Math.exp), []);
   panel.element.classList.remove("old");
+  panel.element.querySelector(".items").classList.remove("with-memory");
   panel.element.querySelector(".items").replaceChildren(...panel.rows.map(({ element }) => element));
   panel.element.querySelector(".speed").textContent = `${answer.milliseconds.toFixed(1)} ms · ${roundTrip.toFixed(0)} ms round trip`;
   const popular = list.how === "popularity" ? "Nothing of this history is known to the model: these are the most popular items." : "";
@@ -222,15 +223,12 @@ function showList(panel, answer, roundTrip) {
   say(`${panel.rows.length} items by ${panel.model} in ${answer.milliseconds.toFixed(1)} milliseconds.`);
 }
 
-function row(panel, item, title, n, score, best) {
+function row(panel, item, title, n) {
   const element = $("row").content.firstElementChild.cloneNode(true);
   const part = (name) => element.querySelector(`.${name}`);
-  const probability = score === null ? null : Math.exp(score);
   part("rank").textContent = n + 1;
   part("title").textContent = title;
   part("open").title = title;
-  part("probability").textContent = percent(probability);
-  part("of-model").style.width = `${100 * (probability ?? 0) / best}%`;
   part("why").id = `why-${panel.number}-${n}`;
   part("open").setAttribute("aria-controls", part("why").id);
   part("open").addEventListener("click", () => {
@@ -242,43 +240,55 @@ function row(panel, item, title, n, score, best) {
   part("add").setAttribute("aria-label", `Add ${title} to the history`);
   part("add").title = "Add to the history";
   part("add").addEventListener("click", () => add({ item, title }));
-  return { element, item, title, part, probability, best };
+  return { element, item, title, part };
 }
 
 function markTwins() {
   if (state.panels.length < 2) return;
   state.panels.forEach((panel, side) => {
+    panel.element.querySelector(".items").classList.add("with-twins");
     const places = new Map(state.panels[1 - side].rows.map(({ item }, n) => [item, n + 1]));
     panel.rows.forEach(({ item, part }) => {
       part("twin").hidden = !places.has(item);
-      part("twin").textContent = `#${places.get(item)} ${side ? "left" : "right"}`;
+      part("twin").textContent = `also #${places.get(item)}`;
+      part("twin").title = "Its place in the other list";
     });
   });
 }
 
 // ---------------------------------------------------------------- why
 
+// Scores order a list; probabilities are what the model makes of an item, as its explanation has them.
 async function explainIn(panel, history, signal) {
-  const items = panel.rows.map(({ item }) => item);
+  const items = panel.rows.map(({ item }) => item), found = [];
   for (let start = 0; start < items.length; start += 25) {
     const part = items.slice(start, start + 25);
-    const found = (await ask("/explain", { model: panel.model, history, items: part }, signal)).explanations;
-    found.forEach((explanation, n) => showWhy(panel.rows[start + n], explanation));
+    found.push(...(await ask("/explain", { model: panel.model, history, items: part }, signal)).explanations);
   }
+  found.forEach((explanation, n) => showWhy(panel.rows[n], explanation));
+  showProbabilities(panel, found.map(({ probability }) => probability), found.map(shareOf));
 }
 
-function showWhy(row, { probability, levels, parts, remembered }) {
-  const share = probability > 0 ? Math.min(1, (parts.memory ?? 0) / probability) : 0;
-  if (share >= 0.005) {
-    row.part("share").hidden = false;
-    row.part("share").textContent = `memory ${Math.round(100 * share)}%`;
-    const width = 100 * row.probability / row.best;
-    row.part("of-model").style.width = `${width * (1 - share)}%`;
-    row.part("of-memory").style.width = `${width * share}%`;
-  }
-  const told = [made("p", "full", row.title)];
+const shareOf = ({ probability, parts }) => (probability > 0 ? Math.min(1, (parts.memory ?? 0) / probability) : 0);
+
+function showProbabilities(panel, probabilities, shares) {
+  const most = Math.max(...probabilities, 1e-12);
+  panel.element.querySelector(".items").classList.toggle("with-memory", shares.some((share) => share >= 0.005));
+  panel.rows.forEach(({ part }, n) => {
+    const width = 100 * (probabilities[n] ?? 0) / most, share = shares[n] ?? 0;
+    part("probability").textContent = percent(probabilities[n]);
+    part("share").hidden = share < 0.005;
+    part("share").textContent = `memory ${Math.round(100 * share)}%`;
+    part("of-model").style.width = `${width * (1 - share)}%`;
+    part("of-memory").style.width = `${width * share}%`;
+  });
+}
+
+function showWhy(row, explanation) {
+  const { probability, levels, parts, remembered } = explanation;
+  const told = row.title.length > 40 ? [made("p", "full", row.title)] : [];
   if (levels.length) told.push(path(levels));
-  told.push(partsOf(parts, probability, share));
+  told.push(partsOf(parts, probability, shareOf(explanation)));
   if (remembered.length) {
     const names = remembered.map((id) => state.history.find(({ item }) => item === id)?.title || id);
     told.push(made("p", "hint", `Seen to follow: ${[...new Set(names)].join(", ")}`));
