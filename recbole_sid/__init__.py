@@ -4,6 +4,6 @@ Importing the package imports neither RecBole nor torch, so that help and versio
 patched when the first module that needs it imports `recbole_sid.compat`.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = ["__version__"]
