@@ -18,12 +18,18 @@ from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
 from recbole_sid.exporting.forms import Form, form_of
+from recbole_sid.fast.compiled.arrays import filled_up, in_panels
 from recbole_sid.fast.compiled_scorer import is_usable
 from recbole_sid.memory import Numbers
 from recbole_sid.registry import get_model
 from recbole_sid.serving.engine import Histories, engine_named
 
-pytestmark = pytest.mark.skipif(not is_usable(), reason="numba is not installed")
+pytest.importorskip("numba")
+from recbole_sid.fast.compiled.jit import jit
+from recbole_sid.fast.compiled.products import affine
+from recbole_sid.serving.engines import code_ranking
+
+pytestmark = pytest.mark.skipif(not is_usable(), reason="numba does not work")
 
 NUMBERS = Numbers(hops=2, hop_decay=0.5, window=3, window_decay=0.4, pseudo_counts=0.7)
 Made = tuple[Any, Any, Any]  # the model, rows of the data, its engine
@@ -210,6 +216,42 @@ def test_wrong_numbers_are_refused(make: Callable[..., Made]) -> None:
             engine.rank(Histories(np.array([[item]]), np.array([1])), 3)
         with pytest.raises(InputError, match="numbered"):
             engine.scores(Histories(np.array([[1]]), np.array([1])), np.array([item]))
+
+
+def test_parts_and_threads_change_nothing(make: Callable[..., Made]) -> None:
+    model, rows, engine = make("SIDMLPHybrid", memory="transitions")
+    histories = Histories(*(np.tile(part, (6, 1)[: part.ndim]) for part in histories_of(model, rows)))
+    assert len(histories.items) > 64
+    expected = engine.rank(histories, 5), engine.all_scores(histories)
+    engine.n_threads = 2
+    for mine, theirs in zip(engine.rank(histories, 5), expected[0], strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    np.testing.assert_allclose(engine.all_scores(histories), expected[1], atol=1e-4)
+    # Columns of other kinds of arrays are those of a wider batch.
+    some = Histories(histories.items[::2], histories.lengths[::2].astype(np.int32))
+    np.testing.assert_array_equal(engine.rank(some, 5)[0], expected[0][0][::2])
+
+
+def test_it_is_said_that_loops_have_to_be_compiled(
+    form: Form, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_named(form.engine)
+    engine.of(form.arrays, stored(form)).prepare()
+    assert "compiled" not in caplog.text
+    monkeypatch.setattr(code_ranking, "search_codes", jit(lambda x: x))  # one that never was
+    engine.of(form.arrays, stored(form))
+    assert caplog.text.count("The first answer takes a minute: its loops have to be compiled") == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 11])
+@pytest.mark.parametrize(("k", "m"), [(1, 1), (16, 63), (7, 64), (128, 65), (24, 200)])
+def test_products_in_panels(n: int, k: int, m: int) -> None:
+    rng = np.random.default_rng(n)
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((n, k), (m, k), (m,)))
+    out = np.full((n + 1, m), np.nan, np.float32)
+    affine(x, in_panels(weight), filled_up(bias), out[:n])
+    np.testing.assert_allclose(out[:n], x @ weight.T + bias, rtol=1e-4, atol=1e-4)
+    assert np.isnan(out[n]).all()  # what lies behind is left alone
 
 
 def test_weights_that_are_no_numbers_are_refused(make: Callable[..., Made]) -> None:

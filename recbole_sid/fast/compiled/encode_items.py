@@ -9,7 +9,7 @@ import numpy as np
 from recbole_sid.fast.compiled.arrays import Places, Prefixes
 from recbole_sid.fast.compiled.heads import gelu_in_place
 from recbole_sid.fast.compiled.jit import jit
-from recbole_sid.fast.compiled.layers import add_rows, attend, norm_rows, weighted_sum
+from recbole_sid.fast.compiled.layers import add_rows, attend, copy, norm_rows, weighted_sum
 from recbole_sid.fast.compiled.products import affine
 
 
@@ -99,7 +99,7 @@ def _embed(
         first, n = starts[user], starts[user + 1] - starts[user]
         for recency in range(n):
             nodes, x = places.nodes[items[user, n - 1 - recency]], states[first + recency]
-            x[:] = layers.position[recency]
+            copy(layers.position[recency], x)
             for level in range(n_levels):
                 if nodes[level] >= 0:
                     code = prefixes.code[prefixes.code_at[level] + nodes[level]]
@@ -119,7 +119,8 @@ def _mix_by_position(
     mixed, ones = np.empty(width, np.float32), np.empty(layers.matrix.shape[1], np.float32)
     for user in range(n_users):
         n = starts[user + 1] - starts[user]
-        ones[:n] = np.float32(1) / np.float32(n)
+        for place in range(n):
+            ones[place] = np.float32(1) / np.float32(n)
         weighted_sum(normed, starts[user], starts[user + 1], 0, ones[:n], means[user])
     affine(means, layers.mean[number], layers.mean_bias[number], mapped)
     for user in range(n_users):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recbole_sid.fast.compiled.jit import jit
-from recbole_sid.fast.compiled.layers import add_rows, attend, relu_rows, unit_rows
+from recbole_sid.fast.compiled.layers import add_rows, attend, copy, relu_rows, unit_rows
 from recbole_sid.fast.compiled.products import affine
 
 # Rows that are worked on together: what is computed of them stays in the second-level cache.
@@ -61,7 +61,8 @@ def _encode(layers: T5Layers, tokens: np.ndarray, starts: np.ndarray, x: np.ndar
     context, wide = np.empty((n, inner), np.float32), np.empty((n, layers.narrow.shape[2]), np.float32)
     weights = np.empty(n, np.float32)
     for row in range(n):
-        x[row], qkv[row] = layers.embedding[tokens[row]], layers.first_qkv[tokens[row]]
+        copy(layers.embedding[tokens[row]], x[row])
+        copy(layers.first_qkv[tokens[row]], qkv[row])
     for number in range(len(layers.output)):
         if number:
             unit_rows(x, eps, normed)

@@ -52,7 +52,8 @@ def items_of(places: Places, leaves: np.ndarray, of_leaves: np.ndarray, items: n
                 if held < items.shape[1]:
                     items[user, held], scores[user, held] = places.leaf_items[at], of_leaves[user, place]
                     held += 1
-        items[user, held:], scores[user, held:] = 0, NEVER
+        for place in range(held, items.shape[1]):
+            items[user, place], scores[user, place] = 0, NEVER
 
 
 @jit
@@ -119,7 +120,8 @@ def best_of(all_scores: np.ndarray, items: np.ndarray, scores: np.ndarray) -> No
             if all_scores[user, item] > NEVER:
                 held = offer(scores[user], items[user], held, all_scores[user, item], item)
         sort_heap(scores[user], items[user], held)
-        items[user, held:], scores[user, held:] = 0, NEVER
+        for place in range(held, items.shape[1]):
+            items[user, place], scores[user, place] = 0, NEVER
 
 
 @jit

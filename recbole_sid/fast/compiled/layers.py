@@ -11,6 +11,13 @@ _ONE, _ZERO = np.float32(1), np.float32(0)
 
 
 @jit
+def copy(x: np.ndarray, out: np.ndarray) -> None:
+    """Write x [n] to out [n]; an assignment of slices takes the compiler seconds."""
+    for k in range(len(x)):
+        out[k] = x[k]
+
+
+@jit
 def add_rows(x: np.ndarray, out: np.ndarray) -> None:
     """Add x [n, d] to out [n, d]."""
     for row in range(len(x)):
@@ -89,7 +96,8 @@ def dots_with(rows: np.ndarray, first: int, last: int, at: int, x: np.ndarray, o
 def weighted_sum(rows: np.ndarray, first: int, last: int, at: int, weights: np.ndarray, out: np.ndarray) -> None:
     """Write the sum of rows[first:last, at : at + d] times weights [last - first] to out [d]."""
     width = len(out)
-    out[:] = _ZERO
+    for k in range(width):
+        out[k] = _ZERO
     n = last - first
     for row in range(0, n - n % 4, 4):
         a, b = rows[first + row, at : at + width], rows[first + row + 1, at : at + width]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recbole_sid.fast.compiled.jit import jit
-from recbole_sid.fast.compiled.layers import add_rows, dots_with, norm_rows, relu_rows, softmax, weighted_sum
+from recbole_sid.fast.compiled.layers import add_rows, copy, dots_with, norm_rows, relu_rows, softmax, weighted_sum
 from recbole_sid.fast.compiled.products import affine
 
 
@@ -56,10 +56,11 @@ def read_out(
     shares = np.empty(longest, np.float32)
     for user in range(n_users):
         n = starts[user + 1] - starts[user]
-        shares[:n] = np.float32(1) / np.float32(n)
+        for place in range(n):
+            shares[place] = np.float32(1) / np.float32(n)
         weighted_sum(states, starts[user], starts[user + 1], 0, shares[:n], source[user, :width])
         if weights.query.shape[1] > width:
-            source[user, width:] = states[ends[user]]
+            copy(states[ends[user]], source[user, width:])
     n_queries, n_heads = len(context) // n_users, weights.values.shape[1] // width
     affine(source, weights.query, weights.query_bias, context.reshape(n_users, n_queries * width))
     keys = np.empty((len(context), n_heads * width), np.float32)
@@ -108,10 +109,10 @@ def ask(
     for level in range(n_levels):
         if n_queries > 1:
             for user in range(n_users):
-                own[user] = context[user * n_queries + level]
+                copy(context[user * n_queries + level], own[user])
         affine(own, weights.user[level], weights.user_bias[level], found)
         for user in range(n_users):
-            parts[user, level] = found[user]
+            copy(found[user], parts[user, level])
     if query.shape[1]:
         affine(context, weights.of_last, weights.nothing, query)
         for user in range(n_users):

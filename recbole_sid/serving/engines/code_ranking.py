@@ -6,7 +6,8 @@ Scores are those of `recbole_sid.model.base.SIDRecommender`: log p0, and with a 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,12 @@ from recbole_sid.fast.compiled import decoders, lookup
 from recbole_sid.fast.compiled.arrays import Looked, Mixing
 from recbole_sid.fast.compiled.asking import Asked, Model
 from recbole_sid.fast.compiled.first_level import best_of, order_ties
+from recbole_sid.fast.compiled.one_search import search_codes
 from recbole_sid.fast.compiled.recall import mix_in
 from recbole_sid.serving.engine import Histories
 from recbole_sid.serving.engines.item_scores import NumpyItemHead
 from recbole_sid.serving.engines.level_heads import Codes, LevelHeads, no_heads
-from recbole_sid.serving.engines.reading import Reader, check_items
+from recbole_sid.serving.engines.reading import Reader, announce, check_items
 from recbole_sid.serving.engines.readout import read_readout
 from recbole_sid.serving.engines.remembered import Remembered
 
@@ -90,6 +92,15 @@ class CodeEngine:
             raise InputError(f"The bundle's setting n_queries={n_queries} is not one, or one for each level.")
         self.model = Model(readout, arrays_of_heads, self.codes.prefixes, self.codes.places, n_queries)
         self._read(reader)
+        announce(search_codes)
+
+    def prepare(self) -> None:
+        """Have all loops ready that requests need: they are read from disk, or compiled."""
+        history, item = Histories(np.ones((1, 1), np.int64), np.ones(1, np.int64)), np.ones(1, np.int64)
+        self.rank(history, 1)
+        self.all_scores(history)
+        self.scores(history, item)
+        self.explain(history, item)
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> CodeEngine:
@@ -107,27 +118,25 @@ class CodeEngine:
     def rank(self, histories: Histories, width: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.rank`."""
         k = min(max(self.beam_size, width), self.n_items - 1)
-        parts = [self._best(part, k) for part in self._parts(histories)]
-        items, scores = (np.concatenate(part) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True))
-        if (items[:, 0] == 0).any():
+        items, scores = self._of_parts(lambda part: self._best(part, k), histories)
+        if not items[:, 0].all():
             raise InputError(_NOT_FINITE)
-        order_ties(items, scores)
         return items[:, :width], scores[:, :width]
 
     def all_scores(self, histories: Histories) -> np.ndarray:
         """As `Engine.all_scores`."""
-        return np.concatenate([self._all_scores(self.known(part)) for part in self._parts(histories)])
+        return self._of_parts(lambda part: (self._all_scores(self.known(part)),), histories)[0]
 
     def scores(self, histories: Histories, items: np.ndarray) -> np.ndarray:
         """As `Engine.scores`."""
         check_items(items, self.n_items)
-        return np.concatenate([self._scores(self.known(part), items) for part in self._parts(histories)])
+        return self._of_parts(lambda part: (self._scores(self.known(part), items),), histories)[0]
 
     def explain(self, histories: Histories, items: np.ndarray) -> list[dict[str, Any]]:
         """As `Engine.explain`."""
         check_items(items, self.n_items)
         check_items(histories.items, self.n_items)
-        known = self.known(histories)
+        known = self.known(_contiguous(histories))
         return [self._explanation(known, histories, user, item) for user, item in enumerate(items.tolist())]
 
     def known(self, histories: Histories, k: int = 1) -> Known:
@@ -144,30 +153,46 @@ class CodeEngine:
         self._ask(histories, asked)
         if np.isnan(asked.first[:, :1]).any():  # the other head would hide it
             raise InputError(_NOT_FINITE)
-        return Known(asked, None if self.memory is None else self.memory.look_up(histories, self.n_threads))
+        return Known(asked, None if self.memory is None else self.memory.look_up(histories, 1))
 
-    def _parts(self, histories: Histories) -> Iterator[Histories]:
-        """Yield the histories that are worked on together, contiguous: for others loops would be compiled again."""
+    def _of_parts(
+        self, work: Callable[[Histories], tuple[np.ndarray, ...]], histories: Histories
+    ) -> tuple[np.ndarray, ...]:
+        """Return what `work` does of histories: of parts that are worked on together, shared among the threads."""
         check_items(histories.items, self.n_items)
-        size = _USERS * self.n_threads
+        histories, n_users = _contiguous(histories), len(histories.items)
+        size = min(_USERS, -(-n_users // self.n_threads))
         if self.item_head is not None:
             size = min(size, max(1, _SCORES // self.n_items))
-        for first in range(0, len(histories.items), size):
-            part = (np.ascontiguousarray(column[first : first + size], np.int64) for column in histories)
-            yield Histories(*part)
+        if n_users <= size:
+            return work(histories)
+        parts = [
+            Histories(*(column[first : first + size] for column in histories)) for first in range(0, n_users, size)
+        ]
+        if self.n_threads > 1:
+            with ThreadPoolExecutor(self.n_threads) as threads:
+                found = list(threads.map(work, parts))
+        else:
+            found = [work(part) for part in parts]
+        return tuple(np.concatenate(columns) for columns in zip(*found, strict=True))
 
     def _best(self, histories: Histories, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best items int64 and scores, both [B, k], of histories that are worked on together."""
         known = self.known(histories, k)
         if self.heads is None or (self.item_head is not None and self.decoding != "beam"):
             return self._best_of_all(self._all_scores(known), k)
-        if self.item_head is None and known.looked is None:
-            return self.heads.search(known.asked, self.decoding, k, self.n_threads)
-        return self._best_of_mixture(known, k)
+        if self.item_head is not None or known.looked is not None:
+            return self._best_of_mixture(known, k)
+        if self.decoding != "beam":
+            return self.heads.exact(known.asked, k, 1)
+        items, scores = np.empty((len(histories.items), k), np.int64), np.empty((len(histories.items), k), np.float32)
+        search_codes(self.model, known.asked, k, items, scores)
+        return items, scores
 
     def _best_of_all(self, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         items, best = np.empty((len(scores), k), np.int64), np.empty((len(scores), k), np.float32)
         best_of(scores, items, best)
+        order_ties(items, best)
         return items, best
 
     def _best_of_mixture(self, known: Known, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,10 +209,12 @@ class CodeEngine:
             candidates = lookup.with_items(candidates, items)
         decoding = "beam" if self.decoding == "beam" else "exact"
         users = self.heads.users(known.asked)
-        return decoders.mixture(users, decoding, self.codes.places, mixing, candidates, k, self.n_threads)
+        items, scores = decoders.mixture(users, decoding, self.codes.places, mixing, candidates, k, 1)
+        order_ties(items, scores)
+        return items, scores
 
     def _all_scores(self, known: Known) -> np.ndarray:
-        parts = [] if self.heads is None else [self.heads.log_probs(known.asked, self.n_threads)]
+        parts = [] if self.heads is None else [self.heads.log_probs(known.asked, 1)]
         if self.item_head is not None:
             parts.append(self.item_head.log_probs(known.asked.query))
         return self._with_memory(self._mixed(parts), known.looked, np.arange(self.n_items))
@@ -239,3 +266,8 @@ class CodeEngine:
             "parts": parts,
             "remembered": remembered,
         }
+
+
+def _contiguous(histories: Histories) -> Histories:
+    """Return histories as loops are compiled for; for arrays of other kinds they would be compiled again."""
+    return Histories(*(np.ascontiguousarray(column, np.int64) for column in histories))

@@ -10,7 +10,7 @@ from recbole_sid.fast.compiled import decoders
 from recbole_sid.fast.compiled.arrays import Heads, Places, Prefixes
 from recbole_sid.fast.compiled.asking import Asked
 from recbole_sid.fast.compiled.decoders import Users
-from recbole_sid.fast.compiled.first_level import items_of, score_children, score_leaves
+from recbole_sid.fast.compiled.first_level import items_of, order_ties, score_children, score_leaves
 from recbole_sid.serving.engines.reading import Reader
 
 
@@ -51,12 +51,12 @@ class LevelHeads:
         """Return who to search for; their `ranked` prefixes are as many as were asked for."""
         return Users(self.arrays, self.codes.prefixes, asked.parts, asked.first, asked.ranked)
 
-    def search(self, asked: Asked, decoding: str, k: int, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the items int64 and log-probabilities of the best k, both [B, k]; 0 and -inf beyond."""
-        search = decoders.beam if decoding == "beam" else decoders.exact
-        leaves, of_leaves = search(self.users(asked), k, n_threads)
+    def exact(self, asked: Asked, k: int, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items int64 and log-probabilities of the true best k, both [B, k]; 0 and -inf beyond."""
+        leaves, of_leaves = decoders.exact(self.users(asked), k, n_threads)
         items, scores = np.empty((len(leaves), k), np.int64), np.empty((len(leaves), k), np.float32)
         items_of(self.codes.places, leaves, of_leaves, items, scores)
+        order_ties(items, scores)
         return items, scores
 
     def log_probs(self, asked: Asked, n_threads: int) -> np.ndarray:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import getLogger
 from typing import Any
 
 import numpy as np
 
 from recbole_sid.errors import InputError
 from recbole_sid.fast.compiled.arrays import filled_up, in_panels
+from recbole_sid.fast.compiled.jit import is_kept, place_of
 
 # Of anything that is counted in settings: sizes, windows, beams.
 _LARGEST = 1 << 30
@@ -99,6 +101,15 @@ class Reader:
         if type(value) is not bool:
             raise InputError(f"The bundle's setting {key}={value!r} is neither true nor false.")
         return value
+
+
+def announce(compiled: Any) -> None:
+    """Say once that answers will wait for the compiler, if `compiled`, one of an engine's loops, is not on disk."""
+    if is_kept(compiled) or compiled.signatures:
+        return
+    place = place_of(compiled)
+    kept = f"once for this processor; what is compiled is kept in {place}" if place else "each time: no folder keeps it"
+    getLogger().warning(f"The first answer takes a minute: its loops have to be compiled ({kept}).")
 
 
 def check_items(items: np.ndarray, n_items: int) -> None:

@@ -11,7 +11,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.fast.compiled.first_level import order_ties
 from recbole_sid.fast.compiled.popular import add_popularity, best_with_popularity
 from recbole_sid.serving.engine import Histories
-from recbole_sid.serving.engines.reading import Reader, check_items
+from recbole_sid.serving.engines.reading import Reader, announce, check_items
 from recbole_sid.serving.engines.remembered import Remembered
 
 # Users whose scores of all items are computed together.
@@ -39,6 +39,13 @@ class TransitionEngine:
         self.popularity = reader.array("base.probabilities", np.float32, self.n_items)
         self.popular = reader.array("base.order", np.int64, self.n_items)
         reader.within("base.order", self.popular, 0, self.n_items)
+        announce(best_with_popularity)
+
+    def prepare(self) -> None:
+        """Have all loops ready that requests need: they are read from disk, or compiled."""
+        history, item = Histories(np.ones((1, 1), np.int64), np.ones(1, np.int64)), np.ones(1, np.int64)
+        self.rank(history, 1)
+        self.scores(history, item)
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> TransitionEngine:
