@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.runs import find_runs
+from recbole_sid.fast.compiled_scorer import is_usable
+from recbole_sid.memory import Memory, Numbers
 from recbole_sid.memory.table import transition_table
 from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.nn.item_head import ItemHead, ItemScores
@@ -427,6 +430,32 @@ def test_the_best_prefixes_may_be_an_index_of_the_item_head(hybrid: Callable[...
     assert_close(every[row, items], scores, atol=1e-5, rtol=1e-5)
     assert_close(model.predict(rows), every.gather(1, rows["item_id"].unsqueeze(1)).squeeze(1), atol=1e-5, rtol=1e-5)
     assert torch.bincount(row).tolist() == [10] * len(rows)
+
+
+@pytest.mark.skipif(not is_usable(), reason="numba is not installed")
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize("item_candidates", [None, 2, 5, 12])
+@torch.no_grad()
+def test_compiled_loops_rank_as_torch_does(
+    hybrid: Callable[..., Any], item_candidates: int | None, remembers: bool
+) -> None:
+    model, rows, _ = hybrid(item_candidates=item_candidates, beam_size=10, codebook_sizes=[4, 3], collision="rank")
+    model.item_head.table.mul_(30)  # items stand out
+    if remembers:
+        rng = np.random.default_rng(0)
+        model.memory = Memory(model.n_items)
+        numbers = Numbers(2, 0.5, 3, 0.5, 3.0)
+        model.memory.learn(rng.integers(1, model.n_items, 30), np.arange(0, 31, 5), numbers)
+        model.sharpness.fill_(0.5)
+    found = {}
+    for compiled in (False, True):
+        model.compiled = compiled
+        row, items, scores = model.retrieve(rows)
+        n = torch.bincount(row, minlength=len(rows))
+        found[compiled] = n, items, scores
+    assert torch.equal(found[True][0], found[False][0])
+    assert_close(found[True][2], found[False][2], atol=1e-4, rtol=1e-4)
+    assert (found[True][1] == found[False][1]).double().mean() > 0.95  # but for ties
 
 
 def test_states_without_padding_are_the_same(hybrid: Callable[..., Any]) -> None:

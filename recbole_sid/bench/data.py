@@ -37,9 +37,10 @@ HISTORIES = ("natural", "full")
 _LONGEST = 20
 _LENGTH_LAW = (2, 0.22)  # negative binomial, plus one
 _SASREC_LENGTH = 50
-# Interactions of an item in the synthetic training part, and numbers of its memory, such as validation chooses.
+# Interactions of an item in the synthetic training part, and numbers of its memory: what validation chose most often
+# for models with a memory on scientific and beauty.
 _INTERACTIONS = 10
-_NUMBERS, _SHARPNESS = Numbers(hops=5, hop_decay=0.5, window=5, window_decay=0.3, pseudo_counts=3.0), 1.0
+_NUMBERS, _SHARPNESS = Numbers(hops=5, hop_decay=0.8, window=5, window_decay=0.5, pseudo_counts=10.0), 0.25
 
 
 class SyntheticDataset:

@@ -160,6 +160,17 @@ def hybrid_memory(workload: Workload, beam_size: int) -> Task:
     return _with_memory(workload, workload.model("SIDMLPHybrid", decoding="beam"))
 
 
+def hybrid_index(workload: Workload, beam_size: int) -> Task:
+    """`hybrid`, whose head over items ranks those under the best prefixes of two codes: as many as the beam is wide."""
+    model = workload.model("SIDMLPHybrid", decoding="beam", item_candidates=beam_size)
+    return Task(_forgetting(model).retrieve, {})
+
+
+def hybrid_index_memory(workload: Workload, beam_size: int) -> Task:
+    """`hybrid_index` with a memory of transitions."""
+    return _with_memory(workload, workload.model("SIDMLPHybrid", decoding="beam", item_candidates=beam_size))
+
+
 def transitions(workload: Workload, beam_size: int) -> Task:
     """A memory of transitions and popularity."""
     model = workload.model("TransitionMemory")
@@ -235,6 +246,8 @@ ROWS: dict[str, Row] = {
     "sidmlppp-item-memory": Row("SIDMLPPlusPlus-item", sidmlppp_item_memory),
     "hybrid": Row("SIDMLPHybrid", hybrid, score_matrix),
     "hybrid-memory": Row("SIDMLPHybrid", hybrid_memory, score_matrix),
+    "hybrid-index": Row("SIDMLPHybrid", hybrid_index),
+    "hybrid-index-memory": Row("SIDMLPHybrid", hybrid_index_memory),
     "transitions": Row("TransitionMemory", transitions),
     "sasrec": Row("SASRec", sasrec, score_matrix),
 }

@@ -30,13 +30,6 @@ def nothing(n_users: int) -> Looked:
     return lookup.nothing(n_users)
 
 
-def with_items(looked: Looked, extra: torch.Tensor) -> Looked:
-    """Return what was looked up with `extra` items int64 [B, K], 0 for none, whose mass is 0 if they have none."""
-    from recbole_sid.fast.compiled import lookup
-
-    return lookup.with_items(looked, extra.numpy())
-
-
 def transitions(memory: Memory, window: int) -> Transitions:
     """Return the memory's arrays, for histories of at most `window` items."""
     counts, row_sums = memory.table

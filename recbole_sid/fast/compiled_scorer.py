@@ -17,8 +17,9 @@ from recbole_sid.decoding.exact import exact_search
 from recbole_sid.decoding.full import best_leaves, full_search
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import first_line
-from recbole_sid.fast.compiled.arrays import Heads, Looked, Mixing, Places, Prefixes
+from recbole_sid.fast.compiled.arrays import Heads, ItemRows, Looked, Mixing, Places, Prefixes
 from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
+from recbole_sid.nn.item_head import ItemScores
 
 
 @lru_cache(maxsize=1)
@@ -159,6 +160,45 @@ class CompiledScorer(FactorisedScorer):
         users, n_threads = self._users(decoding, k), torch.get_num_threads()
         items, scores = decoders.mixture(users, decoding, places, mixing, remembered, k, n_threads)
         return torch.from_numpy(items), torch.from_numpy(scores)
+
+    def best_of_both(
+        self,
+        scores: ItemScores,
+        n_prefixes: int | None,
+        k: int,
+        places: Places,
+        remembered: Looked,
+        sharpness: float,
+        share_of_items: float,
+        share_of_codes: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the best k as `best_items`, by a beam and by the head over items.
+
+        Args:
+            scores: what the head over items says.
+            n_prefixes: so many prefixes of two codes, the best, are what items are ranked under; None: all are.
+            share_of_items, share_of_codes: logarithms of the shares in p0.
+        """
+        from recbole_sid.fast.compiled import decoders, items, lookup
+
+        head, n_users, n_threads = scores.head, self.n_users, torch.get_num_threads()
+        users = self._users("beam", k)
+        rows = ItemRows(_array(scores.query), _array(head.table), head.row.numpy(), np.empty(n_users, np.float32))
+        mixing = Mixing.of_one_head(remembered.remaining, sharpness)
+        mixing = mixing._replace(log_share=np.float32(share_of_codes), rows=rows)
+        if n_prefixes is not None:
+            found, best = decoders.mixture_by_index(
+                users, places, mixing, remembered, n_prefixes, share_of_items, k, n_threads
+            )
+            return torch.from_numpy(found), torch.from_numpy(best)
+        logits, extra = np.empty((n_users, k), np.float32), np.empty((n_users, k), np.int64)
+        items.best_of_all(_array(head.logits(scores.query)), head.items.numpy(), logits, extra, rows.totals)
+        rows.totals[:] -= share_of_items
+        mixing.rest[:] = logits[:, -1] - rows.totals
+        found, best = decoders.mixture(
+            users, "beam", places, mixing, lookup.with_items(remembered, extra), k, n_threads
+        )
+        return torch.from_numpy(found), torch.from_numpy(best)
 
     def leaf_log_probs(self) -> torch.Tensor:
         """Return the log-probabilities [B, n_leaves] of all leaves."""

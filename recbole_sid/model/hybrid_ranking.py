@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.prefixes import best_prefixes, items_under
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
-from recbole_sid.fast.compiled.arrays import Looked, Mixing
-from recbole_sid.fast.compiled_memory import look_up, nothing, with_items
+from recbole_sid.fast.compiled.arrays import Looked
+from recbole_sid.fast.compiled_memory import look_up, nothing
 from recbole_sid.fast.compiled_scorer import COMPILED, CompiledScorer
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.mlp_ranking import MLPRanking
@@ -73,8 +72,12 @@ class HybridRanking(MLPRanking):
         if self.item_candidates is None:
             return ItemScores(head, query)
         widths = (self.beam_size, self.item_candidates)[-self.trie.n_levels :]
-        nodes = best_prefixes(scorer, self.trie, widths, self.shared_among)
-        return ItemScoresOf(head, query, *items_under(self.trie, len(widths), nodes))
+
+        def found() -> tuple[torch.Tensor, torch.Tensor]:
+            nodes = best_prefixes(scorer, self.trie, widths, self.shared_among)
+            return items_under(self.trie, len(widths), nodes)
+
+        return ItemScoresOf(head, query, found)
 
     def item_log_probs(self, scorer: Any) -> torch.Tensor:
         parts = [scorer.items.log_probs()] if self.item_head is not None else []
@@ -135,24 +138,22 @@ class HybridRanking(MLPRanking):
         return SIDRecommender.best_after(self, scorer, recent)  # the compiled one of one head
 
     def _ranks_compiled(self, scorer: Any) -> bool:
-        """Say whether compiled loops rank by both heads: by beam search, where scores of all items fit the memory."""
-        if self.item_candidates is not None or not self.scores_every_item or not isinstance(scorer, CompiledScorer):
+        """Say whether compiled loops rank by both heads: by beam search, where the items scored fit the memory."""
+        if not isinstance(scorer, CompiledScorer) or COMPILED.get(decoder_named(self.decoding)) != "beam":
             return False
-        has_both = len(self.parts) == 2 and float(self.shares.min()) > 0
-        return has_both and COMPILED.get(decoder_named(self.decoding)) == "beam"
+        fits = self.scores_every_item if self.item_candidates is None else self.trie.n_levels > 1
+        return fits and len(self.parts) == 2 and float(self.shares.min()) > 0
 
     def _best_of_both(self, scorer: Any, remembered: Looked, sharpness: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `best_items` by compiled loops, from what was looked up."""
         # The item head would hide what the others cannot say.
         self.check_finite(torch.where(scorer.first_scores.isnan().any(1, keepdim=True), -1, 0))
-        of_items, of_codes = self.shares.log().tolist()
-        own = scorer.items.log_probs().add_(of_items)
-        best, items = own.topk(min(self.beam_size, self.n_items), dim=1)
-        mixing = Mixing(
-            remembered.remaining, np.float32(sharpness), own.numpy(), best[:, -1].numpy(), np.float32(of_codes)
-        )
-        candidates = with_items(remembered, items.masked_fill(best.isneginf(), 0))
-        return self._best_compiled(scorer, "beam", mixing, candidates)
+        share_of_items, share_of_codes = self.shares.log().tolist()
+        found = scorer.best_of_both(
+            scorer.items, self.item_candidates, self.beam_size, self.places, remembered, sharpness,
+            share_of_items, share_of_codes,
+        )  # fmt: skip
+        return self._checked(*found)
 
     def _mixed_with_codes(self, scorer: Any, items: torch.Tensor, of_codes: torch.Tensor) -> torch.Tensor:
         """Return log p0 [B, K] of items int64 [B, K] from the log-probabilities of their semantic IDs."""

@@ -171,7 +171,9 @@ class MLPRanking(SIDRecommender):
     def _best_compiled(
         self, scorer: CompiledScorer, decoding: str, mixing: Mixing, candidates: Looked
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        items, scores = scorer.best_items(decoding, self.beam_size, self.places, mixing, candidates)
+        return self._checked(*scorer.best_items(decoding, self.beam_size, self.places, mixing, candidates))
+
+    def _checked(self, items: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.check_finite(torch.where(scores > -torch.inf, 0, -1))
         return items, scores
 

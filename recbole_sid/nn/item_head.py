@@ -6,7 +6,7 @@ learnt fits a catalogue that has grown, in whatever order its dataset numbers th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -160,24 +160,34 @@ class ItemScoresOf(ItemScores):
 
     Args:
         head, query: as of `ItemScores`.
-        rows, items: int64 [P], users, rising, and the items that are scored for them, each once.
+        found: returns int64 [P] each: users, rising, and the items that are scored for them, each once; called where
+            they are asked for.
     """
 
-    def __init__(self, head: ItemHead, query: torch.Tensor, rows: torch.Tensor, items: torch.Tensor) -> None:
+    def __init__(
+        self, head: ItemHead, query: torch.Tensor, found: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
         super().__init__(head, query)
+        self._found = found
+
+    @cached_property
+    def _scored(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The items int64 and their logits, both [B, K]; 0 and -inf for none."""
+        rows, items = self._found()
         logits = self._logits_of(rows, items)
         of_user = torch.bincount(rows, minlength=self.n_users)
         column = torch.arange(len(rows), device=rows.device) - (of_user.cumsum(0) - of_user)[rows]
         width = max(1, int(of_user.max()))
-        self._items = items.new_zeros(self.n_users, width).index_put_((rows, column), items)
-        self._logits = logits.new_full((self.n_users, width), -torch.inf).index_put_((rows, column), logits)
+        scored = items.new_zeros(self.n_users, width).index_put_((rows, column), items)
+        return scored, logits.new_full((self.n_users, width), -torch.inf).index_put_((rows, column), logits)
 
     @cached_property
     def log_total(self) -> torch.Tensor:
         """What logits are shared by, [B]: the log-sum-exp of those that are computed."""
-        return self._logits.logsumexp(1)
+        return self._scored[1].logsumexp(1)
 
     def best(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, place = self._logits.topk(min(k, self._logits.shape[1]), dim=1)
-        items = self._items.gather(1, place).masked_fill(scores.isneginf(), 0)
+        scored, logits = self._scored
+        scores, place = logits.topk(min(k, logits.shape[1]), dim=1)
+        items = scored.gather(1, place).masked_fill(scores.isneginf(), 0)
         return items, (scores - self.log_total.unsqueeze(1)).masked_fill(items == 0, -torch.inf)

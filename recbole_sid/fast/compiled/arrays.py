@@ -128,18 +128,42 @@ class Looked(NamedTuple):
         return self._replace(room=room, found=self.found[part], remaining=self.remaining[part])
 
 
+_NO_ROWS, _NO_NUMBERS, _NO_TOTALS = np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
+
+
+class ItemRows(NamedTuple):
+    """A head over items, asked for one item at a time.
+
+    Attributes:
+        query: float32 [B, d], of the users; d = 0 without such a head.
+        table: float32 [n, d], of items.
+        row: int64 [n_items], each item's in `table`, -1 for none.
+        totals: float32 [B], what is taken from products to make them log-probabilities; written by who ranks.
+    """
+
+    query: np.ndarray = _NO_ROWS
+    table: np.ndarray = _NO_ROWS
+    row: np.ndarray = _NO_NUMBERS
+    totals: np.ndarray = _NO_TOTALS
+
+    def of(self, part: slice) -> ItemRows:
+        """Return that of some users."""
+        return self._replace(query=self.query[part], totals=self.totals[part])
+
+
 class Mixing(NamedTuple):
     """What besides the level heads decides an item's score, of a batch of users.
 
     The score is ``log(mass + remaining * p0) + sharpness * log p0`` and ``p0 = exp(own) + exp(log_share) * p_sid``, own
-    the item's entry of `own`; without `own` (no columns) p0 is p_sid.
+    the item's entry of `own`; without `own` (no columns) what `rows` gives it; without both p0 is p_sid.
 
     Attributes:
         remaining: float32 [B].
         sharpness: float32, at least 0.
         own: float32 [B, n_items] or [B, 0], log-probabilities of another head, weighted.
-        rest: float32 [B], the largest entry of `own` of an item that is no candidate; -inf without.
+        rest: float32 [B], what `own` or `rows` gives an item at most that is no candidate; -inf without.
         log_share: float32, of the semantic IDs.
+        rows: weighted as `own`.
     """
 
     remaining: np.ndarray
@@ -147,6 +171,7 @@ class Mixing(NamedTuple):
     own: np.ndarray
     rest: np.ndarray
     log_share: np.float32
+    rows: ItemRows = ItemRows()
 
     @classmethod
     def of_one_head(cls, remaining: np.ndarray, sharpness: float) -> Mixing:
@@ -156,7 +181,8 @@ class Mixing(NamedTuple):
 
     def of(self, part: slice) -> Mixing:
         """Return that of some users."""
-        return self._replace(remaining=self.remaining[part], own=self.own[part], rest=self.rest[part])
+        remaining, own, rest, rows = self.remaining[part], self.own[part], self.rest[part], self.rows.of(part)
+        return self._replace(remaining=remaining, own=own, rest=rest, rows=rows)
 
 
 class Kept(NamedTuple):

@@ -8,6 +8,8 @@ import numpy as np
 
 from recbole_sid.fast.compiled.arrays import Heads, Kept, Looked, Mixing, Places, Prefixes
 from recbole_sid.fast.compiled.expansion import second_level
+from recbole_sid.fast.compiled.items import best_prefixes, best_under
+from recbole_sid.fast.compiled.lookup import with_items
 from recbole_sid.fast.compiled.mixture import finish, floors_of, settle, want_best, want_open
 from recbole_sid.fast.compiled.search import (
     first_wave,
@@ -84,21 +86,75 @@ def mixture(
     """
     n_users = len(users.parts)
     best, entry = np.empty((n_users, k), np.float32), np.empty((n_users, k), np.int64)
-    width = min(k, _n_leaves(users.prefixes))
 
     def work(part: slice) -> None:
-        own, its_mixing = users.of(part), mixing.of(part)
-        ranking = best[part], entry[part], np.zeros(len(own.parts), np.int64)
-        floors = np.empty(len(own.parts), np.float32)
-        known = _settle(own, places, its_mixing, candidates.of(part), floors, *ranking)
-        leaves, scores = np.empty((len(floors), width), np.int64), np.empty((len(floors), width), np.float32)
-        _search_known(own, known, floors, leaves, scores)
-        if decoding == "exact":
-            _complete(own, known, floors, leaves, scores)
-        finish(places, its_mixing, leaves, scores, *ranking)
+        own = users.of(part)
+        known = _Known.nothing(own.first_scores, _KEPT)
+        _rank(own, decoding, places, mixing.of(part), candidates.of(part), known, best[part], entry[part])
 
     share(work, n_users, n_threads)
     return entry, best
+
+
+def mixture_by_index(
+    users: Users,
+    places: Places,
+    mixing: Mixing,
+    remembered: Looked,
+    n_prefixes: int,
+    log_share: float,
+    k: int,
+    n_threads: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `mixture` by a beam, with the best k by a head over items among those under the best prefixes of two codes.
+
+    Args:
+        mixing: its `rows` share probability among the items under these prefixes; their `totals` and its `rest` are
+            written over.
+        remembered: of the memory.
+        n_prefixes: of two codes.
+        log_share: of the head over items.
+    """
+    n_users = len(users.parts)
+    best, entry = np.empty((n_users, k), np.float32), np.empty((n_users, k), np.int64)
+
+    def work(part: slice) -> None:
+        own, its_mixing = users.of(part), mixing.of(part)
+        known = _open_for_beam(own, _Known.nothing(own.first_scores, _KEPT), max(n_prefixes, k), _no_floors(own))
+        nodes = np.empty((len(own.parts), n_prefixes), np.int64)
+        best_prefixes(own.prefixes, own.first_scores, own.ranked, known.at, known.values, nodes)
+        logits, items = np.empty((len(nodes), k), np.float32), np.empty((len(nodes), k), np.int64)
+        best_under(own.prefixes, places, nodes, its_mixing.rows, logits, items)
+        its_mixing.rows.totals[:] -= log_share
+        # Below fewer prefixes than those of the beam any item that this finds can be a good one of the other head.
+        its_mixing.rest[:] = logits[:, -1] - its_mixing.rows.totals if n_prefixes >= k else np.inf
+        candidates = with_items(remembered.of(part), items)
+        _rank(own, "beam", places, its_mixing, candidates, known, best[part], entry[part])
+
+    share(work, n_users, n_threads)
+    return entry, best
+
+
+def _rank(
+    users: Users,
+    decoding: str,
+    places: Places,
+    mixing: Mixing,
+    candidates: Looked,
+    known: _Known,
+    best: np.ndarray,
+    entry: np.ndarray,
+) -> None:
+    """Write the scores and items [B, k] of `mixture`."""
+    width = min(best.shape[1], _n_leaves(users.prefixes))
+    ranking = best, entry, np.zeros(len(best), np.int64)
+    floors = np.empty(len(best), np.float32)
+    known = _settle(users, places, mixing, candidates, known, floors, *ranking)
+    leaves, scores = np.empty((len(floors), width), np.int64), np.empty((len(floors), width), np.float32)
+    _search_known(users, known, floors, leaves, scores)
+    if decoding == "exact":
+        _complete(users, known, floors, leaves, scores)
+    finish(places, mixing, leaves, scores, *ranking)
 
 
 def all_leaves(
@@ -134,7 +190,13 @@ class _Known(NamedTuple):
 
 
 def _settle(
-    users: Users, places: Places, mixing: Mixing, candidates: Looked, floors: np.ndarray, *ranking: np.ndarray
+    users: Users,
+    places: Places,
+    mixing: Mixing,
+    candidates: Looked,
+    known: _Known,
+    floors: np.ndarray,
+    *ranking: np.ndarray,
 ) -> _Known:
     """Offer candidates to every user's ranking (`settle`: best, entry, held), and write its floor [B] for the beam.
 
@@ -146,7 +208,7 @@ def _settle(
     """
     heads, prefixes, user_parts, first_scores, _ = users
     n_levels, (best, _, held) = user_parts.shape[1], ranking
-    at, values, deeper = _Known.nothing(first_scores, _KEPT)
+    at, values, deeper = known
     wanted, bounds = np.zeros(at.shape, np.bool_), np.empty(len(candidates.items), np.float32)
     ranked = np.ascontiguousarray(users.ranked[:, : best.shape[1]])
     first_wave(first_scores, ranked, at, _no_floors(users), wanted)
@@ -169,19 +231,23 @@ def _settle(
 
 def _beam(users: Users, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> _Known:
     """Write the leaves and scores [B, K] of the beam above every user's floor [B]; return what is known then."""
-    heads, prefixes, user_parts, first_scores, ranked = users
-    k = leaves.shape[1]
-    ranked = np.ascontiguousarray(ranked[:, :k])
-    at, values, deeper = known
-    if user_parts.shape[1] > 1:
-        wanted = np.zeros(first_scores.shape, np.bool_)
-        first_wave(first_scores, ranked, at, floors, wanted)
-        values = second_level(heads, prefixes, user_parts, wanted, at, values)
-        second_wave(prefixes, k, first_scores, ranked, at, values, floors, wanted)
-        values = second_level(heads, prefixes, user_parts, wanted, at, values)
-    known = _Known(at, values, deeper)
+    known = _open_for_beam(users, known, leaves.shape[1], floors)
     _search_known(users, known, floors, leaves, scores)
     return known
+
+
+def _open_for_beam(users: Users, known: _Known, k: int, floors: np.ndarray) -> _Known:
+    """Return what is known when all is that the best k of the second level, above floors [B], can be below."""
+    heads, prefixes, user_parts, first_scores, ranked = users
+    if user_parts.shape[1] == 1:
+        return known
+    ranked = np.ascontiguousarray(ranked[:, :k])
+    at, values, deeper = known
+    wanted = np.zeros(first_scores.shape, np.bool_)
+    first_wave(first_scores, ranked, at, floors, wanted)
+    values = second_level(heads, prefixes, user_parts, wanted, at, values)
+    second_wave(prefixes, k, first_scores, ranked, at, values, floors, wanted)
+    return _Known(at, second_level(heads, prefixes, user_parts, wanted, at, values), deeper)
 
 
 def _search_known(users: Users, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> None:

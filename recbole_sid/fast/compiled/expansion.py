@@ -63,7 +63,7 @@ def second_level(
                 used += n
     grown = np.empty(used, np.float32)
     grown[: len(known)] = known
-    hidden, out = np.empty((TILE, width), np.float32), np.empty((TILE, prefixes.widest), np.float32)
+    hidden, out = np.zeros((TILE, width), np.float32), np.empty((TILE, prefixes.widest), np.float32)
     path, tile, prefix_part = np.empty(1, np.int64), np.empty(TILE, np.int64), np.empty(width, np.float32)
     weight = rows_of_level(heads, 1)
     for node in range(n_nodes):
@@ -82,7 +82,7 @@ def second_level(
                 activate(heads, 1, user_parts[user, 1], prefix_part, hidden[held])
                 held += 1
             if held == TILE or (held and user == n_users - 1):
-                tile_log_probs(heads, 1, weight, codes, hidden[:held], out)
+                tile_log_probs(heads, 1, weight, codes, hidden, held, out)
                 for row in range(held):
                     at = known_at[tile[row], node]
                     grown[at : at + n] = out[row, :n]

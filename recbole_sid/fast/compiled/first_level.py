@@ -24,7 +24,7 @@ def score_first_level(heads: Heads, prefixes: Prefixes, user_parts: np.ndarray, 
         held = min(TILE, n_users - user)
         for row in range(held):
             activate(heads, 0, user_parts[user + row, 0], nothing, hidden[row])
-        tile_log_probs(heads, 0, weight, codes, hidden[:held], scores[user : user + held])
+        tile_log_probs(heads, 0, weight, codes, hidden[:held], held, scores[user : user + held])
 
 
 @jit
@@ -106,7 +106,7 @@ def score_leaves(
                     of[level] = above
                     prefix_part_of(heads, level, path, prefix_part)
                     activate(heads, level, user_parts[user, level], prefix_part, hidden[0])
-                    tile_log_probs(heads, level, rows_of_level(heads, level), codes, hidden, known[level])
+                    tile_log_probs(heads, level, rows_of_level(heads, level), codes, hidden, 1, known[level])
                 total += known[level, 0, node - first]
             scores[user, place] = total
 
@@ -141,5 +141,5 @@ def score_children(
     hidden, prefix_part = np.empty((1, len(user_part)), np.float32), np.empty(len(user_part), np.float32)
     prefix_part_of(heads, level, path, prefix_part)
     activate(heads, level, user_part, prefix_part, hidden[0])
-    tile_log_probs(heads, level, rows_of_level(heads, level), codes, hidden, scores.reshape(1, -1))
+    tile_log_probs(heads, level, rows_of_level(heads, level), codes, hidden, 1, scores.reshape(1, -1))
     return len(codes)

@@ -88,6 +88,15 @@ def activate(heads: Heads, level: int, user_part: np.ndarray, prefix_part: np.nd
 
 
 @jit
+def dot(row: np.ndarray, hidden: np.ndarray) -> np.float32:
+    """Return the product of two vectors."""
+    total = np.float32(0)
+    for h in range(len(hidden)):
+        total += row[h] * hidden[h]
+    return total
+
+
+@jit
 def dots(weight: np.ndarray, codes: np.ndarray, hidden: np.ndarray, out: np.ndarray) -> None:
     """Write the products of rows `codes` [n] of `weight` with hidden [H]; four rows at a time share its reading."""
     n, width = len(codes), len(hidden)
@@ -154,15 +163,18 @@ def normalise(heads: Heads, level: int, codes: np.ndarray, log_probs: np.ndarray
 
 @jit
 def tile_log_probs(
-    heads: Heads, level: int, weight: np.ndarray, codes: np.ndarray, hidden: np.ndarray, out: np.ndarray
+    heads: Heads, level: int, weight: np.ndarray, codes: np.ndarray, hidden: np.ndarray, held: int, out: np.ndarray
 ) -> None:
-    """Write the log-probabilities of children `codes` [n] for each of hidden [<= 4, H] to out [4, >= n]."""
-    if len(hidden) == TILE:
+    """Write the log-probabilities of children `codes` [n] for the first `held` of hidden [4, H] to out [4, >= n].
+
+    The others may hold any numbers: for two already it is quicker to compute four. Both may have `held` rows only.
+    """
+    if held > 1 and len(hidden) == TILE and len(out) == TILE:
         _dots_of_four(weight, codes, hidden, out)
     else:
-        for row in range(len(hidden)):
+        for row in range(held):
             dots(weight, codes, hidden[row], out[row])
-    for row in range(len(hidden)):
+    for row in range(held):
         normalise(heads, level, codes, out[row, : len(codes)])
 
 

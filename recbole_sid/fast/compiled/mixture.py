@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.fast.compiled.arrays import Heads, Kept, Looked, Mixing, Places, Prefixes
+from recbole_sid.fast.compiled.arrays import Heads, ItemRows, Kept, Looked, Mixing, Places, Prefixes
 from recbole_sid.fast.compiled.expansion import children, keep, place_in, room_for_a_head
-from recbole_sid.fast.compiled.heads import activate, dots, exp, normalise, prefix_part_of, rows_of_level
+from recbole_sid.fast.compiled.heads import activate, dot, dots, exp, normalise, prefix_part_of, rows_of_level
 from recbole_sid.fast.compiled.jit import inlined, jit
 from recbole_sid.fast.compiled.top_k import offer, offer_anew, sort_heap
 
@@ -46,7 +46,18 @@ def _score(mixing: Mixing, user: int, mass: np.float32, log_p0: np.float32) -> n
 @inlined
 def _own(mixing: Mixing, user: int, item: int) -> np.float32:
     """Return what another head gives an item."""
-    return mixing.own[user, item] if mixing.own.shape[1] else NEVER
+    if mixing.own.shape[1]:
+        return mixing.own[user, item]
+    return _of_row(mixing.rows, user, item) if mixing.rows.query.shape[1] else NEVER
+
+
+@jit
+def _of_row(rows: ItemRows, user: int, item: int) -> np.float32:
+    """Return the log-probability of an item by a head over items."""
+    row = rows.row[item]
+    if row < 0 or not rows.totals[user] > NEVER:
+        return NEVER
+    return dot(rows.table[row], rows.query[user]) - rows.totals[user]
 
 
 @jit
@@ -279,12 +290,12 @@ def want_open(
                 path[0] = prefixes.code[prefixes.code_at[0] + node]
                 prefix_part_of(heads, 1, path, prefix_part)
                 activate(heads, 1, user_parts[user, 1], prefix_part, hidden)
-                mean = heads.mean_bias[node] + _dot(heads.mean_rows[node], hidden)
+                mean = heads.mean_bias[node] + dot(heads.mean_rows[node], hidden)
             while place >= 0:
                 item = candidates.items[start + place]
                 if is_bounded:
                     code = codes[places.nodes[item, 1] - first]
-                    most = _most(len(codes), bias[code] + _dot(weight[code], hidden), mean)
+                    most = _most(len(codes), bias[code] + dot(weight[code], hidden), mean)
                     log_p0 = _log_p0(mixing, _own(mixing, user, item), first_scores[user, node] + most)
                     bounds[start + place] = _score(mixing, user, candidates.masses[start + place], log_p0)
                 if bounds[start + place] >= least:
@@ -300,14 +311,6 @@ def _most(n: int, logit: np.float32, mean: np.float32) -> np.float32:
     rest = (np.float32(n) * mean - logit) / np.float32(n - 1)
     high = max(logit, rest)
     return logit - high - np.log(exp(logit - high) + np.float32(n - 1) * exp(rest - high)) + _SLACK
-
-
-@jit
-def _dot(row: np.ndarray, hidden: np.ndarray) -> np.float32:
-    total = np.float32(0)
-    for h in range(len(hidden)):
-        total += row[h] * hidden[h]
-    return total
 
 
 @jit

@@ -48,8 +48,13 @@ def second_wave(
             at = known_at[user, node]
             if at < 0:  # below the floor
                 break
+            reached = first_scores[user, node]
+            if held == k and reached <= best[0]:
+                break
             for child in range(len(children(prefixes, 1, node)[1])):
-                held = offer(best, entry, held, first_scores[user, node] + known[at + child], 0)
+                value = reached + known[at + child]
+                if held < k or value > best[0]:
+                    held = offer(best, entry, held, value, 0)
         bound = max(best[0] if held == k else NEVER, floors[user])
         for place in range(_FIRST_WAVE, ranked.shape[1]):
             node = ranked[user, place]
@@ -174,7 +179,7 @@ def score_all_leaves(
     Users go through the trie four at a time, and share a prefix's table rows and its children's output rows.
     """
     n_users, n_levels, width = user_parts.shape
-    hidden, log_probs = np.empty((TILE, width), np.float32), np.empty((TILE, prefixes.widest), np.float32)
+    hidden, log_probs = np.zeros((TILE, width), np.float32), np.empty((TILE, prefixes.widest), np.float32)
     prefix_part = np.empty(width, np.float32)
     path, ancestor = np.empty(n_levels, np.int64), np.empty(n_levels, np.int64)
     above = np.empty((TILE, scores.shape[1]), np.float32)
@@ -201,7 +206,7 @@ def score_all_leaves(
                 prefix_part_of(heads, level, path, prefix_part)
                 for row in range(held):
                     activate(heads, level, user_parts[user + row, level], prefix_part, hidden[row])
-                tile_log_probs(heads, level, weight, codes, hidden[:held], log_probs)
+                tile_log_probs(heads, level, weight, codes, hidden, held, log_probs)
                 for row in range(held):
                     for child in range(n):
                         below[row, first + child] = above[row, node] + log_probs[row, child]
