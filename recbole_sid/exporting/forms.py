@@ -45,6 +45,8 @@ FORMS: dict[str, str] = with_installed(
     {
         "SIDMLPHybrid": "recbole_sid.exporting.items:form_of_hybrid",
         "SIDMLP": "recbole_sid.exporting.tokens:form_of_student",
+        "TIGER": "recbole_sid.exporting.torch_models:form_of_tiger",
+        "CausalSID": "recbole_sid.exporting.torch_models:form_of_causal",
         "TransitionMemory": "recbole_sid.exporting.transitions:form_of_transitions",
     },
 )

@@ -110,6 +110,33 @@ def best_of_union(
     return best_items.gather(1, by_score), best_scores
 
 
+def best_with_memory(
+    recall: Recall,
+    of_remembered: torch.Tensor,
+    found: torch.Tensor,
+    log_p0: torch.Tensor,
+    sharpness: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k best items by the mixture, of what is remembered and what a search by p0 found.
+
+    Args:
+        recall: of B histories, on the host.
+        of_remembered: [nnz], log p0 of each of its items.
+        found: int64 [B, K], items, each at most once in a row; 0 for none.
+        log_p0: [B, K], of them; -inf for none.
+        sharpness: as of `sharpened`.
+        k: of the lists.
+
+    Returns:
+        items and scores, as of `best_of_union`.
+    """
+    there = recall.to(found.device)
+    remembered = sharpened(there.masses, there.remaining[there.rows], of_remembered, sharpness)
+    scores = there.remaining.log().unsqueeze(1) + (1 + sharpness) * log_p0
+    return best_of_union(recall, remembered, found, scores, k)
+
+
 def sharpened(
     masses: torch.Tensor, remaining: torch.Tensor, log_p0: torch.Tensor, sharpness: torch.Tensor
 ) -> torch.Tensor:

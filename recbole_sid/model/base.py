@@ -21,7 +21,7 @@ from recbole_sid.decoding.walk import walk
 from recbole_sid.errors import InputError
 from recbole_sid.fast.prepared import weights_unchanged
 from recbole_sid.memory import Memory, Recall
-from recbole_sid.memory.mixture import best_of_union, scores_of_all, sharpened
+from recbole_sid.memory.mixture import best_with_memory, scores_of_all, sharpened
 from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 from recbole_sid.settings.training import DecodingSettings, MemorySettings
 from recbole_sid.util import hardware
@@ -242,10 +242,7 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         """
         found, log_p0 = self.candidates(scorer)
         of_remembered = self.mixed(self.part_log_probs(scorer, recall.rows, recall.items))
-        there = recall.to(found.device)
-        remembered = sharpened(there.masses, there.remaining[there.rows], of_remembered, self.sharpness)
-        scores = there.remaining.log().unsqueeze(1) + (1 + self.sharpness) * log_p0
-        return best_of_union(recall, remembered, found, scores, self.beam_size)
+        return best_with_memory(recall, of_remembered, found, log_p0, self.sharpness, self.beam_size)
 
     def best_after(self, scorer: LevelScorer, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `best_items` of the memory's recall.

@@ -7,7 +7,7 @@ what TIGER trains prefix by prefix. A teacher of SIDMLP and SIDMLPPlusPlus like 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from recbole_sid.data.windows import WINDOW_FIELD
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.model.generator import Generator
 from recbole_sid.nn.causal_transformer import CausalCache, CausalSizes, CausalTransformer
+from recbole_sid.nn.generator_scorers import CausalScorer
 from recbole_sid.nn.packing import taken
 from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.settings import declare
@@ -118,46 +119,13 @@ class CausalSID(Generator):
         return CausalCache(self.transformer, tokens, tokens != PAD)
 
     def scorer(self, encoded: CausalCache) -> LevelScorer:
-        return CausalScorer(self, encoded)
+        return CausalScorer(self.codes, encoded)
 
     def _with_target(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return histories with their targets int64 [B, T + 1], zero where padded, and their lengths int64 [B]."""
         lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]
         target = interaction[self.ITEM_ID].unsqueeze(1)
         return F.pad(history, (0, 1)).scatter(1, lengths.unsqueeze(1), target), lengths + 1
-
-
-class CausalState(NamedTuple):
-    """Beams [B, K] with what the transformer keeps of them.
-
-    Attributes:
-        level: of the next code.
-        states: [B, K, d], which predict it.
-        path: of `CausalCache`.
-    """
-
-    level: int
-    states: torch.Tensor
-    path: torch.Tensor
-
-
-class CausalScorer:
-    """The `LevelScorer` of CausalSID, on a `CausalCache`."""
-
-    def __init__(self, model: CausalSID, cache: CausalCache) -> None:
-        self.model, self.cache = model, cache
-        self.n_users, self.device = len(cache.last), cache.last.device
-
-    def start(self) -> CausalState:
-        return CausalState(0, *self.cache.start())
-
-    def extend(self, state: CausalState, parents: torch.Tensor, codes: torch.Tensor) -> CausalState:
-        embedded = self.model.token_embedding(codes + self.model.vocabulary.level_offsets[state.level])
-        return CausalState(state.level + 1, *self.cache.step(embedded, state.path, parents))
-
-    def logits(self, state: CausalState, beams: torch.Tensor | None) -> torch.Tensor:
-        states = state.states.flatten(0, 1)
-        return self.model.level_vocabulary_logits(states if beams is None else states[beams], state.level)
 
 
 def _sizes(config: Any, vocabulary: int) -> CausalSizes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.code_init import features_lineage, start_codes_from_features
 from recbole_sid.model.teacher import Teacher
+from recbole_sid.nn.generator_scorers import TiedCodes
 from recbole_sid.settings.training import GeneratorSettings
 
 
@@ -49,9 +49,12 @@ class Generator(SIDRecommender, Teacher):
 
     def level_vocabulary_logits(self, states: torch.Tensor, level: int) -> torch.Tensor:
         """Return logits [..., size] over the codes of `level` of states [..., d]: the tied embedding, by d^-0.5."""
-        start = self.vocabulary.level_offsets[level]
-        codes = self.token_embedding.weight[start : start + self.vocabulary.codebook_sizes[level]]
-        return F.linear(states * self.d_model**-0.5, codes)
+        return self.codes.logits(states, level)
+
+    @property
+    def codes(self) -> TiedCodes:
+        """The token table, to read codes from and to write them by."""
+        return TiedCodes(self.token_embedding, self.vocabulary)
 
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
         return self.teach(tokens, codes)[1]

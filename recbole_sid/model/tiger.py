@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
 from recbole_sid.model.base import is_cpu_inference
 from recbole_sid.model.generator import Generator
+from recbole_sid.nn.generator_scorers import TIGERScorer
 from recbole_sid.nn.packing import Padded
 from recbole_sid.nn.t5 import (
     T5Decoder,
@@ -28,7 +29,7 @@ from recbole_sid.nn.t5 import (
     initialise,
     to_transformers,
 )
-from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
+from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.settings import declare
 from recbole_sid.settings.training import GeneratorSettings
 
@@ -119,7 +120,8 @@ class TIGER(Generator):
         return Padded(self.encoder(tokens, mask), mask)
 
     def scorer(self, encoded: Padded) -> LevelScorer:
-        return TIGERScorer(self, encoded)
+        cache = T5DecoderCache(self.decoder, encoded.states, encoded.mask)
+        return TIGERScorer(self.codes, cache, len(encoded.states))
 
     def transformers_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the weights under the names of transformers' T5ForConditionalGeneration."""
@@ -154,39 +156,3 @@ class TIGER(Generator):
 
     def _t5_state(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self.state_dict().items() if name.startswith(("encoder.", "decoder."))}
-
-
-class TIGERState(NamedTuple):
-    """Beams [B, K] with what the decoder keeps of them.
-
-    Attributes:
-        level: of the next code.
-        decoded: [B, K, d].
-        past: of `T5DecoderCache`.
-    """
-
-    level: int
-    decoded: torch.Tensor
-    past: Any
-
-
-class TIGERScorer:
-    """The `LevelScorer` of TIGER, with cached attention (see `T5DecoderCache`)."""
-
-    def __init__(self, model: TIGER, encoded: Padded) -> None:
-        self.model = model
-        self.vocabulary: TokenVocabulary = model.vocabulary
-        self.cache = T5DecoderCache(model.decoder, encoded.states, encoded.mask)
-        self.n_users, self.device = len(encoded.states), encoded.states.device
-
-    def start(self) -> TIGERState:
-        tokens = torch.full((self.n_users, 1), PAD, device=self.device)
-        return TIGERState(0, *self.cache.step(self.cache.start(), self.model.token_embedding(tokens), None))
-
-    def extend(self, state: TIGERState, parents: torch.Tensor, codes: torch.Tensor) -> TIGERState:
-        embedded = self.model.token_embedding(codes + self.vocabulary.level_offsets[state.level])
-        return TIGERState(state.level + 1, *self.cache.step(state.past, embedded, parents))
-
-    def logits(self, state: TIGERState, beams: torch.Tensor | None) -> torch.Tensor:
-        decoded = state.decoded.flatten(0, 1)
-        return self.model.level_vocabulary_logits(decoded if beams is None else decoded[beams], state.level)

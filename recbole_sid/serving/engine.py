@@ -102,6 +102,8 @@ ENGINES: dict[str, str] = with_installed(
         "items": "recbole_sid.serving.engines.items:ItemEngine",
         "mlp": "recbole_sid.serving.engines.tokens:MLPEngine",
         "t5": "recbole_sid.serving.engines.tokens:T5Engine",
+        "tiger": "recbole_sid.serving.engines.torch_models:TIGEREngine",
+        "causal": "recbole_sid.serving.engines.torch_models:CausalEngine",
         "transitions": "recbole_sid.serving.engines.transitions:TransitionEngine",
     },
 )

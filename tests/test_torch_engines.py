@@ -1,0 +1,147 @@
+"""Engines in torch: TIGER and CausalSID rank as in the package, without RecBole; damaged bundles are refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_engines import NUMBERS, check_parity, histories_of, stored
+
+from recbole_sid.errors import InputError
+from recbole_sid.exporting.forms import Form, form_of
+from recbole_sid.registry import get_model
+from recbole_sid.serving.engine import engine_named
+
+Made = tuple[Any, Any, Form]
+
+
+@pytest.fixture
+def make(prepare: Callable[..., Any]) -> Callable[..., Made]:
+    """Return ``make(model, **changes) -> model, rows, form``: untrained."""
+
+    def made(name: str, **changes: Any) -> Made:
+        config, train, _, _ = prepare(name, **changes)
+        torch.manual_seed(0)
+        model = get_model(name)(config, train._dataset).eval()
+        if model.memory is not None:
+            model.memory.learn(*train._dataset.training_sequences(), NUMBERS)
+            model.sharpness.fill_(0.7)
+        rows = train._dataset[torch.arange(0, len(train._dataset), 3)]
+        return model, rows, form_of(model, config, train._dataset)
+
+    return made
+
+
+def engine_of(form: Form) -> Any:
+    return engine_named(form.engine).of(form.arrays, stored(form))
+
+
+@pytest.mark.parametrize("name", ["TIGER", "CausalSID"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"memory": "transitions"},
+        {"decoding": "exact", "memory": "transitions"},
+        {"decoding": "full", "normaliser": "codes"},
+        {"codebook_sizes": [4, 3, 2]},
+    ],
+    ids=str,
+)
+def test_generators(make: Callable[..., Made], name: str, changes: dict[str, Any]) -> None:
+    model, rows, form = make(name, **changes)
+    check_parity(model, rows, engine_of(form))
+
+
+@pytest.mark.parametrize("name", ["TIGER", "CausalSID"])
+@pytest.mark.parametrize("changes", [{"constrained": False}, {"collision": "keep", "memory": "transitions"}], ids=str)
+def test_lists_of_beams_without_items_and_of_shared_ids(
+    make: Callable[..., Made], name: str, changes: dict[str, Any]
+) -> None:
+    model, rows, form = make(name, **changes)
+    engine, histories = engine_of(form), histories_of(model, rows)
+    with torch.no_grad():
+        row, items, scores = (part.numpy() for part in model.retrieve(rows))
+    found, found_scores = engine.rank(histories, engine.beam_size)
+    for user in range(len(rows)):
+        own = np.sort(scores[row == user])[::-1][: engine.beam_size]
+        there = found[user] > 0
+        np.testing.assert_allclose(found_scores[user][there], own, atol=1e-4)
+        certain = there & (found_scores[user] > own[-1] + 1e-4)  # which of those that tie with the last is open
+        assert {*found[user][certain].tolist()} <= {*items[row == user].tolist()}
+
+
+@pytest.mark.parametrize("name", ["TIGER", "CausalSID"])
+def test_explanations_multiply_to_the_score(make: Callable[..., Made], name: str) -> None:
+    model, rows, form = make(name, memory="transitions")
+    engine, histories = engine_of(form), histories_of(model, rows)
+    items = np.arange(len(rows)) % (engine.n_items - 1) + 1
+    recall = model.recall(rows)
+    masses = recall.mass_of(torch.arange(len(rows)), torch.from_numpy(items))
+    n_remembered = 0
+    for user, found in enumerate(engine.explain(histories, items)):
+        p0 = np.prod([level["probability"] for level in found["levels"]])
+        assert found["parts"]["semantic IDs"] == pytest.approx(p0, rel=1e-4)
+        assert found["parts"]["memory"] == pytest.approx(float(masses[user]), abs=1e-6)
+        expected = float(masses[user]) + float(recall.remaining[user]) * p0
+        assert found["probability"] == pytest.approx(expected, rel=1e-4)
+        assert found["score"] == pytest.approx(np.log(expected) + 0.7 * np.log(p0), abs=1e-4)
+        assert [level["code"] for level in found["levels"]] == model.item_codes[items[user]].tolist()
+        for level in found["levels"]:
+            assert sum(p for _, p in level["siblings"]) == pytest.approx(1, abs=1e-4)  # fewer than ten have a child
+        assert bool(found["remembered"]) == (float(masses[user]) > 0)
+        n_remembered += len(found["remembered"])
+    assert n_remembered
+
+
+@pytest.mark.parametrize("name", ["TIGER", "CausalSID"])
+def test_damaged_bundles_are_refused(make: Callable[..., Made], name: str) -> None:
+    _, _, form = make(name, memory="transitions")
+    weight = next(key for key in form.arrays if key.startswith("network.") and form.arrays[key].ndim == 2)
+    wrong = [
+        ({weight: form.arrays[weight][:-1]}, {}, "is float32"),
+        ({"network.further": form.arrays[weight]}, {}, "knows? nothing of|know nothing of"),
+        ({"trie.item": form.arrays["trie.item"] + 1000}, {}, "trie.item"),
+        ({"trie.start_1": form.arrays["trie.start_1"][::-1].copy()}, {}, "trie.start_1"),
+        ({"memory.successors": form.arrays["memory.successors"] + 1000}, {}, "do not fit"),
+        ({}, {"d_model": 1 << 29}, "is float32|multiple"),
+        ({}, {"d_model": "16"}, "d_model"),
+        ({}, {"encoder_layers" if name == "TIGER" else "n_layers": 1 << 29}, "more than 256"),
+        ({}, {"decoding": "evil"}, "decoding"),
+    ]
+    for arrays, settings, message in wrong:
+        with pytest.raises(InputError, match=message):
+            engine_named(form.engine).of({**form.arrays, **arrays}, {**stored(form), **settings})
+
+
+def test_models_that_ask_who_the_user_is_are_refused(make: Callable[..., Made]) -> None:
+    with pytest.raises(InputError, match="reads who the user is"):
+        make("TIGER", n_user_tokens=3)
+
+
+def test_engines_in_torch_know_no_recbole(make: Callable[..., Made], tmp_path: Path) -> None:
+    model, rows, form = make("TIGER", memory="transitions")
+    np.savez(tmp_path / "arrays.npz", **form.arrays)
+    histories = histories_of(model, rows)
+    np.savez(tmp_path / "histories.npz", items=histories.items[:3], lengths=histories.lengths[:3])
+    expected = engine_of(form).rank(histories, 5)[0][:3].tolist()
+    code = f"""
+import sys, json
+for name in ("recbole", "pandas", "ray", "faiss", "sklearn"):
+    sys.modules[name] = None
+import numpy as np
+from recbole_sid.serving.engine import Histories, engine_named
+arrays = dict(np.load("arrays.npz"))
+engine = engine_named({form.engine!r}).of(arrays, json.loads({json.dumps(json.dumps(form.settings))}))
+print(engine.rank(Histories(**np.load("histories.npz")), 5)[0].tolist())
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == expected
