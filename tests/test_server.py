@@ -28,6 +28,7 @@ from recbole_sid.serving.server.app import STATIC, create_app
 from recbole_sid.serving.server.batching import Batcher
 from recbole_sid.serving.server.errors import Refused
 from recbole_sid.serving.server.limits import Limits
+from recbole_sid.serving.server.requests import Explanations
 from recbole_sid.serving.server.run import api_key, named_paths
 
 KEY = "a long secret"
@@ -125,7 +126,9 @@ def test_titles_of_lists(client: TestClient) -> None:
 
 def test_explanations(client: TestClient, bundles: dict[str, Path]) -> None:
     known = Recommender.load(bundles["first"]).explain(["i1", "i2"], "i5")
-    found = client.post("/explain", json={"history": ["i1", "i2"], "items": ["i5", "i6"]}).json()["explanations"]
+    answer = client.post("/explain", json={"history": ["i1", "i2"], "items": ["i5", "i6"]})
+    Explanations.model_validate_json(answer.content, strict=True, extra="forbid")
+    found = answer.json()["explanations"]
     assert [row["item"] for row in found] == ["i5", "i6"]
     assert (found[0]["title"], found[0]["remembered"]) == (TITLES[4], ["i1"])
     assert found[0]["probability"] == pytest.approx(known.probability)
@@ -452,8 +455,8 @@ def test_names_of_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "needs a bundle"),
-        (["nowhere"], "nowhere"),
+        (["--port=0"], "needs a bundle"),
+        (["nowhere", "--port=0"], "nowhere"),
         (["nowhere", "--max_batch=0"], "max_batch"),
         (["nowhere", "--max_users=3000"], "max_waiting"),
     ],
@@ -461,6 +464,13 @@ def test_names_of_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_serve_refuses_at_its_start(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_an_address_that_is_taken_is_told_before_bundles_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "nowhere", f"--port={taken.getsockname()[1]}"]) == 2
+    assert "give another --host or --port" in capsys.readouterr().err
+    assert main(["serve", "nowhere", "--port=99999"]) == 2
 
 
 _PROCESS = f"""

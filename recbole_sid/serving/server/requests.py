@@ -84,7 +84,10 @@ class ExplainedItem(BaseModel):
 
     item: str
     title: str
-    probability: float | None
+    score: Annotated[float | None, Field(description="what lists are ordered by")]
+    probability: Annotated[float | None, Field(description="that it comes next, as the model sees it")]
+    memory_share: Annotated[float, Field(description="how much of the probability is of the memory, from 0 to 1")]
+    unknown: Annotated[int, Field(description="items of the history that the model does not know")]
     levels: list[Level]
     parts: Annotated[dict[str, float], Field(description="what each head or the memory says of the item")]
     remembered: Annotated[list[str], Field(description="items of the history that it was seen to follow")]
@@ -196,6 +199,10 @@ def explain_body(limits: Limits) -> type[ExplainBody]:
     return Explain
 
 
+# What the validator of `RecommendBody` asks for beside its fields.
+_ONE_OF: dict[type[BaseModel], Any] = {Lists: {"oneOf": [{"required": ["histories"]}, {"required": ["users"]}]}}
+
+
 def documented(answer: type[BaseModel], *statuses: int, body: type[Body] | None = None) -> dict[str, Any]:
     """Return what a route says of itself in the OpenAPI document; a `body` is read by the route, not by FastAPI.
 
@@ -209,7 +216,7 @@ def documented(answer: type[BaseModel], *statuses: int, body: type[Body] | None 
     if 401 in statuses:
         found["openapi_extra"] = {"security": [{"key": []}, {"bearer": []}, {}]}
     if body is not None:
-        schema = {"schema": body.model_json_schema()}
+        schema = {"schema": {**body.model_json_schema(), **_ONE_OF.get(answer, {})}}
         found["openapi_extra"] |= {"requestBody": {"content": {"application/json": schema}, "required": True}}
     return found
 

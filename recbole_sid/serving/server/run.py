@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -19,6 +21,7 @@ from recbole_sid.serving.server.limits import Limits
 # Seconds after which a thread that computes in Python lets others go on; by default 5 ms, most of an answer's time.
 _SWITCH = 0.0005
 _LONGEST_KEY = 4096
+_LOG = logging.getLogger("recbole_sid.serving")
 
 
 def serve(
@@ -40,25 +43,35 @@ def serve(
         access_log: whether each request is logged.
 
     Raises:
-        InputError: if a bundle cannot be read, or the key is none.
+        InputError: if the address is taken, a bundle cannot be read, or the key is none.
     """
-    limits = limits or Limits()
-    app = create_app(named_paths(bundles), limits, api_key(), watch)
-    if not _is_local(host) and not api_key():
-        logging.getLogger("recbole_sid.serving").warning(
-            "Anybody who reaches %s may use this server: set %s, or keep to --host=127.0.0.1.", host, KEY_VARIABLE
+    limits, key = limits or Limits(), api_key()
+    with _listening(host, port) as listening, suppress(KeyboardInterrupt):
+        app = create_app(named_paths(bundles), limits, key, watch)
+        if not _is_local(host) and not key:
+            _LOG.warning(
+                "Anybody who reaches %s may use this: set %s, or keep to --host=127.0.0.1.", host, KEY_VARIABLE
+            )
+        sys.setswitchinterval(_SWITCH)
+        config = uvicorn.Config(
+            app,
+            log_level="info",
+            access_log=access_log,
+            timeout_graceful_shutdown=int(limits.timeout) + 5,
+            server_header=False,
+            date_header=False,
         )
-    sys.setswitchinterval(_SWITCH)
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="info",
-        access_log=access_log,
-        timeout_graceful_shutdown=int(limits.timeout) + 5,
-        server_header=False,
-        date_header=False,
-    )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, so that an address that is taken is told of before anything is read."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"Cannot listen at {host}, port {port} ({why}): give another --host or --port.") from error
 
 
 def named_paths(bundles: Sequence[str]) -> dict[str, Path]:

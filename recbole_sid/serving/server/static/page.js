@@ -266,10 +266,8 @@ async function explainIn(panel, history, signal) {
     found.push(...(await ask("/explain", { model: panel.model, history, items: part }, signal)).explanations);
   }
   found.forEach((explanation, n) => showWhy(panel.rows[n], explanation));
-  showProbabilities(panel, found.map(({ probability }) => probability), found.map(shareOf));
+  showProbabilities(panel, found.map(({ probability }) => probability), found.map(({ memory_share }) => memory_share));
 }
-
-const shareOf = ({ probability, parts }) => (probability > 0 ? Math.min(1, (parts.memory ?? 0) / probability) : 0);
 
 function showProbabilities(panel, probabilities, shares) {
   const most = Math.max(...probabilities, 1e-12);
@@ -285,10 +283,10 @@ function showProbabilities(panel, probabilities, shares) {
 }
 
 function showWhy(row, explanation) {
-  const { probability, levels, parts, remembered } = explanation;
+  const { probability, levels, parts, remembered, memory_share: share } = explanation;
   const told = row.title.length > 40 ? [made("p", "full", row.title)] : [];
   if (levels.length) told.push(path(levels));
-  told.push(partsOf(parts, probability, shareOf(explanation)));
+  told.push(partsOf(parts, probability, share));
   if (remembered.length) {
     const names = remembered.map((id) => state.history.find(({ item }) => item === id)?.title || id);
     told.push(made("p", "hint", `Seen to follow: ${[...new Set(names)].join(", ")}`));
