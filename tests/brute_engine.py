@@ -58,6 +58,8 @@ class BruteEngine:
         scores = np.where(self.missed, -np.inf, self._scores(histories)).astype(np.float32)
         order = np.argsort(-scores, axis=1, kind="stable")[:, : max(self.beam_size, width)]
         found = np.take_along_axis(scores, order, 1)
+        mixed = np.lexsort((-order, -found))  # equal scores in another order than the recommender's
+        order, found = np.take_along_axis(order, mixed, 1), np.take_along_axis(found, mixed, 1)
         there = found > -np.inf
         return (order * there)[:, :width], found[:, :width]
 

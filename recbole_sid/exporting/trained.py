@@ -97,6 +97,8 @@ class TrainedEngine:
         with self._lock, _set(self.model, beam_size=max(self.beam_size, width)):
             for part in _parts(histories):
                 rows, items, scores = (found.cpu().numpy() for found in self._asked(self.model.retrieve, part))
+                order = np.argsort(rows, kind="stable")  # they come in groups of alike length
+                rows, items, scores = rows[order], items[order], scores[order]
                 k = np.full(len(part.lengths), width)
                 parts.append(ragged(rows, items, scores, k, len(k)))
         return np.concatenate([part.items for part in parts]), np.concatenate([part.scores for part in parts])
