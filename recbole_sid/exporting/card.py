@@ -56,6 +56,7 @@ _LEAKS = (
     "holds interactions of others that came later than these. The metrics are comparable with the literature's, and "
     "higher than those of a model that only knows the past."
 )
+_OF_MODEL = ("parameters", "codebook_sizes", "engine's lists", "model.onnx", "model.pt2")
 _JOINED = (
     "- {} items joined after training: the model knows them by their codes only, and the metrics are without them."
 )
@@ -81,7 +82,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         items=manifest["n_items"] - 1,
         version=manifest["version"],
         created=manifest["created"],
-        model_table=_table({"engine": manifest["engine"], **_named(sizes, ("parameters", "codebook_sizes"))}),
+        model_table=_table({"engine": manifest["engine"], **_named(sizes, _OF_MODEL)}),
         data_table=_table({**sizes, **{f"fingerprint of {name}": value for name, value in prints.items()}}),
         protocol_table=_table(protocol),
         metrics=_metrics(manifest),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sid.exporting.card import model_card
+from recbole_sid.exporting.checked import check_form
 from recbole_sid.exporting.facts import fingerprints_of, protocol_of, recorded_of, sizes_of, test_metrics
 from recbole_sid.exporting.forms import form_of
 from recbole_sid.exporting.graph_files import check_formats, graph_files
@@ -48,7 +49,7 @@ def export_model(
 
     Raises:
         InputError: if the checkpoint, its data or its semantic IDs are not there or damaged, its model cannot be
-            exported, or nothing can be written at `output`.
+            exported, the bundle would not rank as it does, or nothing can be written at `output`.
     """
     check_absent(output)
     check_formats(formats)
@@ -57,7 +58,8 @@ def export_model(
     config, model, _, train_data, _, test_data = loaded
     dataset = train_data._dataset
     require_histories(dataset, config["model"])
-    form = form_of(model, config, dataset)
+    form, users = form_of(model, config, dataset), known_users_of(dataset)
+    agreement = check_form(form, config, model, dataset, users)
     graphs = graph_files(model, test_data, formats)
     catalogue = catalogue_of(config, dataset, fields)
     tested = recorded.test
@@ -69,7 +71,11 @@ def export_model(
         "settings": form.settings,
         "n_items": catalogue.n_items,
         "fields": list(catalogue.fields),
-        "sizes": {**sizes_of(config, model, dataset), **{graph.name: str(graph.agreement) for graph in graphs}},
+        "sizes": {
+            **sizes_of(config, model, dataset),
+            "engine's lists": str(agreement),
+            **{graph.name: str(graph.agreement) for graph in graphs},
+        },
         "fingerprints": fingerprints_of(config, dataset),
         "metrics": {"validation": recorded.validation, "test": tested},
         "protocol": protocol_of(config),
@@ -78,7 +84,7 @@ def export_model(
     if dataset.semantic_ids is not None and dataset.semantic_ids.tokenizer_state:  # without, nothing can join
         arrays[SEMANTIC_IDS] = arrays_of(dataset.semantic_ids)
     if histories:
-        arrays[HISTORIES] = known_users_of(dataset).arrays()
+        arrays[HISTORIES] = users.arrays()
     files = {**form.files, **{graph.name: graph.content for graph in graphs}}
     write_bundle(output, described, arrays, files, model_card)
     return Path(output)
