@@ -102,7 +102,7 @@ def main() -> None:
             rate = float(asked.rates.split(",")[0])
             asyncio.run(_open(server, bodies, known, rate, asked.seconds, other))
             if asked.requests:
-                _closed(server, Path(folder), _CONNECTIONS[1], asked.seconds, asked.requests)
+                _closed(server, Path(folder), _CONNECTIONS[-1], asked.seconds, asked.requests)
             print(server.batches())
 
 

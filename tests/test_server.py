@@ -24,6 +24,7 @@ from recbole_sid.cli import COMMANDS, main, parse
 from recbole_sid.errors import InputError
 from recbole_sid.serving.engine import ENGINES
 from recbole_sid.serving.recommender import Recommender
+from recbole_sid.serving.server import titles
 from recbole_sid.serving.server.app import STATIC, create_app
 from recbole_sid.serving.server.batching import Batcher
 from recbole_sid.serving.server.errors import Refused
@@ -139,8 +140,10 @@ def test_explanations(client: TestClient, bundles: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     "words", ["red lamp", "LAMP 0", "grün", "tür 11", "1", "", "i7", "nothing like it", "chair blue"]
 )
-def test_search_by_title(client: TestClient, words: str) -> None:
+@pytest.mark.parametrize("chunk", [3, 1 << 21])
+def test_search_by_title(client: TestClient, words: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By brute force: all words, in any case, the more popular first; the lower a number is the more popular here."""
+    monkeypatch.setattr(titles, "_CHUNK", chunk)
     found = client.get("/items", params={"words": words, "limit": 100}).json()["items"]
     holds = [
         n for n, title in enumerate(TITLES, 1) if all(word in title.casefold() for word in words.casefold().split())

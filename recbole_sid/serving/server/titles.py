@@ -10,7 +10,8 @@ import numpy as np
 from recbole_sid.serving.catalogue import Catalogue
 
 _TITLES = ("title", "item_title", "movie_title", "name", "text")  # fields that hold one, the best first
-_LOOKED_AT = 2000  # matches of which the most popular are shown
+_MATCHES = 2000  # of which the most popular are shown
+_LOOKED_AT = 20_000  # titles with the longest word, in which the others are looked for
 _CHUNK = 1 << 21  # bytes that are searched at once: between two, other threads may go on
 
 
@@ -47,21 +48,22 @@ class Titles:
         return np.concatenate([itself, found[~np.isin(found, itself)]])[:limit]
 
     def _matches(self, wanted: list[bytes]) -> Iterator[int]:
+        """Yield numbers of items whose titles hold all words, in the catalogue's order, as far as is looked at."""
         text, starts = self._index
         first, others = wanted[0], wanted[1:]
-        n_found, last = 0, -1
+        n_found = n_looked = done = 0
         for begin in range(0, len(text), _CHUNK):
-            end, place = begin + _CHUNK + len(first) - 1, begin - 1
-            while n_found < _LOOKED_AT and (place := text.find(first, place + 1, end)) >= 0:
+            end, place = begin + _CHUNK + len(first) - 1, max(begin, done) - 1
+            while (place := text.find(first, place + 1, end)) >= 0:
                 item = int(starts.searchsorted(place, side="right")) - 1
-                if item == last:
-                    continue
-                title = text[starts[item] : starts[item + 1]]
-                place = max(place, int(starts[item + 1]) - 1)
-                last = item
-                if item and all(word in title for word in others):
+                n_looked += 1
+                if item and all(word in text[starts[item] : starts[item + 1]] for word in others):
                     n_found += 1
                     yield item
+                if n_found == _MATCHES or n_looked == _LOOKED_AT:
+                    return
+                done = int(starts[item + 1])
+                place = done - 1
 
     @cached_property
     def _index(self) -> tuple[bytes, np.ndarray]:
