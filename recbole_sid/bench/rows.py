@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 
 from recbole_sid.bench.data import Workload
 from recbole_sid.bench.plain import PlainDecoder, plain_mlp_encoder, plain_readout
+from recbole_sid.bench.serving_rows import serving_problem, serving_task
 from recbole_sid.bench.timing import Task
 from recbole_sid.fast.compiled_scorer import is_usable
 from recbole_sid.nn.t5 import to_transformers
@@ -180,6 +182,14 @@ def transitions(workload: Workload, beam_size: int) -> Task:
     return Task(model.retrieve, {})
 
 
+def serving(workload: Workload, beam_size: int, kind: str, with_memory: bool) -> Task:
+    """The engine that a bundle of the model has: compiled loops from item numbers to a list of 20."""
+    problem = serving_problem(workload.device)
+    if problem:
+        raise Unavailable(problem)
+    return serving_task(workload, kind, with_memory)
+
+
 def exact(workload: Workload, beam_size: int) -> Task:
     """The true top-k, with compiled kernels."""
     return sid_task(workload.model("SIDMLP", compiled=_compiled(workload), decoding="exact"))
@@ -211,6 +221,10 @@ def sasrec(workload: Workload, beam_size: int) -> Task:
         return _best(states @ model.item_embedding.weight.T, beam_size)
 
     return Task(lambda batch: decode(encode(batch)), {"encode": encode, "decode": decode})
+
+
+def _serving(kind: str, with_memory: bool) -> Callable[[Workload, int], Task]:
+    return partial(serving, kind=kind, with_memory=with_memory)
 
 
 def copied_cache(workload: Workload, batch: Any, beam_size: int) -> int:
@@ -248,6 +262,12 @@ ROWS: dict[str, Row] = {
     "hybrid-memory": Row("SIDMLPHybrid", hybrid_memory, score_matrix),
     "hybrid-index": Row("SIDMLPHybrid", hybrid_index),
     "hybrid-index-memory": Row("SIDMLPHybrid", hybrid_index_memory),
+    "serve-item": Row("SIDMLPPlusPlus-item", _serving("SIDMLPPlusPlus-item", False), reference="sidmlppp-item"),
+    "serve-item-memory": Row(
+        "SIDMLPPlusPlus-item", _serving("SIDMLPPlusPlus-item", True), reference="sidmlppp-item-memory"
+    ),
+    "serve-hybrid-memory": Row("SIDMLPHybrid", _serving("SIDMLPHybrid", True), score_matrix, reference="hybrid-memory"),
+    "serve-sidmlp": Row("SIDMLP", _serving("SIDMLP", False), reference="sidmlp-fast"),
     "transitions": Row("TransitionMemory", transitions),
     "sasrec": Row("SASRec", sasrec, score_matrix),
 }

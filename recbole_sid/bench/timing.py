@@ -71,6 +71,11 @@ class Samples:
         low, middle, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         return low, middle, high
 
+    def late(self) -> float:
+        """Return the 99th percentile: of fewer than a hundred rounds nearly the slowest."""
+        values = list(self.quiet().values())
+        return quantiles(values, n=100, method="inclusive")[-1] if len(values) > 1 else values[0]
+
     def stage_medians(self) -> dict[str, float]:
         """Return the median of each stage."""
         return {name: median(values) for name, values in self.stages.items()}
