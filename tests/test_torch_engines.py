@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import OWN, SMALL
 from test_engines import NUMBERS, check_parity, histories_of, stored
 
+from recbole_sid.config import Config
+from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
+from recbole_sid.exporting.export import export_model
 from recbole_sid.exporting.forms import Form, form_of
+from recbole_sid.quick_start import load_data_and_model
 from recbole_sid.registry import get_model
-from recbole_sid.serving.engine import engine_named
+from recbole_sid.serving.bundle import Bundle
+from recbole_sid.serving.engine import Histories, engine_named
+
+PLAIN = {key: value for key, value in SMALL.items() if key not in OWN}
 
 Made = tuple[Any, Any, Form]
 
@@ -145,3 +153,43 @@ print(engine.rank(Histories(**np.load("histories.npz")), 5)[0].tolist())
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == expected
+
+
+def test_recboles_models_score_by_a_graph(trained: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    bundle = Bundle.load(export_model(trained["SASRec"], tmp_path / "bundle"))
+    _, model, _, _, _, test = load_data_and_model(trained["SASRec"])
+    rows, engine = next(iter(test))[0], bundle.engine()
+    histories = histories_of(model, rows)
+    with torch.no_grad():
+        expected = model.eval().full_sort_predict(rows).view(len(rows), -1).numpy()
+    every = engine.all_scores(histories)
+    np.testing.assert_allclose(every[:, 1:], expected[:, 1:], atol=1e-4)
+    assert np.isneginf(every[:, 0]).all()
+    items, scores = engine.rank(histories, 7)
+    np.testing.assert_allclose(scores, -np.sort(-every, axis=1)[:, :7])
+    np.testing.assert_array_equal(np.take_along_axis(every, items, axis=1), scores)
+    np.testing.assert_array_equal(engine.scores(histories, np.array([3, 1])), every[:, [3, 1]])
+    short = Histories(histories.items[:2, :1], np.array([1, 1]))
+    assert engine.rank(short, 3)[0].shape == (2, 3)
+    explained = engine.explain(short, np.array([4, 5]))
+    softmax = torch.from_numpy(engine.all_scores(short)).softmax(1)
+    assert explained[1]["probability"] == pytest.approx(float(softmax[1, 5]), rel=1e-4)
+    whole, _ = engine.rank(short, 10_000)
+    assert (np.sort(whole, axis=1) == np.arange(1, engine.n_items)).all()
+
+
+def test_graphs_that_are_none_are_refused() -> None:
+    pytest.importorskip("onnxruntime")
+    settings = {"n_items": 5, "max_history": 3, "beam_size": 2}
+    with pytest.raises(InputError, match="damaged"):
+        engine_named("onnx_scores").of({"scores.onnx": np.zeros(9, np.uint8)}, settings)
+
+
+def test_models_that_read_more_than_a_history_are_refused(data_path: Path) -> None:
+    config = Config("FPMC", "tiny", config_dict={**PLAIN, "data_path": str(data_path)})
+    train, _, _ = data_preparation(config, create_dataset(config))
+    model = get_model("FPMC")(config, train._dataset)
+    with pytest.raises(InputError, match="FPMC cannot be exported: it reads 'user_id' beside the history"):
+        form_of(model, config, train._dataset)

@@ -47,6 +47,7 @@ FORMS: dict[str, str] = with_installed(
         "SIDMLP": "recbole_sid.exporting.tokens:form_of_student",
         "TIGER": "recbole_sid.exporting.torch_models:form_of_tiger",
         "CausalSID": "recbole_sid.exporting.torch_models:form_of_causal",
+        "SequentialRecommender": "recbole_sid.exporting.scores:form_of_scores",
         "TransitionMemory": "recbole_sid.exporting.transitions:form_of_transitions",
     },
 )

@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +28,17 @@ def recorded(graph: nn.Module, max_history: int) -> ExportedProgram:
     """
     is_open = max_history > 2  # torch takes 0, 1 and the example's own largest size for constants
     example = torch.ones(3, max(2, max_history // 2) if is_open else max_history, dtype=torch.int64)
-    batch = Dim("batch", min=1, max=_MOST_USERS)
     length = Dim("length", min=1, max=max_history) if is_open else None
+    return _recorded(graph, example, length)
+
+
+def recorded_scores(graph: nn.Module, max_history: int) -> ExportedProgram:
+    """Return the program of a graph of histories int64 [B, max_history], B left open; raises as `recorded`."""
+    return _recorded(graph, torch.ones(3, max_history, dtype=torch.int64), None)
+
+
+def _recorded(graph: nn.Module, example: torch.Tensor, length: Any) -> ExportedProgram:
+    batch = Dim("batch", min=1, max=_MOST_USERS)
     try:
         with torch.no_grad(), quiet():
             return torch.export.export(graph, (example,), dynamic_shapes=({0: batch, 1: length},), strict=False)

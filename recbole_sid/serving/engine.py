@@ -104,6 +104,7 @@ ENGINES: dict[str, str] = with_installed(
         "t5": "recbole_sid.serving.engines.tokens:T5Engine",
         "tiger": "recbole_sid.serving.engines.torch_models:TIGEREngine",
         "causal": "recbole_sid.serving.engines.torch_models:CausalEngine",
+        "onnx_scores": "recbole_sid.serving.engines.onnx_scores:ScoreEngine",
         "transitions": "recbole_sid.serving.engines.transitions:TransitionEngine",
     },
 )
