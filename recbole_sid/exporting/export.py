@@ -54,7 +54,7 @@ def export_model(
     check_absent(output)
     check_formats(formats)
     recorded = recorded_of(checkpoint)
-    loaded = load_data_and_model(recorded.file, {"use_gpu": False, **(overrides or {})}, model_class)
+    loaded = load_data_and_model(recorded.file, {**(overrides or {}), "use_gpu": False}, model_class)
     config, model, _, train_data, _, test_data = loaded
     dataset = train_data._dataset
     require_histories(dataset, config["model"])
