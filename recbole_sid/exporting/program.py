@@ -44,8 +44,8 @@ def _recorded(graph: nn.Module, example: torch.Tensor, length: Any) -> ExportedP
             return torch.export.export(graph, (example,), dynamic_shapes=({0: batch, 1: length},), strict=False)
     except Exception as error:  # of many classes, none of them documented
         raise InputError(
-            f"torch {torch.__version__} cannot record this model ({first_line(error)}): this is known to work with "
-            "torch 2.13."
+            f"torch {torch.__version__} cannot record this model ({first_line(error)}): what it does follows the data, "
+            "or this torch is too old; torch 2.13 records all that docs/serving.md names."
         ) from error
 
 
