@@ -188,6 +188,33 @@ def _train(folder: Path) -> dict[str, str]:
     return files
 
 
+@pytest.fixture(scope="session")
+def transition_bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two bundles of TransitionMemory on the tiny dataset, of other numbers; processes load them quickly."""
+    from recbole_sid.exporting.export import export_model
+
+    folder = tmp_path_factory.mktemp("transitions")
+    plain = {key: value for key, value in SMALL.items() if key not in OWN}
+    numbers = {"hops": 2, "hop_decay": 0.5, "window": 3, "window_decay": 0.5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        common = {**plain, **numbers, "data_path": str(write_dataset(folder / "data", random_sequences()))}
+        files = [
+            run_recbole_sid("TransitionMemory", "tiny", config_dict={**common, "pseudo_counts": count})["model_file"]
+            for count in (0.5, 500.0)
+        ]
+        first, second = (export_model(file, folder / f"bundle-{number}") for number, file in enumerate(files))
+    return first, second
+
+
+@pytest.fixture
+def quick_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a Ray that is started start soon: its workers are not nicer than others, and Serve's proxy has time."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    for what in ("READY", "HEALTH"):
+        monkeypatch.setenv(f"RAY_SERVE_PROXY_{what}_CHECK_TIMEOUT_S", "120")
+
+
 @pytest.fixture
 def ensemble(trained: dict[str, str]) -> Callable[..., Config]:
     """Return ``ensemble(sid_model, id_model, **changes)``: the configuration of an ensemble of the trained models."""

@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL, random_sequences, write_dataset
 
 from recbole_sid.cli import main
 from recbole_sid.cluster import local_ray
 from recbole_sid.errors import InputError
-from recbole_sid.quick_start import run_recbole_sid
 from recbole_sid.serving.answering import Count, Wish
 from recbole_sid.serving.recommender import Recommender
 from recbole_sid.serving.scoring import RECORD, Job, Part, PartScorer, here, processes, score
@@ -28,22 +26,11 @@ pa = pytest.importorskip("pyarrow", reason="lists for everybody are in Parquet")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 N_PARTS, A_PART = 5, 37
-NUMBERS = {"hops": 2, "hop_decay": 0.5, "window": 3, "window_decay": 0.5, "pseudo_counts": 2.0}
 
 
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a TransitionMemory."""
-    from recbole_sid.exporting.export import export_model
-
-    folder = tmp_path_factory.mktemp("scoring")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        data = str(write_dataset(folder / "data", random_sequences()))
-        plain = {key: value for key, value in SMALL.items() if key not in ("codebook_sizes", "collaborative_dim")}
-        settings = {**plain, **NUMBERS, "data_path": data}
-        file = run_recbole_sid("TransitionMemory", "tiny", config_dict=settings)["model_file"]
-        return export_model(file, folder / "bundle")
+@pytest.fixture
+def bundle(transition_bundles: tuple[Path, Path]) -> Path:
+    return transition_bundles[0]
 
 
 def write_part(file: Path, seed: int, users: int = A_PART) -> list[list[str]]:
@@ -266,6 +253,7 @@ def test_options_that_mean_nothing_are_refused(
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("quick_ray")
 def test_it_runs_on_ray(bundle: Path, histories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ray.data", reason="Ray Data is not installed")
     output = tmp_path / "lists"
