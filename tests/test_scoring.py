@@ -20,7 +20,7 @@ from recbole_sid.cluster import local_ray
 from recbole_sid.errors import InputError
 from recbole_sid.serving.answering import Count, Wish
 from recbole_sid.serving.recommender import Recommender
-from recbole_sid.serving.scoring import RECORD, Job, Part, PartScorer, here, processes, score
+from recbole_sid.serving.scoring import RECORD, FolderJob, Part, PartScorer, here, processes, score
 
 pa = pytest.importorskip("pyarrow", reason="lists for everybody are in Parquet")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -91,7 +91,7 @@ def test_it_is_what_each_user_gets_alone(
     bundle: Path, histories: Path, tmp_path: Path, spread: Any, wish: Wish
 ) -> None:
     told: list[tuple[int, int]] = []
-    job = Job.of(bundle, histories, tmp_path / "lists", wish, batch_size=10)
+    job = FolderJob.of(bundle, histories, tmp_path / "lists", wish, batch_size=10)
     total = score(job, spread, lambda done, of, _: told.append((done, of)))
     expected = one_by_one(bundle, histories, wish)
     unknown = sum(row["how"] == "popularity" for rows in expected.values() for row in rows)
@@ -104,7 +104,7 @@ def test_it_is_what_each_user_gets_alone(
 
 
 def stopping_after(count: int) -> Any:
-    def spread(job: Job, parts: Sequence[Part]) -> Iterator[Count]:
+    def spread(job: FolderJob, parts: Sequence[Part]) -> Iterator[Count]:
         yield from here(job, parts[:count])
         raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_a_run_that_stopped_goes_on_with_the_other_parts(
     bundle: Path, histories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "lists"
-    job = Job.of(bundle, histories, output, Wish(5))
+    job = FolderJob.of(bundle, histories, output, Wish(5))
     with pytest.raises(KeyboardInterrupt):
         score(job, stopping_after(2))
     assert not json.loads((output / RECORD).read_text())["finished"]
@@ -137,7 +137,7 @@ def test_a_part_that_fails_leaves_nothing_and_the_finished_ones_stay(
 ) -> None:
     output = tmp_path / "lists"
     (histories / "part-3.parquet").write_bytes(b"PAR1 no")
-    job = Job.of(bundle, histories, output, Wish(5))
+    job = FolderJob.of(bundle, histories, output, Wish(5))
     with pytest.raises(InputError, match=r"part-3.parquet' is no Parquet file that can be read"):
         score(job, here)
     assert sorted(file.name for file in output.iterdir()) == [RECORD, *(f"part-{n}.parquet" for n in range(3))]
@@ -150,10 +150,10 @@ def test_an_output_of_something_else_is_refused(bundle: Path, histories: Path, t
         output.mkdir()
         (output / "mine.txt").touch()
     else:
-        score(Job.of(bundle, histories, output, Wish(5)), here)
-    job = Job.of(bundle, histories, output, Wish(6 if what == "options" else 5))
+        score(FolderJob.of(bundle, histories, output, Wish(5)), here)
+    job = FolderJob.of(bundle, histories, output, Wish(6 if what == "options" else 5))
     if what == "bundle":
-        job = Job(job.bundle, job.histories, job.output, "0" * 16, job.wish)
+        job = FolderJob(job.bundle, job.histories, job.output, "0" * 16, job.wish)
     if what == "file":
         write_part(histories / "part-1.parquet", 100)
     with pytest.raises(InputError, match=f"holds (lists of another .*{what}|something else).* name another folder"):
@@ -162,14 +162,14 @@ def test_an_output_of_something_else_is_refused(bundle: Path, histories: Path, t
 
 def test_folders_and_bundles_that_are_none_are_refused(bundle: Path, histories: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no bundle"):
-        Job.of(histories, histories, tmp_path / "lists", Wish(5))
+        FolderJob.of(histories, histories, tmp_path / "lists", Wish(5))
     empty = tmp_path / "empty"
     empty.mkdir()
     for folder, message in ((empty, "has no Parquet files"), (tmp_path / "none", "is no folder")):
         with pytest.raises(InputError, match=message):
-            score(Job.of(bundle, folder, tmp_path / "lists", Wish(5)), here)
+            score(FolderJob.of(bundle, folder, tmp_path / "lists", Wish(5)), here)
     with pytest.raises(InputError, match=r"k is 0"):
-        Job.of(bundle, histories, tmp_path / "lists", Wish(0))
+        FolderJob.of(bundle, histories, tmp_path / "lists", Wish(0))
     assert not (tmp_path / "lists").exists()
 
 
@@ -258,7 +258,7 @@ def test_it_runs_on_ray(bundle: Path, histories: Path, tmp_path: Path, capsys: p
     pytest.importorskip("ray.data", reason="Ray Data is not installed")
     output = tmp_path / "lists"
     with pytest.raises(KeyboardInterrupt):  # a part is done already, and stays
-        score(Job.of(bundle, histories, output, Wish(5)), stopping_after(1))
+        score(FolderJob.of(bundle, histories, output, Wish(5)), stopping_after(1))
     before = written(output)
     with local_ray(1):  # which the command takes up
         assert main(command(bundle, histories, output, "--engine=ray")) == 0

@@ -13,7 +13,7 @@ from recbole_sid.errors import InputError, require_known
 
 if TYPE_CHECKING:
     from recbole_sid.serving.answering import Count, Wish
-    from recbole_sid.serving.scoring import Job
+    from recbole_sid.serving.scoring import FolderJob
 
 ENGINES = ("processes", "ray")
 _EVERY = 10  # seconds between two lines that say how far it is
@@ -27,12 +27,12 @@ OPTIONS = (
 
 def recommend_folder(call: Call, bundle: str, histories: str, output: str, wish: Wish) -> None:
     """Write the lists of all parts of a folder that are not written yet."""
-    from recbole_sid.serving.scoring import Job, processes, score
+    from recbole_sid.serving.scoring import FolderJob, processes, score
     from recbole_sid.util.files import check_folder_writable
 
     engine, count, address = _checked(call, bundle)
     check_folder_writable(output)
-    job = Job.of(bundle, histories, output, wish)
+    job = FolderJob.of(bundle, histories, output, wish)
     started = perf_counter()
     if engine == "ray":
         total = _on_ray(job, count, address)
@@ -65,7 +65,7 @@ def _checked(call: Call, bundle: str) -> tuple[str, int | None, str | None]:
     return engine, count, address
 
 
-def _on_ray(job: Job, count: int | None, address: str | None) -> Count:
+def _on_ray(job: FolderJob, count: int | None, address: str | None) -> Count:
     from recbole_sid.cluster import ray_running
     from recbole_sid.serving.scoring import score
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.serving.answering import Count
-from recbole_sid.serving.scoring import Job, Part, PartScorer, Spread
+from recbole_sid.serving.scoring import FolderJob, Part, PartScorer, Spread
 
 _FAULT = "fault"  # in a row that Ray Data gives back, beside the fields of `Count`
 
@@ -20,7 +20,7 @@ def on_ray(n_actors: int) -> Spread:
     that was killed would begin anew.
     """
 
-    def spread(job: Job, parts: Sequence[Part]) -> Iterator[Count]:
+    def spread(job: FolderJob, parts: Sequence[Part]) -> Iterator[Count]:
         import ray
 
         getLogger("ray.data._internal").setLevel(ERROR)  # its plan, its progress
@@ -44,7 +44,7 @@ def on_ray(n_actors: int) -> Spread:
 class _RayScorer:
     """What an actor of Ray Data does with a batch of one part. What the user can mend comes back as a text."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: FolderJob) -> None:
         self._job = job
         self._scorer: PartScorer | None = None
 

@@ -47,7 +47,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class FolderJob:
     """What is to be done.
 
     Attributes:
@@ -65,7 +65,7 @@ class Job:
     batch_size: int = _BATCH
 
     @classmethod
-    def of(cls, bundle: Any, histories: Any, output: Any, wish: Wish, batch_size: int = _BATCH) -> Job:
+    def of(cls, bundle: Any, histories: Any, output: Any, wish: Wish, batch_size: int = _BATCH) -> FolderJob:
         """Return the job of scoring a folder by a bundle.
 
         Raises:
@@ -126,7 +126,7 @@ class PartScorer:
         verify: whether the bundle's files are checked against their hashes.
     """
 
-    def __init__(self, job: Job, verify: bool = True) -> None:
+    def __init__(self, job: FolderJob, verify: bool = True) -> None:
         from recbole_sid.serving.bundle import Bundle
 
         bundle = Bundle.load(job.bundle, verify)
@@ -145,10 +145,10 @@ class PartScorer:
         return count
 
 
-Spread = Callable[[Job, Sequence[Part]], Iterable[Count]]
+Spread = Callable[[FolderJob, Sequence[Part]], Iterable[Count]]
 
 
-def score(job: Job, spread: Spread, tell: Callable[[int, int, Count], None] = lambda *_: None) -> Count:
+def score(job: FolderJob, spread: Spread, tell: Callable[[int, int, Count], None] = lambda *_: None) -> Count:
     """Do what is left of a job.
 
     Args:
@@ -170,7 +170,7 @@ def score(job: Job, spread: Spread, tell: Callable[[int, int, Count], None] = la
     return total
 
 
-def here(job: Job, parts: Sequence[Part]) -> Iterator[Count]:
+def here(job: FolderJob, parts: Sequence[Part]) -> Iterator[Count]:
     """Score parts in this process."""
     scorer = PartScorer(job, verify=False)
     yield from (scorer(part.name) for part in parts)
@@ -179,7 +179,7 @@ def here(job: Job, parts: Sequence[Part]) -> Iterator[Count]:
 def processes(n_processes: int) -> Spread:
     """Return what scores parts in processes of this machine, which share the bundle's pages of memory."""
 
-    def spread(job: Job, parts: Sequence[Part]) -> Iterator[Count]:
+    def spread(job: FolderJob, parts: Sequence[Part]) -> Iterator[Count]:
         count = min(n_processes, len(parts))
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(count, spawn, _start_process, (job,)) as pool:
@@ -214,7 +214,7 @@ def _threads_each(number: int) -> Iterator[None]:
 _scorer: PartScorer | None = None  # of a process of `processes`
 
 
-def _start_process(job: Job) -> None:
+def _start_process(job: FolderJob) -> None:
     global _scorer
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _scorer = PartScorer(job, verify=False)
