@@ -197,6 +197,9 @@ def test_no_format_is_no_bundle(path: Path, format_: Any) -> None:
 
 
 def test_no_manifest_is_no_bundle(tmp_path: Path) -> None:
+    for name in (5, None, "a\0b"):
+        with pytest.raises(InputError, match="is no name of a bundle"):
+            Bundle.load(name)  # type: ignore[arg-type]
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InputError, match=r"is no bundle \(it has no bundle.json\)"):
             Bundle.load(folder)
@@ -264,7 +267,8 @@ def entry(dtype: Any = "F32", shape: Any = (2,), place: Any = (0, 8)) -> dict[st
         (tensor_file({"a": entry(shape=[True, 2])}), "no possible shape"),
         (tensor_file({"a": entry(shape=[2**62])}), "no possible shape"),
         (tensor_file({"a": entry(shape=[1] * 17)}), "no possible shape"),
-        (tensor_file({"a": entry(shape=[2**61] * 16)}), "another size"),
+        (tensor_file({"a": entry(shape=[2**61] * 16)}), "no possible shape"),
+        (tensor_file({"a": entry(shape=[0, 2**61], place=[0, 0])}, b""), "no possible shape"),
         (tensor_file({"a": entry(place=[0, 8, 9])}), "no possible place"),
         (tensor_file({"a": entry(place=[0, "8"])}), "no possible place"),
         (tensor_file({"a": entry(place=[8, 0])}), "another size"),

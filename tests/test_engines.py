@@ -25,6 +25,7 @@ from recbole_sid.registry import get_model
 from recbole_sid.serving.engine import Histories, engine_named
 
 pytest.importorskip("numba")
+from recbole_sid.fast.compiled import decoders
 from recbole_sid.fast.compiled.jit import jit
 from recbole_sid.fast.compiled.products import affine
 from recbole_sid.serving.engines import code_ranking
@@ -232,13 +233,26 @@ def test_parts_and_threads_change_nothing(make: Callable[..., Made]) -> None:
     np.testing.assert_array_equal(engine.rank(some, 5)[0], expected[0][0][::2])
 
 
+def test_the_loop_that_is_looked_for_is_one_that_ranks(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is never compiled, and would be missed with every bundle that is loaded."""
+    engine: Any = engine_named(form.engine).of(form.arrays, stored(form))
+    loop, called = engine._main_loop(), []
+    for module in (code_ranking, decoders):
+        for name, value in list(vars(module).items()):
+            if value is loop:
+                monkeypatch.setattr(module, name, lambda *given: (called.append(1), loop(*given))[1])
+    engine.rank(Histories(np.ones((1, 1), np.int64), np.ones(1, np.int64)), 3)
+    assert called
+
+
 def test_it_is_said_that_loops_have_to_be_compiled(
     form: Form, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_named(form.engine)
     engine.of(form.arrays, stored(form)).prepare()
     assert "compiled" not in caplog.text
-    monkeypatch.setattr(code_ranking, "search_codes", jit(lambda x: x))  # one that never was
+    for loop in ("search_codes", "settle", "search_beams", "best_of"):
+        monkeypatch.setattr(code_ranking, loop, jit(lambda x: x))  # one that never was
     engine.of(form.arrays, stored(form))
     assert caplog.text.count("The first answer takes a minute: its loops have to be compiled") == 1
 
@@ -300,6 +314,16 @@ def test_every_array_is_checked(form: Form) -> None:
         if not (said.startswith("The bundle") and name.split(".")[0] in said):
             unnoticed.append((name, arrays.get(name)))
     assert unnoticed == []
+
+
+def test_what_stands_nowhere_in_the_trie_stands_nowhere(form: Form) -> None:
+    """Compiled loops would read wherever it says: an item that is not there at the first level has no others."""
+    nodes = form.arrays["places.nodes"].copy()
+    assert (nodes[0] == -1).all()
+    for place in (0, 1 << 20, -(1 << 20)):
+        nodes[0, -1] = place
+        with pytest.raises(InputError, match=r"places\.nodes"):
+            engine_named(form.engine).of({**form.arrays, "places.nodes": nodes}, stored(form))
 
 
 def test_every_setting_is_checked(form: Form) -> None:

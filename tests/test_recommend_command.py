@@ -272,6 +272,7 @@ def test_long_lists_are_answered_for_fewer_users_at_a_time(bundle: str, monkeypa
         (["--output=o.csv"], "recommend needs either --histories=FILE or --users"),
         (["--output=o.csv", "--users", "--histories=h.jsonl"], "recommend needs either --histories=FILE or --users"),
         (["--output=o.txt", "--histories=h.jsonl"], "'o.txt' is of a kind that is not written"),
+        (["--output=o.csv", "--histories="], "'' is of a kind that holds no histories"),
         (["--output=o.csv", "--histories=gone.jsonl"], "There is no file 'gone.jsonl'"),
         (["--output=o.csv", "--histories=h.jsonl", "--k=0"], "--k: invalid whole number of at least 1 value: '0'"),
         (["--output=o.csv", "--histories=h.jsonl", "--items=gone.txt"], "'gone.txt' cannot be read"),
@@ -288,6 +289,17 @@ def test_a_wrong_command_line_is_refused(
     Path("empty.txt").write_text("\n", encoding="utf-8")
     assert main(["recommend", bundle, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_source_that_is_not_there_is_told_before_anything_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "gone", "--histories=h.jsonl", "--output=o.csv"]) == 2
+    assert "There is no bundle or checkpoint at 'gone'" in capsys.readouterr().err
+
+
+def test_a_long_history_in_a_row_of_csv(bundle: str) -> None:
+    Path("h.csv").write_text("user,items\na," + "unknown " * 20_000 + "i1\n", encoding="utf-8")
+    assert main(["recommend", bundle, "--histories=h.csv", "--k=5", "--output=out.csv"]) == 0
+    check(read_lists("out.csv"), Recommender.load(bundle).recommend([["i1"]], 5), ["a"])
 
 
 def test_a_checkpoint_answers_as_its_bundle_does(trained: dict[str, str]) -> None:

@@ -216,7 +216,7 @@ def test_known_users_are_recommended_by_name() -> None:
     assert found.how.tolist() == ["model", "model", "popularity", "popularity"]
     assert [row["user"] for row in found.to_dicts()] == ["bob", "ann", "who", "eve"]
     assert found.to_pandas().user.tolist()[::5] == ["bob", "ann", "who", "eve"]
-    with pytest.raises(InputError, match="History 2 has no item"):
+    with pytest.raises(InputError, match="The history of 'who' has no item"):
         ours.recommend_users(["bob", "ann", "who"], on_unknown="error")
     with pytest.raises(InputError, match="export the bundle with --histories"):
         recommender().recommend_users(["ann"])
@@ -268,6 +268,7 @@ def test_an_item_is_explained() -> None:
         ({"exclude": 3}, "exclude is 3 \\(int\\): give a list of ids"),
         ({"exclude": [3]}, "exclude holds 3 \\(int\\) in place 0"),
         ({"exclude": ["i1", "seen"]}, 'exclude lists "seen" among ids'),
+        ({"exclude": [["i1", "seen"]]}, 'exclude lists "seen" among ids'),
         ({"exclude": [["i1"], ["i2"]]}, "exclude has 2 lists for 1 histories"),
         ({"exclude": [["i1", 4]]}, "exclude\\[0\\] holds 4"),
         ({"exclude": [["i1"], "unseen"], "histories": [["i1"], ["i2"]]}, "exclude='unseen' \\(did you mean"),

@@ -103,6 +103,23 @@ def test_it_is_what_each_user_gets_alone(
     assert json.loads((tmp_path / "lists" / RECORD).read_text())["finished"]
 
 
+def test_long_lists_are_made_for_fewer_users_at_a_time(
+    bundle: Path, histories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recbole_sid.serving.answering._LISTED", 5 * 7)
+    sizes: list[int] = []
+    recommend = Recommender.recommend
+
+    def counted(self: Recommender, given: Any, *more: Any) -> Any:
+        found = recommend(self, given, *more)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(Recommender, "recommend", counted)
+    score(FolderJob.of(bundle, histories, tmp_path / "lists", Wish(5)), here)
+    assert max(sizes) == 7
+
+
 def stopping_after(count: int) -> Any:
     def spread(job: FolderJob, parts: Sequence[Part]) -> Iterator[Count]:
         yield from here(job, parts[:count])

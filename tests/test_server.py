@@ -22,6 +22,7 @@ from served_bundles import ENGINE, TITLES, WHERE, Counting, write
 import recbole_sid
 from recbole_sid.cli import COMMANDS, main, parse
 from recbole_sid.errors import InputError
+from recbole_sid.serving.catalogue import Catalogue
 from recbole_sid.serving.engine import ENGINES
 from recbole_sid.serving.recommender import Recommender
 from recbole_sid.serving.server import titles
@@ -30,7 +31,7 @@ from recbole_sid.serving.server.batching import Batcher
 from recbole_sid.serving.server.errors import Refused
 from recbole_sid.serving.server.limits import Limits
 from recbole_sid.serving.server.requests import Explanations
-from recbole_sid.serving.server.run import api_key, named_paths
+from recbole_sid.serving.server.run import api_key, named_paths, serve
 
 KEY = "a long secret"
 HISTORIES = [["i1", "i2"], ["i7"], ["i3", "i3", "nothing", "i9"], ["unknown"], []]
@@ -120,6 +121,15 @@ def test_requests_of_one_batch_are_answered_as_if_alone(bundles: dict[str, Path]
         ).lists()
 
 
+def test_a_list_for_all_of_a_request_is_looked_up_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    numbers = Catalogue.numbers
+    monkeypatch.setattr(Catalogue, "numbers", lambda self, ids: (asked.append(len(ids)), numbers(self, ids))[1])
+    body = {"histories": [["i1"]] * 6, "exclude": ["i2", "i3", "i4"]}
+    assert client.post("/recommend", json=body).status_code == 200
+    assert sorted(asked) == [3, 6]
+
+
 def test_titles_of_lists(client: TestClient) -> None:
     row = client.post("/recommend", json={"histories": [["i1"]], "k": 5, "titles": True}).json()["lists"][0]
     assert row["titles"] == [TITLES[int(item[1:]) - 1] for item in row["items"]]
@@ -187,6 +197,7 @@ def test_what_models_say_of_themselves(client: TestClient) -> None:
         ({"histories": [["i1"]], "k": True}, 422, "k:"),
         ({"histories": [["i1"]], "exclude": "none"}, 422, "exclude"),
         ({"histories": [["i1"]], "exclude": [["i1"], ["i2"]]}, 422, "2 lists for 1"),
+        ({"histories": [["i1"]], "exclude": ["seen"]}, 422, 'exclude lists "seen" among ids'),
         ({"histories": [["i1"]], "exclude": ["i1"] * 9}, 422, "exclude"),
         ({"histories": [["i1"]], "items": ["i1"] * 9}, 422, "items"),
         ({"histories": [["i1"]], "items": ["no"]}, 422, "items"),
@@ -266,6 +277,39 @@ def test_nothing_changes_without_a_key(bundles: dict[str, Path]) -> None:
             answer = client.post(path, json={})
             assert answer.status_code == 403
             assert "RECBOLE_SID_API_KEY" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("LOCALHOST", 200), ("box.localhost", 200),
+        ("evil.example", 403), ("evil.example:8000", 403), ("localhost.evil.example", 403), ("10.0.0.1", 403),
+        ("", 403), ("[::2]", 403), ("127.0.0.1.evil.example", 403),
+    ],
+)  # fmt: skip
+def test_a_site_whose_name_leads_here_gets_nothing(bundles: dict[str, Path], host: str, status: int) -> None:
+    with TestClient(create_app(bundles, is_local=True), headers={"host": host}) as client:
+        for answer in (client.post("/recommend", json={"histories": [["i1"]]}), client.get("/models"), client.get("/")):
+            assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "is_local"), [("127.0.0.1", "", True), ("127.0.0.1", "k", False), ("0.0.0.0", "", False)]
+)
+def test_names_are_looked_at_where_nothing_else_keeps_others_out(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, host: str, key: str, is_local: bool
+) -> None:
+    made: dict[str, Any] = {}
+
+    def create(*_: Any, **given: Any) -> Any:
+        made.update(given)
+        raise InputError("enough")
+
+    monkeypatch.setattr("recbole_sid.serving.server.run.create_app", create)
+    monkeypatch.setenv("RECBOLE_SID_API_KEY", key)
+    with pytest.raises(InputError, match="enough"):
+        serve([str(bundles["first"])], host, 0)
+    assert made["is_local"] == is_local
 
 
 @pytest.mark.parametrize("key", [" x", "x\ny", "schlüssel", "x" * 5000])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_sid.commands.call import Call, Command, Option, input_file
 from recbole_sid.commands.recommend_folder import OPTIONS, check_is_folder, recommend_folder
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, require_known
 
 if TYPE_CHECKING:
     from recbole_sid.serving.answering import Wish
@@ -22,12 +22,14 @@ def recommend(call: Call) -> None:
     from recbole_sid.util.files import check_writable
 
     source = input_file(call)
+    if not Path(source).exists():
+        raise InputError(f"There is no bundle or checkpoint at '{source}'.")
     if "output" not in call.options:
         raise InputError("recommend needs --output=FILE: .jsonl, .csv or .parquet.")
     if ("histories" in call.options) == ("users" in call.options):
         raise InputError("recommend needs either --histories=FILE or --users, which stands for the users it knows.")
     output, wish = call.options["output"], _wish(call)
-    if Path(call.options.get("histories", "")).is_dir() and "histories" in call.options:
+    if call.options.get("histories") and Path(call.options["histories"]).is_dir():
         recommend_folder(call, source, call.options["histories"], output, wish)
         return
     check_is_folder(call)
@@ -60,12 +62,14 @@ def _recommender(source: str, overrides: dict[str, Any]) -> Recommender:
 def _wish(call: Call) -> Wish:
     from recbole_sid.serving.answering import Wish
     from recbole_sid.serving.history_files import read_ids
+    from recbole_sid.serving.recommender import ON_UNKNOWN
 
     exclude: Any = call.options.get("exclude", "seen")
     if exclude not in ("seen", "none"):
         exclude = read_ids(exclude)
     items = read_ids(call.options["items"]) if "items" in call.options else None
     on_unknown = call.options.get("on_unknown", "popularity")
+    require_known("on_unknown", on_unknown, ON_UNKNOWN)
     return Wish(call.options.get("k", 20), None if exclude == "none" else exclude, items, on_unknown)
 
 

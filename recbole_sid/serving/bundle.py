@@ -97,7 +97,10 @@ class Bundle:
         Raises:
             InputError: if it is none, of a later format, a delta, or a file is missing, damaged or of another bundle.
         """
-        folder = Path(os.path.realpath(path))
+        try:
+            folder = Path(os.path.realpath(path))
+        except (TypeError, ValueError):
+            raise InputError(f"{path!r} is no name of a bundle: give its directory.") from None
         manifest, identity = read_manifest(folder)
         if manifest["base"] is not None:
             raise InputError(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from recbole_sid.errors import InputError, first_line, nearest
+from recbole_sid.errors import InputError, first_line
 from recbole_sid.serving.asked import FlatLists, flat
 from recbole_sid.util.item_tokens import LONGEST_TOKEN
 from recbole_sid.util.reading import check_parquet
@@ -108,6 +108,7 @@ def _check_whole(ids: Sequence[str], place: str) -> None:
 
 
 def _csv(path: Path, batch_size: int) -> Iterator[HistoryBatch]:
+    csv.field_size_limit(LONGEST_LINE)  # of all readers of the process; by itself 131,072
     with _opened(path) as stream:
         rows = csv.reader((line for _, line in _lines(stream, path)), strict=True)
         header = [name.strip() for name in _next_row(rows, path) or ()]
@@ -115,7 +116,7 @@ def _csv(path: Path, batch_size: int) -> Iterator[HistoryBatch]:
         if user is None or (item is None) == (items is None):
             raise InputError(
                 f"'{path}' has the columns {', '.join(header)[:200] or '(none)'}: it needs user and items, or user and "
-                f"item, in its first line{nearest('items', header)}."
+                "item, not both, in its first line, with commas between them."
             )
         if items is not None:
             found = ((row[user], row[items].split()) for row in _rows(rows, header, path))

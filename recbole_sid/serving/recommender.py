@@ -21,7 +21,7 @@ from recbole_sid.serving.lists import Lists, padded
 from recbole_sid.serving.ranking import Ranked, blocks, popular, ranked, too_short
 from recbole_sid.serving.recommendations import Recommendations
 
-_ON_UNKNOWN = ("popularity", "error")
+ON_UNKNOWN = ("popularity", "error")
 _HOW, _SEARCH = np.array(["popularity", "model"]), np.array(["beam", "exact"])
 
 
@@ -92,7 +92,7 @@ class Recommender:
         Raises:
             InputError: if something is of the wrong kind, or no item of a list for all is known.
         """
-        require_known("on_unknown", on_unknown, _ON_UNKNOWN)
+        require_known("on_unknown", on_unknown, ON_UNKNOWN)
         asked = flat_histories(histories)
         names = None if users is None else id_list(users, "users")
         if names is not None and len(names) != len(asked.lengths):
@@ -117,7 +117,7 @@ class Recommender:
         Raises:
             InputError: as `recommend`, and if the bundle was exported without histories.
         """
-        require_known("on_unknown", on_unknown, _ON_UNKNOWN)
+        require_known("on_unknown", on_unknown, ON_UNKNOWN)
         ids = id_list(users, "users")
         known = self._known_users()
         numbers, starts = known.all(known.numbers(ids))
@@ -195,8 +195,9 @@ class Recommender:
         has_history = n_known > 0
         if on_unknown == "error" and not has_history.all():
             row = int(has_history.argmin())
+            whose = f"History {row}" if users is None else f"The history of '{users[row][:60]}'"
             raise InputError(
-                f"History {row} has no item of the catalogue ({lengths[row]:,} unknown): leave it out, or let it get "
+                f"{whose} has no item of the catalogue ({lengths[row]:,} unknown): leave it out, or let it get "
                 'the most popular items (on_unknown="popularity").'
             )
         histories = padded(numbers, rows, n_rows, self.engine.max_history)
@@ -233,18 +234,22 @@ class Recommender:
             return ItemSets.for_each(rows, numbers, n_items)
         if not is_for_each(exclude):
             ids = id_list(exclude, "exclude")
-            numbers = self.catalogue.numbers(ids)
-            if SEEN in ids and not self.catalogue.numbers([SEEN])[0]:
-                raise InputError('exclude lists "seen" among ids of items: give it alone, or lists for each history.')
-            return ItemSets.for_all(numbers, n_items)
+            self._check_no_word(ids)
+            return ItemSets.for_all(self.catalogue.numbers(ids), n_items)
         lists = lists_of_each(exclude, "exclude", n_rows)
         is_seen = np.fromiter((isinstance(part, str) for part in lists), dtype=bool, count=n_rows)
         for row in np.flatnonzero(is_seen).tolist():
             _check_word(lists[row])
         listed = flat([part if isinstance(part, list) else [] for part in lists])
+        self._check_no_word(listed.ids)
         of_lists, seen = self.catalogue.numbers(listed.ids), is_seen[rows]
         both = np.concatenate([listed.rows, rows[seen]]), np.concatenate([of_lists, numbers[seen]])
         return ItemSets.for_each(*both, n_items)
+
+    def _check_no_word(self, ids: Sequence[str]) -> None:
+        """Refuse the word that stands for a history's items where it would pass for an id that is not known."""
+        if SEEN in ids and not self.catalogue.numbers([SEEN])[0]:
+            raise InputError('exclude lists "seen" among ids of items: give it alone, or lists for each history.')
 
     def _allowed(self, items: Any, n_rows: int) -> tuple[ItemSets | None, np.ndarray]:
         """Return what alone may be recommended, and after which histories, bool [n_rows], everything may."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_sid.errors import InputError
-from recbole_sid.serving.answering import Count, Wish, answer
+from recbole_sid.serving.answering import BATCH, Count, Wish, answer, batch_size
 from recbole_sid.serving.history_files import read_histories
 from recbole_sid.serving.list_files import writing_lists
 from recbole_sid.serving.recommender import Recommender
@@ -29,7 +29,6 @@ from recbole_sid.util.hashing import DIGITS, fingerprint
 from recbole_sid.util.reading import read_json
 
 RECORD = "job.json"  # beside the lists: what they are of, and whether all are there
-_BATCH = 2048  # users that are ranked together
 _THREADS = "OMP_NUM_THREADS"
 _TAIL = 1 << 16  # bytes at the end of a part, where Parquet says what it holds
 
@@ -54,7 +53,7 @@ class FolderJob:
         bundle, histories, output: folders, absolute; on a cluster, ones that all nodes see.
         identity: the bundle's.
         wish: what is asked for after every history.
-        batch_size: users that are ranked together.
+        batch_size: users that are ranked together, fewer if their lists are long.
     """
 
     bundle: str
@@ -62,10 +61,10 @@ class FolderJob:
     output: str
     identity: str
     wish: Wish
-    batch_size: int = _BATCH
+    batch_size: int = BATCH
 
     @classmethod
-    def of(cls, bundle: Any, histories: Any, output: Any, wish: Wish, batch_size: int = _BATCH) -> FolderJob:
+    def of(cls, bundle: Any, histories: Any, output: Any, wish: Wish, batch_size: int = BATCH) -> FolderJob:
         """Return the job of scoring a folder by a bundle.
 
         Raises:
@@ -136,9 +135,9 @@ class PartScorer:
 
     def __call__(self, name: str) -> Count:
         """Write the lists of a part; they are there whole or not at all."""
-        count = Count()
+        count, size = Count(), min(self.job.batch_size, batch_size(self.recommender, self.job.wish))
         with writing_lists(Path(self.job.output, name)) as write:
-            for batch in read_histories(Path(self.job.histories, name), self.job.batch_size):
+            for batch in read_histories(Path(self.job.histories, name), size):
                 found = answer(self.recommender, batch, self.job.wish)
                 write(found)
                 count = count.plus(found)

@@ -110,7 +110,7 @@ def _described(name: str, value: Any, source: str) -> tuple[np.dtype, tuple[int,
         fault = "is not described by dtype, shape and data_offsets"
     elif not isinstance(value["dtype"], str) or value["dtype"] not in _DTYPES:
         fault = f"is of a type that is not read ({str(value['dtype'])[:20]!r})"
-    elif not _are_sizes(value["shape"]) or len(value["shape"]) > MOST_DIMENSIONS:
+    elif not _are_sizes(value["shape"]) or len(value["shape"]) > MOST_DIMENSIONS or not _has_place(value["shape"]):
         fault = "has no possible shape"
     elif not _are_sizes(value["data_offsets"]) or len(value["data_offsets"]) != 2:
         fault = "has no possible place"
@@ -125,6 +125,11 @@ def _described(name: str, value: Any, source: str) -> tuple[np.dtype, tuple[int,
 def _are_sizes(value: Any) -> bool:
     """Say whether this is a list of whole numbers that can be sizes in memory."""
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 1 << 62 for size in value)
+
+
+def _has_place(shape: list[int]) -> bool:
+    """Say whether numpy can make such an array: one of no bytes, too, counts its other lengths."""
+    return math.prod(size or 1 for size in shape) < 1 << 59
 
 
 def _check_tiling(described: Mapping[str, tuple[Any, Any, int, int]], n_bytes: int, source: str) -> None:

@@ -17,8 +17,10 @@ from recbole_sid.fast.compiled import decoders, lookup
 from recbole_sid.fast.compiled.arrays import Looked, Mixing
 from recbole_sid.fast.compiled.asking import Asked, Model
 from recbole_sid.fast.compiled.first_level import best_of, order_ties
+from recbole_sid.fast.compiled.mixture import settle
 from recbole_sid.fast.compiled.one_search import search_codes
 from recbole_sid.fast.compiled.recall import mix_in
+from recbole_sid.fast.compiled.search import search_beams
 from recbole_sid.serving.engine import Histories
 from recbole_sid.serving.engines.item_scores import NumpyItemHead
 from recbole_sid.serving.engines.level_heads import Codes, LevelHeads, no_heads
@@ -92,7 +94,7 @@ class CodeEngine:
             raise InputError(f"The bundle's setting n_queries={n_queries} is not one, or one for each level.")
         self.model = Model(readout, arrays_of_heads, self.codes.prefixes, self.codes.places, n_queries)
         self._read(reader)
-        announce(search_codes)
+        announce(self._main_loop())
 
     def prepare(self) -> None:
         """Have all loops ready that requests need: they are read from disk, or compiled."""
@@ -101,6 +103,14 @@ class CodeEngine:
         self.all_scores(history)
         self.scores(history, item)
         self.explain(history, item)
+
+    def _main_loop(self) -> Any:
+        """Return the largest of the loops that `rank` goes through."""
+        if self.heads is None or (self.item_head is not None and self.decoding != "beam"):
+            return best_of
+        if self.item_head is not None or self.memory is not None:
+            return settle
+        return search_codes if self.decoding == "beam" else search_beams
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> CodeEngine:

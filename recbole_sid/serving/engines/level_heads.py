@@ -142,6 +142,7 @@ class Codes:
         nodes = reader.array("places.nodes", np.int32, n_items, self.n_levels)
         there = nodes[:, 0] >= 0
         reader.within("places.nodes", nodes[:, 0], -1, self.n_first)
+        reader.within("places.nodes", nodes[~there], -1, 0)
         for level in range(1, self.n_levels):
             above, own = nodes[there, level - 1], nodes[there, level]
             children = start[bounds[level] : bounds[level + 1]]

@@ -33,11 +33,21 @@ class Recommend(NamedTuple):
 
     @property
     def excluded(self) -> list[Any]:
-        """For each list what to leave out: ``seen``, or item ids."""
+        """For each list what to leave out: ``seen``, or item ids; these once where they are for all."""
         given = self.body.exclude
-        if given and isinstance(given[0], list):
+        if self._shares_excluded or (given and isinstance(given[0], list)):
             return given  # type: ignore[return-value]
         return [given] * self.weight
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is a call by itself: it allows items, or one list is left out for all of its histories."""
+        return self.body.items is not None or self._shares_excluded
+
+    @property
+    def _shares_excluded(self) -> bool:
+        given = self.body.exclude
+        return self.weight > 1 and isinstance(given, list) and not any(isinstance(part, list) for part in given[:1])
 
 
 class Explain(NamedTuple):
@@ -75,9 +85,8 @@ def answer_all(name: str, loaded: Loaded, jobs: Sequence[Job], metrics: Metrics)
     together: dict[tuple[bool, int | None], list[int]] = defaultdict(list)
     for place, job in enumerate(jobs):
         if isinstance(job, Recommend):
-            body = job.body
-            alone = place if body.items is not None else None
-            together[body.histories is None, alone].append(place)
+            alone = place if job.is_alone else None
+            together[job.body.histories is None, alone].append(place)
         else:
             results[place] = _tried(_explained if isinstance(job, Explain) else _found, loaded, job)
     for places in together.values():
@@ -106,7 +115,7 @@ def _tried(act: Any, loaded: Loaded, *arguments: Any) -> Any:
 
 
 def _recommended(loaded: Loaded, group: Sequence[Recommend]) -> list[dict[str, Any]]:
-    """Answer requests by one call: all of histories or all of users; one with `items` is alone."""
+    """Answer requests by one call: all of histories or all of users; one that is to be alone, alone."""
     weights = [job.weight for job in group]
     first = group[0].body
     ask = loaded.recommender.recommend if first.histories is not None else loaded.recommender.recommend_users

@@ -49,7 +49,11 @@ B = TypeVar("B", bound=Body)
 
 
 def create_app(
-    paths: Mapping[str, Path], limits: Limits | None = None, api_key: str = "", watch: float = 0.0
+    paths: Mapping[str, Path],
+    limits: Limits | None = None,
+    api_key: str = "",
+    watch: float = 0.0,
+    is_local: bool = False,
 ) -> FastAPI:
     """Make the application.
 
@@ -58,6 +62,8 @@ def create_app(
         limits: of requests.
         api_key: what clients must send; empty: none, and nothing can be reloaded by a request.
         watch: seconds between two looks at the directories for another bundle; 0: none.
+
+        is_local: whether requests to other names than this machine's are refused.
 
     Raises:
         InputError: if a bundle cannot be read.
@@ -83,7 +89,7 @@ def create_app(
     app.state.models = models
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     answers = _answers(models, limits)
-    app.add_middleware(Guard, limits=limits, metrics=metrics, answers=answers, api_key=api_key)
+    app.add_middleware(Guard, limits=limits, metrics=metrics, answers=answers, api_key=api_key, is_local=is_local)
     for kind in (Refused, InputError, Exception):
         app.add_exception_handler(kind, any_error)
     app.add_exception_handler(HTTPException, http_error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
@@ -28,6 +29,10 @@ COUNTED = (*OPEN, *CHANGING, "/recommend", "/explain", "/items", "/models", "/me
 KEY_VARIABLE = "RECBOLE_SID_API_KEY"
 
 _NO_KEY = f"This server has no API key, so that nothing can change it: start it with {KEY_VARIABLE} set."
+_OTHER_NAME = (
+    "Without an API key this server answers by local names only, such as localhost: a page of elsewhere could give it "
+    f"another one. Set {KEY_VARIABLE}, or let a proxy send 'Host: localhost'."
+)
 _WRONG_KEY = "This needs the server's API key, in the header X-API-Key or as Authorization: Bearer KEY."
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -49,13 +54,20 @@ class Guard:
         answers: what answers a POST, by path. It is called from here, past the application's own way to a handler,
             which costs as much as all the rest of HTTP.
         api_key: empty: everything but changes is open to whoever reaches the server.
+        is_local: whether it is to be reached by names of this machine only.
     """
 
     def __init__(
-        self, app: App, limits: Limits, metrics: Metrics, answers: Mapping[str, Handler], api_key: str = ""
+        self,
+        app: App,
+        limits: Limits,
+        metrics: Metrics,
+        answers: Mapping[str, Handler],
+        api_key: str = "",
+        is_local: bool = False,
     ) -> None:
         self._app, self._limits, self._metrics, self._answers = app, limits, metrics, answers
-        self._key = api_key.encode()
+        self._key, self._is_local = api_key.encode(), is_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,6 +86,8 @@ class Guard:
 
         try:
             try:
+                if self._is_local:
+                    _check_name(scope["headers"])
                 self._check_key(path, scope["headers"])
                 body = await self._body(scope, receive)
                 answer = self._answers.get(path) if scope["method"] == "POST" else None
@@ -142,6 +156,26 @@ class Guard:
     def _too_long(self) -> Refused:
         sentence = f"The body is longer than {self._limits.max_body:,} bytes: send fewer users at once."
         return Refused(413, sentence, {"connection": "close"})
+
+
+def is_local(host: str) -> bool:
+    """Say whether a name or address is one of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _check_name(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse a request to another name: some site's, that leads here so that the site's pages may read answers.
+
+    Raises:
+        Refused: 403.
+    """
+    host = next((value for name, value in headers if name == b"host"), b"localhost").decode("latin-1").lower()
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if not is_local(name):
+        raise Refused(403, _OTHER_NAME)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

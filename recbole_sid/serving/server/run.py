@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import socket
@@ -15,7 +14,7 @@ import uvicorn
 
 from recbole_sid.errors import InputError
 from recbole_sid.serving.server.app import create_app
-from recbole_sid.serving.server.guard import KEY_VARIABLE
+from recbole_sid.serving.server.guard import KEY_VARIABLE, is_local
 from recbole_sid.serving.server.limits import Limits
 
 # Seconds after which a thread that computes in Python lets others go on; by default 5 ms, most of an answer's time.
@@ -47,8 +46,8 @@ def serve(
     """
     limits, key = limits or Limits(), api_key()
     with _listening(host, port) as listening, suppress(KeyboardInterrupt):
-        app = create_app(named_paths(bundles), limits, key, watch)
-        if not _is_local(host) and not key:
+        app = create_app(named_paths(bundles), limits, key, watch, is_local=is_local(host) and not key)
+        if not is_local(host) and not key:
             _LOG.warning(
                 "Anybody who reaches %s may use this: set %s, or keep to --host=127.0.0.1.", host, KEY_VARIABLE
             )
@@ -103,10 +102,3 @@ def api_key() -> str:
     if key and (not key.isascii() or not key.isprintable() or key != key.strip() or len(key) > _LONGEST_KEY):
         raise InputError(f"{KEY_VARIABLE} must be printable ASCII without spaces around it: it stands in a header.")
     return key
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
