@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole.utils import ModelType
 
+from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.errors import InputError, require_known
 

@@ -32,8 +32,8 @@ from recbole_sid.serving.server.requests import (
     ChangeBody,
     Explanations,
     Found,
-    Known,
-    Lists,
+    KnownModels,
+    RecommendAnswer,
     State,
     documented,
     explain_body,
@@ -126,7 +126,7 @@ async def _answered(batcher: Batcher, job: Job, started: float) -> Response:
 def _add_answers(app: FastAPI, models: Models, limits: Limits, answers: Mapping[str, Handler]) -> None:
     errors = (401, 404, 408, 413, 422, 503, 504)
 
-    @app.post("/recommend", **documented(Lists, *errors, body=recommend_body(limits)))
+    @app.post("/recommend", **documented(RecommendAnswer, *errors, body=recommend_body(limits)))
     async def recommend(request: Request) -> Response:
         """Return the best items for histories of item ids, or for users that the bundle knows."""
         return await answers["/recommend"](await request.body())
@@ -177,7 +177,7 @@ def _add_states(app: FastAPI, models: Models, metrics: Metrics) -> None:
             raise Refused(503, "The server is stopping.")
         return json_response({"status": "ready"})
 
-    @app.get("/models", **documented(Known, 401))
+    @app.get("/models", **documented(KnownModels, 401))
     async def list_models() -> Response:
         """Return the models, the default first, with what their bundles say of them."""
         known = [{"name": name, **served.current.about} for name, served in models.served.items()]

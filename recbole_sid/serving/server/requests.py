@@ -62,7 +62,7 @@ class List(BaseModel):
     unknown: Annotated[int, Field(description="items of the history that the model does not know")]
 
 
-class Lists(BaseModel):
+class RecommendAnswer(BaseModel):
     """The answer to /recommend: one list for each history or user."""
 
     model: str
@@ -71,7 +71,7 @@ class Lists(BaseModel):
     lists: list[List]
 
 
-class Level(BaseModel):
+class PathLevel(BaseModel):
     """One level of a semantic ID."""
 
     code: int
@@ -88,7 +88,7 @@ class ExplainedItem(BaseModel):
     probability: Annotated[float | None, Field(description="that it comes next, as the model sees it")]
     memory_share: Annotated[float, Field(description="how much of the probability is of the memory, from 0 to 1")]
     unknown: Annotated[int, Field(description="items of the history that the model does not know")]
-    levels: list[Level]
+    levels: list[PathLevel]
     parts: Annotated[dict[str, float], Field(description="what each head or the memory says of the item")]
     remembered: Annotated[list[str], Field(description="items of the history that it was seen to follow")]
 
@@ -133,7 +133,7 @@ class About(BaseModel):
     fingerprints: dict[str, Any]
 
 
-class Known(BaseModel):
+class KnownModels(BaseModel):
     """The answer to /models, the default first."""
 
     models: list[About]
@@ -200,7 +200,8 @@ def explain_body(limits: Limits) -> type[ExplainBody]:
 
 
 # What the validator of `RecommendBody` asks for beside its fields.
-_ONE_OF: dict[type[BaseModel], Any] = {Lists: {"oneOf": [{"required": ["histories"]}, {"required": ["users"]}]}}
+_EITHER = {"oneOf": [{"required": ["histories"]}, {"required": ["users"]}]}
+_ONE_OF: dict[type[BaseModel], Any] = {RecommendAnswer: _EITHER}
 
 
 def documented(answer: type[BaseModel], *statuses: int, body: type[Body] | None = None) -> dict[str, Any]:
