@@ -208,14 +208,13 @@ class CodeEngine:
     def _best_of_mixture(self, known: Known, k: int) -> tuple[np.ndarray, np.ndarray]:
         candidates = lookup.nothing(len(known.asked.first)) if known.looked is None else known.looked
         sharpness = 0.0 if self.memory is None else self.memory.sharpness
-        if self.item_head is None:
-            mixing = Mixing.of_one_head(candidates.remaining, sharpness)
-        else:
-            own = self.item_head.log_probs(known.asked.query)
-            own += np.float32(np.log(self.shares[1]))
-            items, best = self._best_of_all(own, k)
-            rest, log_share = best[:, -1].copy(), np.float32(np.log(self.shares[0]))
-            mixing = Mixing(candidates.remaining, np.float32(sharpness), own, rest, log_share)
+        mixing = Mixing.of_one_head(candidates.remaining, sharpness)
+        if self.item_head is not None:
+            rows, log_shares = self.item_head.rows(known.asked.query), np.log(self.shares)
+            items, logits = self.item_head.best(rows, k)
+            rows.totals[:] -= log_shares[1]
+            mixing.rest[:] = logits[:, -1] - rows.totals
+            mixing = mixing._replace(log_share=np.float32(log_shares[0]), rows=rows)
             candidates = lookup.with_items(candidates, items)
         decoding = "beam" if self.decoding == "beam" else "exact"
         users = self.heads.users(known.asked)
