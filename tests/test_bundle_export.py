@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from conftest import random_sequences
 from recbole_sid.checkpoint import load_checkpoint
 from recbole_sid.cli import main
 from recbole_sid.errors import InputError
-from recbole_sid.exporting import forms
+from recbole_sid.exporting import facts, forms
 from recbole_sid.exporting.export import export_model
 from recbole_sid.quick_start import load_data_and_model
 from recbole_sid.serving import engine
@@ -94,6 +95,15 @@ def test_the_test_split_is_evaluated_when_asked_for(trained: dict[str, str], tmp
     for model in ("SIDMLP", "TransitionMemory"):
         found = Bundle.load(export_model(trained[model], tmp_path / model, test=True)).manifest["metrics"]["test"]
         assert set(found) == {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
+
+
+@pytest.mark.parametrize("score", [-np.inf, np.nan, 0.25])
+def test_what_was_not_measured_is_no_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float) -> None:
+    """RecBole's trainer records minus infinity where nothing validates, of which JSON knows nothing."""
+    content = {"config": SimpleNamespace(final_config_dict={"valid_metric": "NDCG@10"}), "best_valid_score": score}
+    monkeypatch.setattr(facts, "load_recbole_checkpoint", lambda *_, **__: content)
+    (tmp_path / "x.pth").write_bytes(b"")
+    assert facts.recorded_of(tmp_path / "x.pth").validation == ({"ndcg@10": 0.25} if score == 0.25 else {})
 
 
 def test_the_command(trained: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.exporting.export import export_model
 from recbole_sid.exporting.extended import _GROW, extend_bundle
 from recbole_sid.exporting.kept_ids import arrays_of, semantic_ids_in
+from recbole_sid.exporting.new_items import read_new_items
 from recbole_sid.quick_start import run_recbole_sid
 from recbole_sid.semantic_ids.extend import extend
 from recbole_sid.serving.bundle import CARD, SEMANTIC_IDS, WEIGHTS, Bundle
@@ -151,6 +152,8 @@ def test_what_cannot_be_extended_is_refused(grown: dict[str, Any], tmp_path: Pat
     with pytest.raises(InputError, match="exists already"):
         extend_bundle(old, tmp_path / "bundle", NAMES, {"file": vectors})
     (tmp_path / "new.jsonl").write_text('{"item_id": "i31", "title": "x"}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"New items cannot join .* export the model again"):
+        read_new_items(tmp_path / "bundle", tmp_path / "new.jsonl")
     words = ["extend-bundle", str(old), f"--items={tmp_path / 'new.jsonl'}", f"--output={target}"]
     assert main(words) == 2
     np.save(tmp_path / "two.npy", vectors[:2])

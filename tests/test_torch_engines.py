@@ -134,6 +134,15 @@ def test_models_that_ask_who_the_user_is_are_refused(make: Callable[..., Made]) 
         make("TIGER", n_user_tokens=3)
 
 
+def test_without_torch_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(place: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("recbole_sid.serving.engine.imported", missing)
+    with pytest.raises(InputError, match="in torch, which is not installed: pip install torch"):
+        engine_named("tiger")
+
+
 def test_engines_in_torch_know_no_recbole(make: Callable[..., Made], tmp_path: Path) -> None:
     model, rows, form = make("TIGER", memory="transitions")
     np.savez(tmp_path / "arrays.npz", **form.arrays)

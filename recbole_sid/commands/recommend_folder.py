@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,8 @@ def _on_ray(job: FolderJob, count: int | None, address: str | None) -> Count:
     from recbole_sid.cluster import ray_running
     from recbole_sid.serving.scoring import score
 
+    if find_spec("ray") is None:
+        raise InputError("--engine=ray needs Ray, which is not installed: pip install 'ray[data]'.")
     with ray_running(address):
         import ray
 

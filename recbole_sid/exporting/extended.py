@@ -62,7 +62,7 @@ def extend_bundle(
     """
     check_absent(output)
     old = Bundle.load(bundle)
-    grow = _growing(old)
+    grow = growing(old)
     source = f"'{old.path / SEMANTIC_IDS}'"
     before = semantic_ids_in(old.arrays(SEMANTIC_IDS), source)
     tokens = np.asarray(item_tokens, dtype=str)
@@ -114,7 +114,7 @@ def _count(bundle: Bundle, name: str) -> int:
 Grow = Callable[[Mapping[str, np.ndarray], SemanticIDs, np.ndarray], dict[str, np.ndarray]]
 
 
-def _growing(bundle: Bundle) -> Grow:
+def growing(bundle: Bundle) -> Grow:
     """Return what makes the weights of a bundle's engine fit more items.
 
     Raises:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,13 +59,17 @@ def recorded_of(path: str | os.PathLike[str]) -> TrainingRecord:
     if is_checkpoint(file):
         content = load_checkpoint(file)
         version = str(content.get("package_version", ""))
-        return TrainingRecord(
-            file, dict(content.get("best_valid_result") or {}), test, version, content["lineage"].get("semantic IDs")
-        )
+        validation = _finite(content.get("best_valid_result") or {})
+        return TrainingRecord(file, validation, test, version, content["lineage"].get("semantic IDs"))
     content = load_recbole_checkpoint(file, map_location="cpu")
     name = str(content["config"].final_config_dict.get("valid_metric", "score"))
     score = content.get("best_valid_score")
-    return TrainingRecord(file, {name.lower(): float(score)} if isinstance(score, float) else {}, test, "", None)
+    return TrainingRecord(file, _finite({name.lower(): score}), test, "", None)
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that were measured: RecBole records minus infinity where nothing validates."""
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, float) and isfinite(value)}
 
 
 def test_metrics(config: Any, model: Any, train_data: Any, test_data: Any) -> dict[str, float]:

@@ -27,7 +27,9 @@ def require_histories(dataset: Any, model: str) -> None:
         InputError: if it is one.
     """
     if not isinstance(dataset, HistoryDataset):
-        raise InputError(f"{model} cannot be exported: it does not answer for a history of items.")
+        raise InputError(
+            f"{model} does not answer for a history of items: neither a bundle nor lists after histories come of it."
+        )
 
 
 def catalogue_of(config: Any, train_dataset: HistoryDataset, fields: Sequence[str] | None = None) -> Catalogue:

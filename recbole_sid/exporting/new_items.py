@@ -11,6 +11,7 @@ import pandas as pd
 
 from recbole_sid.data.convert.chunks import read_chunks
 from recbole_sid.errors import InputError
+from recbole_sid.exporting.extended import growing
 from recbole_sid.exporting.kept_ids import semantic_ids_in
 from recbole_sid.features.file import read_rows
 from recbole_sid.serving.bundle import SEMANTIC_IDS, Bundle
@@ -40,9 +41,10 @@ def read_new_items(
         vectors: rows of the ``file`` feature, of the items in their order, or naming them.
 
     Raises:
-        InputError: if a column or the vectors are missing, or a file is damaged.
+        InputError: if items cannot join the bundle, a column or the vectors are missing, or a file is damaged.
     """
     loaded = Bundle.load(bundle)
+    growing(loaded)
     recipe = semantic_ids_in(loaded.arrays(SEMANTIC_IDS), f"'{loaded.path / SEMANTIC_IDS}'").recipe
     names, text_fields = recipe.get("features") or [], recipe.get("text_fields") or []
     text_fields = [text_fields] if isinstance(text_fields, str) else text_fields

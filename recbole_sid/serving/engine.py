@@ -108,21 +108,24 @@ ENGINES: dict[str, str] = with_installed(
         "transitions": "recbole_sid.serving.engines.transitions:TransitionEngine",
     },
 )
+# What an engine imports and what to do where that is missing.
+_NEEDED = {
+    "numba": 'compiled loops, which need numba: pip install "recbole-sid[fast]"',
+    "torch": "a network in torch, which is not installed: pip install torch",
+}
 
 
 def engine_named(name: str) -> type[BundleEngine]:
     """Return the engine that `ENGINES` holds under `name`.
 
     Raises:
-        InputError: if there is none, or it needs numba, which is not installed.
+        InputError: if there is none, or it needs numba or torch, which is not installed.
     """
     if name not in ENGINES:
         raise InputError(f"Unknown engine '{name}'{nearest(name, ENGINES)}; known: {', '.join(sorted(ENGINES))}.")
     try:
         return imported(ENGINES[name])
     except ModuleNotFoundError as error:
-        if error.name != "numba":
+        if error.name not in _NEEDED:
             raise
-        raise InputError(
-            'This bundle is ranked by compiled loops, which need numba: pip install "recbole-sid[fast]".'
-        ) from error
+        raise InputError(f"This bundle is ranked by {_NEEDED[error.name]}.") from error

@@ -75,7 +75,7 @@ def _parquet(path: Path) -> Iterator[Write]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise InputError(f"Writing '{path}' needs a Parquet library: pip install pyarrow.") from error
+        raise InputError(f"Writing {path.suffix} files needs a Parquet library: pip install pyarrow.") from error
     with parquet.ParquetWriter(path, list_schema()) as file:
         yield lambda found: file.write_table(list_table(found))
 
