@@ -115,6 +115,15 @@ def test_hybrids(make: Callable[..., Made], changes: dict[str, Any], memory: str
     check_parity(*make("SIDMLPHybrid", memory=memory, decoding=decoding, **changes))
 
 
+@pytest.mark.parametrize("decoding", ["beam", "exact", "full"])
+@pytest.mark.parametrize("memory", ["none", "transitions"])
+@pytest.mark.parametrize("changes", [{"item_candidates": 2}, {"item_candidates": 4}, {"item_candidates": 30}], ids=str)
+def test_hybrids_whose_items_are_found_by_an_index(
+    make: Callable[..., Made], changes: dict[str, Any], memory: str, decoding: str
+) -> None:
+    check_parity(*make("SIDMLPHybrid", memory=memory, decoding=decoding, **changes))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -251,7 +260,7 @@ def test_it_is_said_that_loops_have_to_be_compiled(
     engine = engine_named(form.engine)
     engine.of(form.arrays, stored(form)).prepare()
     assert "compiled" not in caplog.text
-    for loop in ("search_codes", "settle", "search_beams", "best_of"):
+    for loop in ("search_codes", "beam_of_mixture", "search_with_candidates", "search_beams", "best_of"):
         monkeypatch.setattr(code_ranking, loop, jit(lambda x: x))  # one that never was
     engine.of(form.arrays, stored(form))
     assert caplog.text.count("The first answer takes a minute: its loops have to be compiled") == 1
@@ -358,7 +367,6 @@ def test_arrays_may_be_read_only(form: Form, tmp_path: Path) -> None:
     [
         ({"normaliser": "codes"}, "normaliser=codes"),
         ({"head_layers": 2}, "head_layers"),
-        ({"item_candidates": 3}, "item_candidates=3"),
     ],
 )
 def test_what_has_no_form_is_refused(make: Callable[..., Made], changes: dict[str, Any], message: str) -> None:

@@ -52,9 +52,10 @@ def form_of_codes(model: Any) -> tuple[Arrays, dict[str, Any]]:
     if has_heads and item_head is not None:
         share = float(model.shares[0])
         has_heads, item_head = share < 1, item_head if share > 0 else None  # one without a share says nothing
-    if getattr(model, "item_candidates", None) is not None and item_head is not None:
+    item_candidates = getattr(model, "item_candidates", None) if item_head is not None and has_heads else None
+    if item_candidates is not None and model.trie.n_levels < 2:
         raise InputError(
-            f"item_candidates={model.item_candidates} cannot be exported yet: set it to ~ and train again."
+            f"item_candidates={item_candidates} cannot be exported where semantic IDs have one code: train without."
         )
     remembers = model.remembers
     arrays = {**trie_arrays(model.trie, model.n_items), **_readout(model.decoder.readout)}
@@ -71,6 +72,8 @@ def form_of_codes(model: Any) -> tuple[Arrays, dict[str, Any]]:
         "item_share": share if has_heads and item_head is not None else None,
         "memory": remembers,
     }
+    if item_candidates is not None:
+        settings["item_candidates"] = item_candidates
     if has_heads:
         arrays |= _heads(model)
         settings["head_hidden"] = arrays["heads.gain"].shape[1]

@@ -158,7 +158,7 @@ class CompiledScorer(FactorisedScorer):
         from recbole_sid.fast.compiled import decoders
 
         users, n_threads = self._users(decoding, k), torch.get_num_threads()
-        items, scores = decoders.mixture(users, decoding, places, mixing, remembered, k, n_threads)
+        items, scores = decoders.mixture(users, decoding, places, mixing, remembered, k, k, n_threads)
         return torch.from_numpy(items), torch.from_numpy(scores)
 
     def best_of_both(
@@ -188,7 +188,7 @@ class CompiledScorer(FactorisedScorer):
         mixing = mixing._replace(log_share=np.float32(share_of_codes), rows=rows)
         if n_prefixes is not None:
             found, best = decoders.mixture_by_index(
-                users, places, mixing, remembered, n_prefixes, share_of_items, k, n_threads
+                users, places, mixing, remembered, (k, n_prefixes), share_of_items, k, k, n_threads
             )
             return torch.from_numpy(found), torch.from_numpy(best)
         logits, extra = np.empty((n_users, k), np.float32), np.empty((n_users, k), np.int64)
@@ -196,7 +196,7 @@ class CompiledScorer(FactorisedScorer):
         rows.totals[:] -= share_of_items
         mixing.rest[:] = logits[:, -1] - rows.totals
         found, best = decoders.mixture(
-            users, "beam", places, mixing, lookup.with_items(remembered, extra), k, n_threads
+            users, "beam", places, mixing, lookup.with_items(remembered, extra), k, k, n_threads
         )
         return torch.from_numpy(found), torch.from_numpy(best)
 

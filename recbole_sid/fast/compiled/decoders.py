@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recbole_sid.fast.compiled.arrays import Heads, Kept, Looked, Mixing, Places, Prefixes
+from recbole_sid.fast.compiled.arrays import Heads, ItemRows, Kept, Looked, Mixing, Places, Prefixes
 from recbole_sid.fast.compiled.expansion import second_level
 from recbole_sid.fast.compiled.items import best_prefixes, best_under
 from recbole_sid.fast.compiled.lookup import with_items
-from recbole_sid.fast.compiled.mixture import finish, floors_of, settle, want_best, want_open
+from recbole_sid.fast.compiled.mixture import finish
+from recbole_sid.fast.compiled.one_mixture import beam_of_mixture, search_with_candidates
 from recbole_sid.fast.compiled.search import (
     first_wave,
     last_wave,
@@ -45,6 +46,10 @@ class Users(NamedTuple):
         """Return some of them."""
         return Users(self.heads, self.prefixes, self.parts[part], self.first_scores[part], self.ranked[part])
 
+    def by(self, width: int) -> Users:
+        """Return them with the best prefixes only, as many as a beam is wide."""
+        return self._replace(ranked=np.ascontiguousarray(self.ranked[:, :width]))
+
 
 def beam(users: Users, k: int, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
     """Beam search with the children's normaliser.
@@ -71,6 +76,7 @@ def mixture(
     places: Places,
     mixing: Mixing,
     candidates: Looked,
+    width: int,
     k: int,
     n_threads: int,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +86,7 @@ def mixture(
         users: as `beam` or `exact` wants them.
         decoding: "beam" or "exact".
         candidates: what is remembered; written over.
+        width: of the search, at least k.
 
     Returns:
         items int64 [B, k] by falling score, 0 beyond those there are, and scores [B, k], -inf there.
@@ -90,7 +97,8 @@ def mixture(
     def work(part: slice) -> None:
         own = users.of(part)
         known = _Known.nothing(own.first_scores, _KEPT)
-        _rank(own, decoding, places, mixing.of(part), candidates.of(part), known, best[part], entry[part])
+        rank = _rank_exactly if decoding == "exact" else _rank
+        rank(own, places, mixing.of(part), candidates.of(part), known, width, best[part], entry[part])
 
     share(work, n_users, n_threads)
     return entry, best
@@ -101,18 +109,19 @@ def mixture_by_index(
     places: Places,
     mixing: Mixing,
     remembered: Looked,
-    n_prefixes: int,
+    index: tuple[int, int],
     log_share: float,
+    width: int,
     k: int,
     n_threads: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `mixture` by a beam, with the best k by a head over items among those under the best prefixes of two codes.
+    """As `mixture` by a beam, with the best by a head over items among those under the best prefixes of two codes.
 
     Args:
         mixing: its `rows` share probability among the items under these prefixes; their `totals` and its `rest` are
             written over.
         remembered: of the memory.
-        n_prefixes: of two codes.
+        index: how many prefixes of one code, and of two, are kept for the head over items.
         log_share: of the head over items.
     """
     n_users = len(users.parts)
@@ -120,41 +129,73 @@ def mixture_by_index(
 
     def work(part: slice) -> None:
         own, its_mixing = users.of(part), mixing.of(part)
-        known = _open_for_beam(own, _Known.nothing(own.first_scores, _KEPT), max(n_prefixes, k), _no_floors(own))
-        nodes = np.empty((len(own.parts), n_prefixes), np.int64)
-        best_prefixes(own.prefixes, own.first_scores, own.ranked, known.at, known.values, nodes)
-        logits, items = np.empty((len(nodes), k), np.float32), np.empty((len(nodes), k), np.int64)
-        best_under(own.prefixes, places, nodes, its_mixing.rows, logits, items)
+        logits, items, known = _best_by_index(own, places, its_mixing.rows, index, width)
         its_mixing.rows.totals[:] -= log_share
         # Below fewer prefixes than those of the beam any item that this finds can be a good one of the other head.
-        its_mixing.rest[:] = logits[:, -1] - its_mixing.rows.totals if n_prefixes >= k else np.inf
+        its_mixing.rest[:] = logits[:, -1] - its_mixing.rows.totals if index[1] >= width <= index[0] else np.inf
         candidates = with_items(remembered.of(part), items)
-        _rank(own, "beam", places, its_mixing, candidates, known, best[part], entry[part])
+        _rank(own, places, its_mixing, candidates, known, width, best[part], entry[part])
 
     share(work, n_users, n_threads)
     return entry, best
 
 
+def write_totals(users: Users, places: Places, rows: ItemRows, index: tuple[int, int]) -> None:
+    """Write to `rows.totals` what a head over items shares probability among: arguments as of `mixture_by_index`."""
+    _best_by_index(users, places, rows, index, 1)
+
+
+def _best_by_index(
+    users: Users, places: Places, rows: ItemRows, index: tuple[int, int], k: int
+) -> tuple[np.ndarray, np.ndarray, _Known]:
+    """Return logits and items [B, k] by a head over items of those under the best prefixes, and what is known then."""
+    n_first, n_prefixes = index
+    own = users.by(n_first)
+    known = _Known.nothing(own.first_scores, _KEPT)
+    known = _open_for_beam(own, known, max(index), _no_floors(own))
+    nodes = np.empty((len(own.parts), n_prefixes), np.int64)
+    best_prefixes(own.prefixes, own.first_scores, own.ranked, known.at, known.values, nodes)
+    logits, items = np.empty((len(nodes), k), np.float32), np.empty((len(nodes), k), np.int64)
+    best_under(own.prefixes, places, nodes, rows, logits, items)
+    return logits, items, known
+
+
 def _rank(
     users: Users,
-    decoding: str,
     places: Places,
     mixing: Mixing,
     candidates: Looked,
     known: _Known,
+    width: int,
     best: np.ndarray,
     entry: np.ndarray,
 ) -> None:
-    """Write the scores and items [B, k] of `mixture`."""
-    width = min(best.shape[1], _n_leaves(users.prefixes))
-    ranking = best, entry, np.zeros(len(best), np.int64)
-    floors = np.empty(len(best), np.float32)
-    known = _settle(users, places, mixing, candidates, known, floors, *ranking)
-    leaves, scores = np.empty((len(floors), width), np.int64), np.empty((len(floors), width), np.float32)
-    _search_known(users, known, floors, leaves, scores)
-    if decoding == "exact":
-        _complete(users, known, floors, leaves, scores)
-    finish(places, mixing, leaves, scores, *ranking)
+    """Write the scores and items [B, k] of `mixture` by a beam."""
+    width = min(width, _n_leaves(users.prefixes))
+    heads, prefixes, *of_users = users.by(width)
+    beam_of_mixture(heads, prefixes, places, mixing, candidates, *of_users, *known, width, best, entry)
+
+
+def _rank_exactly(
+    users: Users,
+    places: Places,
+    mixing: Mixing,
+    candidates: Looked,
+    known: _Known,
+    width: int,
+    best: np.ndarray,
+    entry: np.ndarray,
+) -> None:
+    """Write the scores and items [B, k] of `mixture` by exact search."""
+    width, n_users = min(width, _n_leaves(users.prefixes)), len(best)
+    floors, held = np.empty(n_users, np.float32), np.zeros(n_users, np.int64)
+    leaves, scores = np.empty((n_users, width), np.int64), np.empty((n_users, width), np.float32)
+    heads, prefixes, *of_users = users.by(width)
+    values = search_with_candidates(
+        heads, prefixes, places, mixing, candidates, *of_users, *known, floors, leaves, scores, best, entry, held
+    )
+    _complete(users, known._replace(values=values), floors, leaves, scores)
+    finish(places, mixing, leaves, scores, best, entry, held)
 
 
 def all_leaves(
@@ -187,46 +228,6 @@ class _Known(NamedTuple):
     def nothing(cls, first_scores: np.ndarray, room: tuple[int, int] = (0, 0)) -> _Known:
         """Return that of users who nothing is known of; `room` for so many deeper prefixes and values of each."""
         return cls(np.full(first_scores.shape, -1), np.empty(0, np.float32), Kept.room(len(first_scores), *room))
-
-
-def _settle(
-    users: Users,
-    places: Places,
-    mixing: Mixing,
-    candidates: Looked,
-    known: _Known,
-    floors: np.ndarray,
-    *ranking: np.ndarray,
-) -> _Known:
-    """Offer candidates to every user's ranking (`settle`: best, entry, held), and write its floor [B] for the beam.
-
-    What has to be known is made known twice, prefixes of the first level for all users together: those of the best
-    candidates and of the best score; then those of all candidates that can still be among the best, and of the beam.
-
-    Returns:
-        what is known then: all that the beam above the floors needs of the second level.
-    """
-    heads, prefixes, user_parts, first_scores, _ = users
-    n_levels, (best, _, held) = user_parts.shape[1], ranking
-    at, values, deeper = known
-    wanted, bounds = np.zeros(at.shape, np.bool_), np.empty(len(candidates.items), np.float32)
-    ranked = np.ascontiguousarray(users.ranked[:, : best.shape[1]])
-    first_wave(first_scores, ranked, at, _no_floors(users), wanted)
-    want_best(places, mixing, candidates, first_scores, best.shape[1], wanted, bounds)
-    of_candidates = heads, prefixes, places, mixing, candidates, bounds, user_parts, first_scores
-    if n_levels > 1:
-        values = second_level(heads, prefixes, user_parts, wanted, at, values)
-    n_open = settle(*of_candidates, at, values, deeper, *ranking)
-    floors_of(mixing, best, held, floors)
-    if n_levels > 1:
-        second_wave(prefixes, best.shape[1], first_scores, ranked, at, values, floors, wanted)
-        if n_open:
-            want_open(*of_candidates, best, held, wanted)
-        values = second_level(heads, prefixes, user_parts, wanted, at, values)
-    if n_open:
-        settle(*of_candidates, at, values, deeper, *ranking)
-        floors_of(mixing, best, held, floors)
-    return _Known(at, values, deeper)
 
 
 def _beam(users: Users, known: _Known, floors: np.ndarray, leaves: np.ndarray, scores: np.ndarray) -> _Known:

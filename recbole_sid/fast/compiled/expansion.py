@@ -70,14 +70,16 @@ def second_level(
         codes = children(prefixes, 1, node)[1]
         n = len(codes)
         path[0] = prefixes.code[prefixes.code_at[0] + node]
-        prefix_part_of(heads, 1, path, prefix_part)
-        held = 0
+        held, is_first = 0, True
         for user in range(n_users):
             if wanted[user, node]:
                 wanted[user, node] = False
                 if n == 1:
                     grown[known_at[user, node]] = np.float32(0)
                     continue
+                if is_first:
+                    prefix_part_of(heads, 1, path, prefix_part)
+                    is_first = False
                 tile[held] = user
                 activate(heads, 1, user_parts[user, 1], prefix_part, hidden[held])
                 held += 1

@@ -278,8 +278,9 @@ def want_open(
         least = best[user, 0] - _SLACK if held[user] == best.shape[1] else NEVER
         before = np.empty(n, np.int64)
         for place in range(n):
-            node = places.nodes[candidates.items[start + place], 0]
-            before[place], last[node] = last[node], place
+            if bounds[start + place] >= least:
+                node = places.nodes[candidates.items[start + place], 0]
+                before[place], last[node] = last[node], place
         for final in range(n):
             node = places.nodes[candidates.items[start + final], 0]
             if last[node] != final:

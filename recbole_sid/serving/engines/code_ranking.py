@@ -17,7 +17,7 @@ from recbole_sid.fast.compiled import decoders, lookup
 from recbole_sid.fast.compiled.arrays import Looked, Mixing
 from recbole_sid.fast.compiled.asking import Asked, Model
 from recbole_sid.fast.compiled.first_level import best_of, order_ties
-from recbole_sid.fast.compiled.mixture import settle
+from recbole_sid.fast.compiled.one_mixture import beam_of_mixture, search_with_candidates
 from recbole_sid.fast.compiled.one_search import search_codes
 from recbole_sid.fast.compiled.recall import mix_in
 from recbole_sid.fast.compiled.search import search_beams
@@ -64,6 +64,7 @@ class CodeEngine:
 
     Attributes:
         shares: of the heads over codes and of that over items in p0, where there are both.
+        index: how many prefixes of one code, and of two, lead to what the head over items ranks; None: it ranks all.
         n_threads: threads that users are shared among.
     """
 
@@ -84,6 +85,9 @@ class CodeEngine:
         if both:
             share = reader.number("item_share", most=1)
             self.shares = (1 - share, share)
+        self.index: tuple[int, int] | None = None
+        if both and self.codes.n_levels > 1 and reader.knows("item_candidates"):
+            self.index = self.beam_size, reader.whole("item_candidates", 1)
         if 0.0 in self.shares:
             raise InputError("The bundle has a head without a share: export it again.")
         self.memory = Remembered(reader, self.n_items) if reader.has("memory") else None
@@ -109,7 +113,7 @@ class CodeEngine:
         if self.heads is None or (self.item_head is not None and self.decoding != "beam"):
             return best_of
         if self.item_head is not None or self.memory is not None:
-            return settle
+            return beam_of_mixture if self.decoding == "beam" else search_with_candidates
         return search_codes if self.decoding == "beam" else search_beams
 
     @classmethod
@@ -128,7 +132,7 @@ class CodeEngine:
     def rank(self, histories: Histories, width: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.rank`."""
         k = min(max(self.beam_size, width), self.n_items - 1)
-        items, scores = self._of_parts(lambda part: self._best(part, k), histories)
+        items, scores = self._of_parts(lambda part: self._best(part, k, min(width, k)), histories)
         if not items[:, 0].all():
             raise InputError(_NOT_FINITE)
         return items[:, :width], scores[:, :width]
@@ -152,6 +156,7 @@ class CodeEngine:
     def known(self, histories: Histories, k: int = 1) -> Known:
         """Return what is known of users by their histories, for a search of the best k."""
         n_users, hidden = len(histories.items), self.model.heads.gain.shape[1]
+        k = k if self.index is None else max(k, self.index[0])
         n_levels, n_first = (self.codes.n_levels, self.codes.n_first) if self.heads else (0, 0)
         n_ranked = min(k, n_first) if self.decoding == "beam" else n_first
         asked = Asked(
@@ -186,13 +191,17 @@ class CodeEngine:
             found = [work(part) for part in parts]
         return tuple(np.concatenate(columns) for columns in zip(*found, strict=True))
 
-    def _best(self, histories: Histories, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the k best items int64 and scores, both [B, k], of histories that are worked on together."""
+    def _best(self, histories: Histories, k: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best items int64 and scores, both [B, width] or wider, of histories that are worked on together.
+
+        Args:
+            k: the search's width, at least `width`.
+        """
         known = self.known(histories, k)
         if self.heads is None or (self.item_head is not None and self.decoding != "beam"):
             return self._best_of_all(self._all_scores(known), k)
         if self.item_head is not None or known.looked is not None:
-            return self._best_of_mixture(known, k)
+            return self._best_of_mixture(known, k, width)
         if self.decoding != "beam":
             return self.heads.exact(known.asked, k, 1)
         items, scores = np.empty((len(histories.items), k), np.int64), np.empty((len(histories.items), k), np.float32)
@@ -205,34 +214,47 @@ class CodeEngine:
         order_ties(items, best)
         return items, best
 
-    def _best_of_mixture(self, known: Known, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _best_of_mixture(self, known: Known, k: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         candidates = lookup.nothing(len(known.asked.first)) if known.looked is None else known.looked
         sharpness = 0.0 if self.memory is None else self.memory.sharpness
-        mixing = Mixing.of_one_head(candidates.remaining, sharpness)
+        mixing, users = Mixing.of_one_head(candidates.remaining, sharpness), self.heads.users(known.asked)
         if self.item_head is not None:
             rows, log_shares = self.item_head.rows(known.asked.query), np.log(self.shares)
+            mixing = mixing._replace(log_share=np.float32(log_shares[0]), rows=rows)
+            if self.index is not None:
+                items, scores = decoders.mixture_by_index(
+                    users, self.codes.places, mixing, candidates, self.index, log_shares[1], k, width, 1
+                )
+                order_ties(items, scores)
+                return items, scores
             items, logits = self.item_head.best(rows, k)
             rows.totals[:] -= log_shares[1]
             mixing.rest[:] = logits[:, -1] - rows.totals
-            mixing = mixing._replace(log_share=np.float32(log_shares[0]), rows=rows)
             candidates = lookup.with_items(candidates, items)
         decoding = "beam" if self.decoding == "beam" else "exact"
-        users = self.heads.users(known.asked)
-        items, scores = decoders.mixture(users, decoding, self.codes.places, mixing, candidates, k, 1)
+        items, scores = decoders.mixture(users, decoding, self.codes.places, mixing, candidates, k, width, 1)
         order_ties(items, scores)
         return items, scores
 
     def _all_scores(self, known: Known) -> np.ndarray:
         parts = [] if self.heads is None else [self.heads.log_probs(known.asked, 1)]
         if self.item_head is not None:
-            parts.append(self.item_head.log_probs(known.asked.query))
+            parts.append(self._of_items(known.asked))
         return self._with_memory(self._mixed(parts), known.looked, np.arange(self.n_items))
 
     def _scores(self, known: Known, items: np.ndarray) -> np.ndarray:
         parts = [] if self.heads is None else [self.heads.log_probs_of(known.asked, items)]
         if self.item_head is not None:
-            parts.append(self.item_head.log_probs(known.asked.query)[:, items])
+            parts.append(self._of_items(known.asked)[:, items])
         return self._with_memory(self._mixed(parts), known.looked, items)
+
+    def _of_items(self, asked: Asked) -> np.ndarray:
+        """Return the log-probabilities [B, n_items] by the head over items."""
+        if self.index is None:
+            return self.item_head.log_probs(asked.query)
+        rows = self.item_head.rows(asked.query)
+        decoders.write_totals(self.heads.users(asked), self.codes.places, rows, self.index)
+        return self.item_head.log_probs(asked.query, rows.totals)
 
     def _mixed(self, parts: list[np.ndarray]) -> np.ndarray:
         """Return log p0 of what heads over codes and items say."""
@@ -258,7 +280,7 @@ class CodeEngine:
             logs.append(self.heads.log_probs_of(one.asked, np.array([item])))
             parts["semantic IDs"] = float(np.exp(logs[-1][0, 0]))
         if self.item_head is not None:
-            logs.append(self.item_head.log_probs(one.asked.query)[:, [item]])
+            logs.append(self._of_items(one.asked)[:, [item]])
             parts["items"] = float(np.exp(logs[-1][0, 0]))
         log_p0 = self._mixed(logs)
         remembered: list[int] = []

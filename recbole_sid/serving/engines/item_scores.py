@@ -26,11 +26,17 @@ class NumpyItemHead:
         self.row[self.items] = np.arange(len(self.items))
         self.row[0] = -1
 
-    def log_probs(self, query: np.ndarray) -> np.ndarray:
-        """Return the log-probabilities [B, n_items] of all items for u [B, d], -inf for those that have no row."""
+    def log_probs(self, query: np.ndarray, totals: np.ndarray | None = None) -> np.ndarray:
+        """Return the log-probabilities [B, n_items] of all items for u [B, d], -inf for those that have no row.
+
+        Args:
+            totals: [B], what logits are shared by; None: all of them.
+        """
         logits = query @ self.table.T
-        peak = logits.max(axis=1, keepdims=True)
-        logits -= peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
+        if totals is None:
+            peak = logits.max(axis=1)
+            totals = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+        logits -= totals[:, None]
         found = np.full((len(query), self.n_items), -np.inf, np.float32)
         found[:, self.items] = logits
         found[:, 0] = -np.inf

@@ -95,6 +95,10 @@ class Reader:
             raise InputError(f"The bundle's setting {key}={value!r} is not a list of whole numbers of at least 1.")
         return tuple(value)
 
+    def knows(self, key: str) -> bool:
+        """Say whether a setting is there that only some bundles have."""
+        return self._settings.get(key) is not None
+
     def has(self, key: str) -> bool:
         """Return a setting that is true or false."""
         value = self._settings.get(key)
