@@ -32,6 +32,9 @@ PATIENCE = 240  # seconds
         ({"bundles": "b", "cpus": "many"}, "takes numbers for its sizes"),
         ({"bundles": "b", "min_replicas": "3", "max_replicas": 2}, "min_replicas=3 .* max_replicas=2 at least"),
         ({"bundles": "b", "target": 0}, "target=0 above 0"),
+        ({"bundles": "b", "cpus": "inf"}, "cpus=inf"),
+        ({"bundles": "b", "max_replicas": None}, "takes numbers for its sizes"),
+        ({"bundles": ["b", "c"]}, "or several with commas"),
     ],
 )
 def test_what_is_not_possible_is_refused(arguments: dict[str, Any], message: str) -> None:

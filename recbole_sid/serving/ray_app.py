@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ class Scale:
                 raise InputError(f"A deployment has no {name}{nearest(name, kinds)}; it takes {', '.join(kinds)}.")
         try:
             scale = cls(**{name: kinds[name](value) for name, value in arguments.items()})
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"A deployment takes numbers for its sizes ({error}).") from None
-        if not scale.bundles:
-            raise InputError("A deployment needs bundles=DIRECTORY (export-model makes one).")
-        least_is_met = scale.target > 0 and scale.cpus >= 0 and scale.max_batch >= 1
+        if not scale.bundles or not isinstance(arguments["bundles"], str):
+            raise InputError("A deployment needs bundles=DIRECTORY, or several with commas (export-model makes one).")
+        least_is_met = scale.target > 0 and 0 <= scale.cpus < inf and scale.max_batch >= 1
         if not (1 <= scale.min_replicas <= scale.max_replicas and least_is_met):
             raise InputError(
                 f"min_replicas={scale.min_replicas} and max_batch={scale.max_batch} must be at least 1, max_replicas="
