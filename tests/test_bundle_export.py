@@ -29,6 +29,15 @@ def follower(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_sid.exporting.export.check_form", lambda *arguments: "not compared")
 
 
+def test_what_answers_need_is_compiled_at_export(
+    trained: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+    monkeypatch.setattr("recbole_sid.serving.engines.code_ranking.CodeEngine.prepare", prepared.append)
+    export_model(trained["SIDMLP"], tmp_path / "bundle")
+    assert len(prepared) == 1
+
+
 @pytest.mark.parametrize("model", ["SIDMLP", "TransitionMemory", "SASRec"])
 def test_a_bundle_has_the_runs_items_and_facts(
     request: pytest.FixtureRequest, trained: dict[str, str], tmp_path: Path, model: str

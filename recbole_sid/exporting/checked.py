@@ -10,7 +10,7 @@ import torch
 from recbole_sid.exporting.agreement import ListAgreement, RankedItems, compared
 from recbole_sid.exporting.forms import Form
 from recbole_sid.exporting.trained import TrainedEngine
-from recbole_sid.serving.engine import Engine, Histories, engine_named
+from recbole_sid.serving.engine import Engine, Histories, Prepares, engine_named
 from recbole_sid.serving.histories import KnownUsers
 
 # Users whose lists are compared, and items of a list.
@@ -19,6 +19,8 @@ _USERS, _WIDTH = 1024, 20
 
 def check_form(form: Form, config: Any, model: Any, dataset: Any, users: KnownUsers) -> ListAgreement:
     """Compare the lists of a form's engine with the model's own, after what users of the dataset took.
+
+    What the engine compiles for any request is compiled then, and kept: the bundle's first answer here is quick.
 
     Args:
         form: of `model`.
@@ -36,6 +38,8 @@ def check_form(form: Form, config: Any, model: Any, dataset: Any, users: KnownUs
     width = min(_WIDTH, engine.n_items - 1)
     found = compared(_lists(trained, histories, width), _lists(engine, histories, width))
     found.require(f"The bundle's engine '{form.engine}'")
+    if isinstance(engine, Prepares):
+        engine.prepare()
     return found
 
 

@@ -87,6 +87,15 @@ class BundleEngine(Engine, Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """What an engine has besides whose loops are compiled."""
+
+    def prepare(self) -> None:
+        """Have all loops ready that requests need: they are read from disk, or compiled and kept there."""
+        ...
+
+
+@runtime_checkable
 class ReadsUsers(Protocol):
     """What an engine has besides whose model may ask who the user is."""
 
