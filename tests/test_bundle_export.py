@@ -33,7 +33,9 @@ def test_what_answers_need_is_compiled_at_export(
     trained: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[Any] = []
-    monkeypatch.setattr("recbole_sid.serving.engines.code_ranking.CodeEngine.prepare", prepared.append)
+    monkeypatch.setattr(
+        "recbole_sid.serving.engines.code_ranking.CodeEngine.prepare", lambda self: prepared.append(self)
+    )
     export_model(trained["SIDMLP"], tmp_path / "bundle")
     assert len(prepared) == 1
 
