@@ -6,6 +6,7 @@ import copy
 import importlib
 import itertools
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -544,6 +545,34 @@ def test_compiled_code_is_kept_until_any_source_of_it_changes(tmp_path: Path, mo
         assert double(4) == 8
         hits.append(sum(double.stats.cache_hits.values()))
     assert hits == [0, 1, 0, 1]
+
+
+def test_what_is_compiled_in_a_folder_that_nobody_may_write_to_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an installation in an image, which others than who installed it run."""
+    from numba import config
+
+    from recbole_sid.fast.compiled import jit
+
+    (tmp_path / "tripling.py").write_text("def triple(x):\n    return 3 * x\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("tripling")
+    monkeypatch.delitem(sys.modules, "tripling")
+    assert jit.jit(module.triple)(4) == 12
+    monkeypatch.setattr(jit, "_BESIDE", tmp_path / "__pycache__")
+    monkeypatch.setattr(jit.os, "access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "of_the_user"))
+    triple = jit.jit(module.triple)
+    assert jit.is_kept(triple)
+    assert triple(4) == 12
+    assert sum(triple.stats.cache_hits.values()) == 1
+    assert not list((tmp_path / "of_the_user").rglob("*.nb?"))
+    monkeypatch.setattr(jit, "_SOURCES", "changed")
+    triple = jit.jit(module.triple)
+    assert not jit.is_kept(triple)
+    assert triple(4) == 12
+    assert list((tmp_path / "of_the_user").rglob("*.nbc"))
 
 
 def test_the_hash_of_compiled_sources_is_of_all_of_them() -> None:
