@@ -26,6 +26,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runs write log/, log_tensorboard/ and saved/ here; RecBole's own Config reads no arguments of pytest's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["pytest"])
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # at its own, 15, trials wait for all else that runs
     return tmp_path
 
 
@@ -209,8 +210,7 @@ def transition_bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 @pytest.fixture
 def quick_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a Ray that is started start soon: its workers are not nicer than others, and Serve's proxy has time."""
-    monkeypatch.setenv("RAY_worker_niceness", "0")
+    """Give Ray Serve's proxy time to start on a busy machine."""
     for what in ("READY", "HEALTH"):
         monkeypatch.setenv(f"RAY_SERVE_PROXY_{what}_CHECK_TIMEOUT_S", "120")
 
