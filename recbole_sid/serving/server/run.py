@@ -22,6 +22,10 @@ _SWITCH = 0.0005
 _LONGEST_KEY = 4096
 _LOG = logging.getLogger("recbole_sid.serving")
 
+# Seconds that an idle connection is kept: longer than the 60 s of proxies and load balancers, which would otherwise
+# send a request on one that is being closed.
+_KEEP_ALIVE = 75
+
 
 def serve(
     bundles: Sequence[str],
@@ -57,6 +61,7 @@ def serve(
             log_level="info",
             access_log=access_log,
             timeout_graceful_shutdown=int(limits.timeout) + 5,
+            timeout_keep_alive=_KEEP_ALIVE,
             server_header=False,
             date_header=False,
         )
