@@ -52,8 +52,9 @@ def ray_running(address: str | None = None) -> Iterator[None]:
         ray.init(address=address, **_QUIET)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"The Ray cluster at '{address}' cannot be reached ({first_line(error)}): check --address, or "
-            "leave it out to stay on this machine."
+            f"The Ray cluster at '{address}' cannot be reached ({first_line(error)}): check --address (and, "
+            "for a cluster that asks for a token, as `ray start` of today does, set RAY_AUTH_MODE=token), or leave it "
+            "out to stay on this machine."
         ) from error
     try:
         yield
