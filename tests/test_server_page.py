@@ -72,7 +72,7 @@ def test_a_history_by_keyboard_and_two_lists(page: Any, bundles: dict[str, Path]
         assert page.get_attribute("#words", "aria-activedescendant") == "found-1"
         page.keyboard.press("Enter")
         assert page.locator("#history .name").all_text_contents() == ["blue chair 4", "Red Lamp 3"]
-        page.wait_for_function("document.querySelectorAll('.list:not(.old) .row').length === 20")
+        page.wait_for_function("() => document.querySelectorAll('.list:not(.old) .row').length === 20")
         for side, name in enumerate(("left", "right")):
             offline = Recommender.load(bundles[name]).recommend([["i5", "i4"]], 10).lists()[0]
             assert titles_in(page, side) == [TITLES[int(item[1:]) - 1] for item in offline]
