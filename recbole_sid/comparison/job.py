@@ -35,6 +35,7 @@ from recbole_sid.quick_start import Run, count_parameters, run_model
 from recbole_sid.registry import get_model, is_ours
 from recbole_sid.semantic_ids.build import used_semantic_id_keys
 from recbole_sid.settings.known import flagged
+from recbole_sid.util.attributes import attributes_set
 from recbole_sid.util.hardware import peak_memory
 
 
@@ -287,11 +288,5 @@ def _changed(model: Any, changes: dict[str, Any]) -> Iterator[None]:
     for key in changes:
         if not hasattr(model, key):
             raise InputError(f"{type(model).__name__} has no {key} that an evaluation could change.")
-    before = {key: getattr(model, key) for key in changes}
-    try:
-        for key, value in changes.items():
-            setattr(model, key, value)
+    with attributes_set(model, changes):
         yield
-    finally:
-        for key, value in before.items():
-            setattr(model, key, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from recbole_sid.model.transition_memory import TransitionMemory
 from recbole_sid.serving.engine import Histories
 from recbole_sid.serving.lists import ragged
 from recbole_sid.serving.recommender import Recommender
+from recbole_sid.util.attributes import attributes_set
 
 # So many users are ranked together; of models that score one item of one user at a time, one user.
 _USERS = 256
@@ -94,7 +94,7 @@ class TrainedEngine:
         """As `Engine.rank`."""
         assert self._searches
         parts = []
-        with self._lock, _set(self.model, beam_size=max(self.beam_size, width)):
+        with self._lock, attributes_set(self.model, {"beam_size": max(self.beam_size, width)}):
             for part in _parts(histories):
                 rows, items, scores = (found.cpu().numpy() for found in self._asked(self.model.retrieve, part))
                 order = np.argsort(rows, kind="stable")  # they come in groups of alike length
@@ -106,7 +106,7 @@ class TrainedEngine:
     def all_scores(self, histories: Histories) -> np.ndarray:
         """As `Engine.all_scores`."""
         every = {"full_sort_items": self.n_items} if isinstance(self.model, SIDRecommender) else {}
-        with self._lock, _set(self.model, **every):
+        with self._lock, attributes_set(self.model, every):
             found = [self._scored(part) for part in _parts(histories)]
         scores = np.concatenate(found).astype(np.float32, copy=False)
         scores[:, 0] = -np.inf
@@ -172,16 +172,3 @@ class TrainedEngine:
 def _parts(histories: Histories) -> Iterator[Histories]:
     for start in range(0, len(histories.lengths), _USERS):
         yield histories.part(np.arange(start, min(start + _USERS, len(histories.lengths))))
-
-
-@contextmanager
-def _set(model: Any, **values: Any) -> Iterator[None]:
-    """Set attributes of a model for a while."""
-    before = {name: getattr(model, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(model, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(model, name, value)
