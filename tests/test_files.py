@@ -165,6 +165,22 @@ def test_what_a_killed_process_left_is_swept() -> None:
     assert os.listdir() == ["table.md"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="only Linux tells zombies apart")
+def test_what_a_killed_process_left_that_nobody_waited_for_is_swept() -> None:
+    """A container's first process often asks none of its orphans how they ended: they stay, as zombies."""
+    code = (
+        "import os, signal; from recbole_sid.util.files import replacing\n"
+        "with replacing('a.npz'): print(flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()  # to the end: it is dead, and not waited for
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert len(os.listdir()) == 1
+        write_text("table.md", "text")
+        assert os.listdir() == ["table.md"]
+
+
 def test_only_what_is_abandoned_is_swept() -> None:
     with replacing("a.txt") as mine, replacing_folder("b") as folder:
         other = Path(f".unfinished-{'0' * 8}-{os.getpid()}-{'1' * 8}.npz")

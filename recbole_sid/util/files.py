@@ -271,7 +271,19 @@ def _is_alive(process: int) -> bool:
         return False
     except PermissionError:  # somebody else's
         return True
-    return True
+    return not _is_zombie(process)
+
+
+def _is_zombie(process: int) -> bool:
+    """Whether the process has ended and nobody has asked how: so it stays where a container's first process never does.
+
+    See `proc_pid_stat(5)`: the state follows the name in brackets, which itself may hold brackets.
+    """
+    try:
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[:1]
+    except OSError:  # only Linux has it
+        return False
+    return state in ([b"Z"], [b"X"])
 
 
 def _flush(file: Path) -> None:
