@@ -27,7 +27,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_sid import __version__, compat
 from recbole_sid.capabilities import ChecksConfig, capabilities_of, lacks_teacher
 from recbole_sid.errors import InputError, first_line, nearest, require_known
-from recbole_sid.property_files import PAPER, PROPERTIES, size_files, sizes
+from recbole_sid.property_files import PAPER, PROPERTIES, models_with, size_files, sizes
 from recbole_sid.registry import METRICS, get_model, get_trainer, is_ours, resolve
 from recbole_sid.settings.declared import Key, check_value
 from recbole_sid.settings.known import common_settings, flagged, metric_settings, semantic_id_keys, settings_of
@@ -193,7 +193,9 @@ class Config(RecBoleConfig):
         known = self.known_keys()
         for key in self.external_config_dict:
             if key not in known:
-                raise InputError(f"Unknown configuration key '{key}'{nearest(key, known)}.")
+                others = models_with(key)
+                hint = f": {self['model']} has no such key; {', '.join(others)} have" if others else nearest(key, known)
+                raise InputError(f"Unknown configuration key '{key}'{hint}.")
 
     def known_keys(self, asked: Iterable[str] | None = None) -> set[str]:
         """Return the keys that mean something to this model: from property files, and those that RecBole's code reads

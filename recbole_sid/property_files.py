@@ -71,6 +71,12 @@ def model_names() -> list[str]:
     )
 
 
+def models_with(key: str) -> list[str]:
+    """Return the names of our models whose property file lists `key`."""
+    files = sorted(PROPERTIES.glob("model/*.yaml"))
+    return [file.stem for file in files if any(known.name == key for known in keys_of(file))]
+
+
 @lru_cache(maxsize=1)
 def all_keys() -> frozenset[str]:
     """Return every key that some property file of ours or RecBole's lists."""

@@ -93,6 +93,12 @@ def test_unknown_key_names_the_nearest(model: str, key: str, near: str) -> None:
         Config(model, "tiny", config_dict={key: 1})
 
 
+def test_a_key_of_other_models_is_said_to_be_theirs() -> None:
+    message = "Unknown configuration key 'memory': TransitionMemory has no such key; CausalSID, .*TIGER have"
+    with pytest.raises(InputError, match=message):
+        Config("TransitionMemory", "tiny", config_dict={"memory": "transitions"})
+
+
 def test_unknown_key_in_a_file_is_refused() -> None:
     with pytest.raises(InputError, match="Unknown configuration key 'codebook'"):
         Config("TIGER", "tiny", [write_yaml("user.yaml", "codebook: [3]")])

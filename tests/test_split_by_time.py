@@ -29,6 +29,7 @@ from recbole_sid.evaluation.runs import read_per_user
 from recbole_sid.features.pipeline import FeaturePipeline
 from recbole_sid.generalization.labels import CLASSES
 from recbole_sid.quick_start import run_model
+from recbole_sid.settings.time_split import moments_of
 
 PARTS = ("training", "validation", "test")
 SPLIT = {"split": {"TS": [0.7, 0.85]}}
@@ -295,6 +296,12 @@ def test_the_log_counts_what_training_has_not_seen(tmp_path: Path, caplog: pytes
     assert f"'tiny' is split at the times {first:.15g} and {second:.15g}: training on {expected}; {without} later" in (
         caplog.text
     )
+
+
+def test_moments_before_1970_are_no_quantiles() -> None:
+    moments = moments_of({"TS": [-2e9, -1e9]})
+    assert moments is not None
+    assert not moments.are_quantiles
 
 
 @pytest.mark.parametrize(

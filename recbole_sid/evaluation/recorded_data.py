@@ -20,4 +20,6 @@ def data_config(result: RunResult, files: Sequence[str] = (), overrides: Mapping
     sections = Config("SASRec", result["dataset"]).parameters
     keys = {"data_path", "checkpoint_dir", "use_gpu", *sections["Dataset"], *sections["Evaluation"]}
     settings = {key: value for key, value in result["settings"].items() if key in keys}
+    if settings.get("use_gpu"):  # the default: to give it would be to ask for a GPU here
+        del settings["use_gpu"]
     return Config("SASRec", result["dataset"], list(files), {**settings, **(overrides or {})})

@@ -57,7 +57,8 @@ def _check_same_data(path: str, recorded: dict[str, Any], config: Any) -> None:
 def recorded_item_tokens(path: str, recorded: dict[str, Any], config: Any) -> np.ndarray:
     """Return the item tokens by the checkpoint's own ids, which RecBole does not save: its data are read again."""
     settings = {key: recorded[key] for key in config.parameters["Dataset"] if key in recorded}
-    settings |= {key: config[key] for key in ("use_gpu", "gpu_id", "eval_args", "show_progress", "state")}
+    settings |= {key: config[key] for key in ("eval_args", "show_progress", "state")}
+    settings["use_gpu"] = False  # nothing to compute
     settings["data_path"] = str(Path(config["data_path"]).parent)
     try:
         source = Dataset(Config(config["model"], config["dataset"], config_dict=settings))

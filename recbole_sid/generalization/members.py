@@ -92,7 +92,8 @@ def adopt_members(config: Any) -> None:
 def placement(config: Any) -> dict[str, Any]:
     """Return where and how a run runs (paths, device, progress), which a model loaded into it has to take over."""
     run = config.plain()
-    return {key: run[key] for key in _PLACEMENT if key not in DERIVED_KEYS}
+    placed = {key: run[key] for key in _PLACEMENT if key not in DERIVED_KEYS}
+    return {**placed, "use_gpu": config["device"].type == "cuda"}  # a GPU that nobody asked for is not missed
 
 
 def member_config(config: Any, name: str) -> Config:

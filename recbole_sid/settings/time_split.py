@@ -31,8 +31,8 @@ class Moments(NamedTuple):
 
     @property
     def are_quantiles(self) -> bool:
-        """Whether they are shares of the interactions and not times."""
-        return self.second <= 1
+        """Whether they are shares of the interactions and not times, which may lie before 1970."""
+        return self.first > -1 and self.second <= 1
 
 
 def moments_of(split: Any) -> Moments | None:
