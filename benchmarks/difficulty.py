@@ -11,10 +11,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from recbole_sid.evaluation.figures import write_png
 from recbole_sid.evaluation.levels import level_difficulty
+from recbole_sid.evaluation.style import PAGE, legend_below, log_axis, new_figure, point, styled, write_figure
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.quick_start import load_data_and_model
 from recbole_sid.util.files import write_json, write_text
@@ -28,33 +26,37 @@ how often the true prefix is in the beam of 50. Written by `python benchmarks/di
 stand on the dataset's page.
 """
 PANELS = {
-    "children": "valid codes after the true prefix (mean)",
-    "cross_entropy": "cross entropy among valid codes (nats)",
-    "accuracy": "accuracy among valid codes",
-    "in_beam": "true prefix in the beam of 50",
+    "children": "valid codes (mean)",
+    "cross_entropy": "cross entropy (nats)",
+    "accuracy": "accuracy",
+    "in_beam": "in the beam of 50",
 }
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the panels, a line a model, and write a PNG."""
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    for axes, (column, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        for number, model in enumerate(dict.fromkeys(row["model"] for row in rows)):
+@styled
+def draw(rows: list[dict[str, Any]], path: Path) -> list[Path]:
+    """Draw the panels, a line a model; return the files."""
+    figure = new_figure(PAGE, 2.3)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    all_axes = figure.subplots(1, len(PANELS))
+    for axes, (column, title) in zip(all_axes, PANELS.items(), strict=True):
+        for number, model in enumerate(models):
             own = [row for row in rows if row["model"] == model]
             levels = [row["level"] for row in own]
-            axes.plot(levels, [row[column] for row in own], marker="osD^vP*X"[number % 8], label=model, alpha=0.8)
+            size = 7 - 1.2 * min(number, 4)  # lines that lie upon each other are all seen
+            axes.plot(levels, [row[column] for row in own], label=model, markersize=size, **point(number))
         axes.set_xticks(levels)
         axes.set_xlabel("level")
-        axes.set_title(title, fontsize=9)
-        axes.grid(alpha=0.3)
-        if column == "children":
-            axes.set_yscale("log")
-            axes.legend(fontsize=7)
-    write_png(figure, path)
+        axes.set_title(title)
+        axes.grid()
+    counts = [row["children"] for row in rows]
+    log_axis(all_axes[0].yaxis, min(counts), max(counts))
+    legend_below(figure, all_axes[0], 4)
+    return write_figure(figure, path)
 
 
 def main() -> None:
-    """Measure every checkpoint and write ``OUTPUT.json``, ``.md`` and ``.png``."""
+    """Measure every checkpoint and write ``OUTPUT.json``, ``.md`` and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", metavar="NAME=CHECKPOINT")
     parser.add_argument("--output", default="saved/difficulty")
@@ -70,7 +72,7 @@ def main() -> None:
     write_json(f"{arguments.output}.json", rows)
     write_text(f"{arguments.output}.md", f"{INTRODUCTION}\n{table}\n")
     draw(rows, Path(f"{arguments.output}.png"))
-    print(f"{table}\n\nWritten: {arguments.output}.json, .md, .png")
+    print(f"{table}\n\nWritten: {arguments.output}.json, .md, .png, .pdf, .svg")
 
 
 if __name__ == "__main__":

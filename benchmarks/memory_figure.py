@@ -7,7 +7,7 @@ Left: NDCG@10 on memorization against generalization (bars: 95% intervals over u
 target occurs in training. Right: NDCG@10 against users per second of whole evaluations: as the runs recorded it, unless
 --users_per_s gives it for some rows (measured by benchmarks/checkpoints.py, say); then the others are left out. A row
 of several seeds counts with each user's mean over them. ROW=LABEL renames a row; a label that is another's followed by
-"memory" shares its colour and marker, filled. Writes OUTPUT.png and OUTPUT.svg and prints the numbers; the data is read
+"memory" shares its colour and marker, filled. Writes OUTPUT.png, .pdf and .svg and prints the numbers; the data is read
 where the runs had it.
 """
 
@@ -23,8 +23,8 @@ import numpy as np
 
 from recbole_sid.comparison.groups import CATEGORY, NEVER, POPULARITY, Groups, groups_of, runs_by_row
 from recbole_sid.errors import InputError
-from recbole_sid.evaluation.figures import write_png, write_svg
 from recbole_sid.evaluation.runs import FinishedRun
+from recbole_sid.evaluation.style import PAGE, colour, legend_below, log_axis, marker, new_figure, styled, write_figure
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.generalization.per_instance import metrics_by_model
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 NDCG, RECALL = "ndcg@10", "recall@10"
 MEMORIZATION, GENERALIZATION = "memorization", "generalization"
-# Okabe and Ito's colours, told apart by the colour-blind too, without yellow, which is pale on white.
-COLOURS = ("#000000", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
-MARKERS = "osD^vP*X"  # as many as leave no pair of colour and marker twice among 56
 _Z = 1.959964  # half the width of a 95% interval in standard errors
 
 
@@ -71,7 +68,7 @@ def main() -> None:
         draw(rows, groups, arguments.output)
     except InputError as error:
         parser.error(str(error))
-    print(f"{table(rows, groups)}\n\nWritten: {arguments.output}.png, {arguments.output}.svg")
+    print(f"{table(rows, groups)}\n\nWritten: {arguments.output}.png, .pdf, .svg")
 
 
 def measured(
@@ -119,26 +116,19 @@ def table(rows: Sequence[Row], groups: Groups) -> str:
     )
 
 
+@styled
 def draw(rows: Sequence[Row], groups: Groups, output: Path) -> None:
-    """Draw the three panels and write ``OUTPUT.png`` and ``OUTPUT.svg``."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 3.3), dpi=200, layout="constrained")
+    """Draw the three panels and write ``OUTPUT.png``, ``.pdf`` and ``.svg``."""
+    figure = new_figure(PAGE, 3.0)
     styles = _styles([row.label for row in rows])
     left, middle, right = figure.subplots(1, 3)
     _draw_categories(left, rows, groups.masks[CATEGORY], styles)
     _draw_popularity(middle, rows, groups.masks[POPULARITY], styles)
     _draw_speed(right, rows, styles)
     for axes in (left, middle, right):
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
-        axes.xaxis.label.set_size(8)
-        axes.yaxis.label.set_size(8)
-    handles, names = middle.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_png(figure, output.with_name(f"{output.name}.png"))
-    write_svg(figure, output.with_name(f"{output.name}.svg"))
+        axes.grid()
+    legend_below(figure, middle, 4)
+    write_figure(figure, output.with_name(f"{output.name}.png"))
 
 
 def _draw_categories(axes: Axes, rows: Sequence[Row], masks: Mapping[str, np.ndarray], styles: Sequence[dict]) -> None:
@@ -165,15 +155,12 @@ def _draw_popularity(axes: Axes, rows: Sequence[Row], masks: Mapping[str, np.nda
 
 
 def _draw_speed(axes: Axes, rows: Sequence[Row], styles: Sequence[dict]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     for row, style in zip(rows, styles, strict=True):
         if row.users_per_s:
             axes.plot(row.users_per_s, row.ndcg.mean(), linestyle="none", **style)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    speeds = [row.users_per_s for row in rows if row.users_per_s]
+    if speeds:
+        log_axis(axes.xaxis, min(speeds), max(speeds))
     axes.margins(x=0.15, y=0.15)
     axes.set_xlabel("users per second")
     axes.set_ylabel("NDCG@10")
@@ -190,14 +177,14 @@ def _styles(labels: Sequence[str]) -> list[dict[str, Any]]:
     pairs = {base for base, label in zip(bases, labels, strict=True) if base != label}
     styles = []
     for base, label in zip(bases, labels, strict=True):
-        colour = COLOURS[numbers[base] % len(COLOURS)]
+        own = colour(numbers[base])
         hollow = base in pairs and base == label
         styles.append(
             {
-                "color": colour,
-                "marker": MARKERS[numbers[base] % len(MARKERS)],
+                "color": own,
+                "marker": marker(numbers[base]),
                 "markersize": 6,
-                "markerfacecolor": "white" if hollow else colour,
+                "markerfacecolor": "white" if hollow else own,
                 "alpha": 0.9,
             }
         )

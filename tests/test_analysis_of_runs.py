@@ -173,7 +173,13 @@ def test_everything_is_written(runs: Path) -> None:
         "dilution.csv",
         "indicator.csv",
     }
-    assert names == {"analysis.md", "analysis.json", "analysis.png", "labels.parquet", *kept}
+    assert names == {
+        "analysis.md",
+        "analysis.json",
+        *(f"analysis.{ending}" for ending in ("png", "pdf", "svg")),
+        "labels.parquet",
+        *kept,
+    }
     labels = pd.read_parquet(folder / "labels.parquet")
     assert len(labels) == found["instances"] == 40
     assert labels["tokens"].between(0, 3).all()  # two codes and the rank
@@ -304,3 +310,21 @@ def test_bins_partition() -> None:
     assert bins_of(np.array([4, 4]), 4)[0][0] == "4"
     assert bins_of(np.zeros(0, dtype=int), 4) == []
     assert np.bincount(quantile_bins(np.array([0.5, 0.1, 0.1, 0.9, 0.3]), 5)).tolist() == [1] * 5
+
+
+def test_analysis_keeps_the_order_of_the_comparison_and_prints_three_tables(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = sorted(path.parent for path in runs.rglob("result.json"))
+    wanted = [*folders[1:], folders[0]]
+    (runs.parent / "comparison.json").write_text(json.dumps({"runs": [str(folder) for folder in wanted]}))
+    try:
+        capsys.readouterr()
+        found, _ = tables(runs)
+        printed = capsys.readouterr().out
+    finally:
+        (runs.parent / "comparison.json").unlink()
+    models = list(dict.fromkeys(row["model"] for row in found["categories"]))
+    names = [json.loads((folder / "result.json").read_text())["name"] for folder in wanted]
+    assert list(dict.fromkeys(model.partition("-constrained")[0] for model in models)) == list(dict.fromkeys(names))
+    assert sum(line.startswith("|:--") for line in printed.splitlines()) == 3

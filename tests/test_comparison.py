@@ -19,8 +19,9 @@ from scipy import stats
 from recbole_sid.cli import main
 from recbole_sid.comparison import plan as plan_module
 from recbole_sid.comparison.breakdown import breakdown, test_instances
-from recbole_sid.comparison.comparison_files import latex, write_comparison
+from recbole_sid.comparison.comparison_files import write_comparison
 from recbole_sid.comparison.job import Job, make_jobs, run_job
+from recbole_sid.comparison.latex import check_columns, latex
 from recbole_sid.comparison.plan import check_baseline, make_plan, read_plan, with_tuned_file
 from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
 from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
@@ -366,43 +367,92 @@ def test_instances_and_breakdown_on_known_sequences(data_path: Path) -> None:
 
 
 def comparison_of_two() -> Summary:
+    others = {"users_per_s": 1234.6, "parameters": 12, "share_of_teacher": None}
     rows = [
         {"model": "a_1", "seeds": 2, "recall@10": 0.2, "recall@10_sd": 0.01, "ndcg@10": 0.1, "ndcg@10_sd": 0.01},
-        {"model": "b", "seeds": 2, "recall@10": 0.3, "recall@10_sd": 0.01, "ndcg@10": 0.05, "ndcg@10_sd": 0.02},
+        {"model": "SIDMLPPlusPlus-item", "seeds": 2, "recall@10": 0.3, "ndcg@10": 0.05, "recall@10_sd": 0.01},
         {"model": "c", "seeds": 2, "recall@10": 0.1, "recall@10_sd": 0.01, "ndcg@10": 0.04, "ndcg@10_sd": 0.02},
+        {"model": "d", "seeds": 2, "recall@10": 0.1, "recall@10_sd": 0.01, "ndcg@10": 0.11, "ndcg@10_sd": 0.02},
     ]
-    tests = [{"model": "b", "t_test_holm": 0.01}, {"model": "c", "t_test_holm": 0.2}]
-    return Summary(rows, tests, [], [])
+    rows[1]["ndcg@10_sd"] = 0.02
+    tests = [
+        {"model": "SIDMLPPlusPlus-item", "baseline": "a_1", "difference": -0.05, "t_test_holm": 0.01},
+        {"model": "c", "baseline": "a_1", "difference": -0.06, "t_test_holm": 0.2},
+        {"model": "d", "baseline": "a_1", "difference": 0.01, "t_test_holm": 0.04},
+    ]
+    return Summary([{**row, **others} for row in rows], tests, [], [])
 
 
-def test_latex_marks_best_second_and_significant(tmp_path: Path) -> None:
-    text = latex(comparison_of_two())
-    lines = text.splitlines()
-    assert lines[4] == r"a\_1 & \underline{0.2000 $\pm$ 0.0100} & \textbf{0.1000 $\pm$ 0.0100} \\"
-    assert lines[5] == r"b & \textbf{0.3000 $\pm$ 0.0100} & \underline{0.0500 $\pm$ 0.0200}$^{*}$ \\"
-    assert lines[6] == r"c & 0.1000 $\pm$ 0.0100 & 0.0400 $\pm$ 0.0200 \\"
-    assert text.count(r"\begin{") == text.count(r"\end{") == 1
-    assert text.count("{") == text.count("}")
+def set_in_latex(text: str, folder: Path) -> None:
+    """Set a table, if there is what sets it."""
+    assert text.count(r"\begin{") == text.count(r"\end{")
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     engine = shutil.which("pdflatex") or shutil.which("tectonic")
     if engine:
         document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
-        (tmp_path / "table.tex").write_text(document, encoding="utf-8")
-        subprocess.run([engine, "table.tex"], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        (folder / "table.tex").write_text(document, encoding="utf-8")
+        subprocess.run([engine, "table.tex"], cwd=folder, check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
-def test_latex_of_any_name_and_without_the_tested_metric() -> None:
-    rows = [{"model": r"50%_a&b {\x}^~", "recall@5": 0.2, "recall@5_sd": None}]
-    text = latex(
-        Summary([*rows, {"model": "b", "recall@5": 0.1, "recall@5_sd": None}], comparison_of_two().tests, [], [])
-    )
-    assert text.splitlines()[:5] == [
+def test_latex_marks_best_second_better_and_worse(tmp_path: Path) -> None:
+    text = latex(comparison_of_two(), "my_data")
+    lines = text.splitlines()
+    assert lines[2:4] == [r"\caption{Comparison on my\_data.}", r"\label{tab:my-data}"]
+    assert lines[8:12] == [
+        r"a\_1 & \underline{0.2000 $\pm$ 0.0100} & \underline{0.1000 $\pm$ 0.0100} \\",
+        r"SID-MLP++ (item) & \textbf{0.3000 $\pm$ 0.0100} & 0.0500 $\pm$ 0.0200$^{\downarrow}$ \\",
+        r"c & 0.1000 $\pm$ 0.0100 & 0.0400 $\pm$ 0.0200 \\",
+        r"d & 0.1000 $\pm$ 0.0100 & \textbf{0.1100 $\pm$ 0.0200}$^{\uparrow}$ \\",
+    ]
+    (note,) = [line for line in lines if "footnotesize" in line]
+    for said in ("over 2 seeds", "Bold: the best", r"$^{\uparrow}$/$^{\downarrow}$", r"that of a\_1", "Holm"):
+        assert said in note
+    set_in_latex(text, tmp_path)
+
+
+def test_latex_has_the_columns_that_are_chosen(tmp_path: Path) -> None:
+    text = latex(comparison_of_two(), "x", ["ndcg@10", "speed", "size", "share"])
+    lines = text.splitlines()
+    assert lines[6] == r"Model & NDCG@10 & Users/s & Parameters & Share of teacher's NDCG@10 \\"
+    assert lines[10] == r"c & 0.0400 $\pm$ 0.0200 & 1,235 & 12 & -- \\"
+    assert "Users/s: whole evaluation" in text
+    set_in_latex(text, tmp_path)
+    without = latex(comparison_of_two(), "x", ["speed"])
+    assert "Bold" not in without
+    assert "uparrow" not in without
+    with pytest.raises(InputError, match=r"column='sped'.*speed"):
+        check_columns(["sped"], ["ndcg@10"])
+
+
+def test_latex_of_any_name_and_without_the_tested_metric(tmp_path: Path) -> None:
+    rows = [{"model": r"50%_a&b {\x}^~", "seeds": 1, "recall@5": 0.2, "recall@5_sd": None}]
+    rows.append({"model": "b", "seeds": 1, "recall@5": 0.1, "recall@5_sd": None})
+    text = latex(Summary(rows, comparison_of_two().tests, [], []), r"a&b_{c}")
+    assert r"\caption{Comparison on a\&b\_\{c\}.}" in text
+    assert text.splitlines()[4:12] == [
         r"\begin{tabular}{lr}",
         r"\toprule",
         r"Model & Recall@5 \\",
         r"\midrule",
         r"50\%\_a\&b \{\textbackslash x\}\textasciicircum \textasciitilde  & \textbf{0.2000} \\",
+        r"b & \underline{0.1000} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
     ]
-    assert text.splitlines()[5:] == [r"b & \underline{0.1000} \\", r"\bottomrule", r"\end{tabular}"]
+    assert "One seed." in text
+    set_in_latex(text, tmp_path)
+
+
+def test_rows_keep_the_order_of_the_plan_though_a_first_run_failed(plan_file: Path, tmp_path: Path) -> None:
+    def execute(job: Job) -> dict[str, Any]:
+        if job.name == "Pop, seed 1":
+            raise RuntimeError("lost")
+        return run_job(job)
+
+    plan = read_plan(plan_file)
+    plan = plan._replace(entries=plan.entries[:2])
+    summary = summarise(run_jobs(make_jobs(plan, tmp_path / "runs"), execute, report=lambda line: None))
+    assert [(row["model"], row["seeds"]) for row in summary.rows] == [("Pop", 1), ("SASRec", 2)]
 
 
 def test_tuned_files_are_found_by_name_and_then_by_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from recbole_sid.bench.run import Measured
-from recbole_sid.evaluation.figures import write_png
+from recbole_sid.evaluation.style import PAGE, log_axis, new_figure, point, styled, write_figure
 from recbole_sid.evaluation.tables import markdown_table
 
 _COLUMNS = {
@@ -64,17 +65,18 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return markdown_table(cells, left=[_COLUMNS["name"]])
 
 
-def figure(measured: Measured, path: str | os.PathLike[str]) -> None:
-    """Draw users per second (log scale) of each row, a panel per kind of history and number of threads, as PNG."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
+@styled
+def figure(measured: Measured, path: str | os.PathLike[str]) -> list[Path]:
+    """Draw users per second (log scale) of each row, a panel per kind of history and number of threads; return the
+    files.
+    """
     panels: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in measured.rows:
         panels.setdefault((row["histories"], row["threads"]), []).append(row)
     names = list(dict.fromkeys(row["name"] for row in measured.rows))
     batches = sorted({row["batch"] for row in measured.rows})
-    drawn = Figure(figsize=(1.5 + 4.2 * len(panels), 1.5 + 0.32 * len(names)), layout="constrained")
+    speeds = [row["users_per_s"] for row in measured.rows]
+    drawn = new_figure(PAGE, 0.9 + 0.18 * len(names))
     all_axes = drawn.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
     for axes, ((histories, threads), rows) in zip(all_axes, panels.items(), strict=True):
         for number, batch in enumerate(batches):
@@ -82,19 +84,19 @@ def figure(measured: Measured, path: str | os.PathLike[str]) -> None:
             axes.scatter(
                 [row["users_per_s"] for row in points],
                 [names.index(row["name"]) for row in points],
-                marker="osD^vP*X"[number % 8],
+                s=16,
                 label=f"batch {batch}",
-                alpha=0.85,
+                alpha=0.9,
+                **point(number),
             )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.set_title(f"{histories} histories, {threads} thread{'s'[: threads > 1]}", fontsize=10)
+        log_axis(axes.xaxis, min(speeds), max(speeds))
+        axes.set_title(f"{histories} histories, {threads} thread{'s'[: threads > 1]}")
         axes.set_xlabel("users per second (log scale)")
         axes.set_yticks(range(len(names)), names)
-        axes.grid(alpha=0.3)
+        axes.grid()
     all_axes[0].invert_yaxis()
-    all_axes[-1].legend(fontsize=8)
-    write_png(drawn, path)
+    all_axes[-1].legend()
+    return write_figure(drawn, path)
 
 
 def _by_setting(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 def analyze(call: Call) -> None:
     """Label the instances of a split and, with ``--runs``, show how finished runs do on them."""
+    from recbole_sid.comparison.groups import in_plan_order
     from recbole_sid.evaluation.runs import find_runs
     from recbole_sid.generalization.analysis import analyze as find
     from recbole_sid.generalization.analysis import label_split, run_semantic_ids
-    from recbole_sid.generalization.analysis_files import markdown, write_analysis
+    from recbole_sid.generalization.analysis_files import summary, write_analysis
 
     started = perf_counter()
     split = call.options.get("split", "test")
-    runs = [] if _is_labels_only(call) else find_runs(call.options["runs"].split())
+    runs = [] if _is_labels_only(call) else in_plan_order(find_runs(call.options["runs"].split()))
     if runs and split != "test":
         raise InputError(f"--split={split} has no runs: their results are of the test split; add --labels-only.")
     config = _config(call, runs)
@@ -41,7 +42,7 @@ def analyze(call: Call) -> None:
     write_result(call, config, analysis.shares, {**details, **tables})
     files = [str(path) for path in written] + ([call.options["json"]] if "json" in call.options else [])
     ending = f" Written: {', '.join(files)}" if files else ""
-    print(f"\n{markdown(analysis)}\n{details['instances']:,} instances in {perf_counter() - started:.0f} s.{ending}")
+    print(f"\n{summary(analysis)}\n{details['instances']:,} instances in {perf_counter() - started:.0f} s.{ending}")
 
 
 def _is_labels_only(call: Call) -> bool:

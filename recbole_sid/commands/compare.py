@@ -6,11 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_sid.commands.call import CONFIG_FILES, DATASET, JSON, Call, Command, Option, config_files, write_result
 from recbole_sid.errors import InputError
 from recbole_sid.util.values import parse_value
+
+if TYPE_CHECKING:
+    from recbole_sid.config import Config
 
 _FIRST_SEED = 2020
 
@@ -41,6 +44,7 @@ def compare(call: Call) -> None:
     check_baseline(plan, call.options.get("baseline"))
     folder = Path(call.options.get("output", Path("saved") / "comparison" / plan.dataset))
     jobs = make_jobs(plan, folder / "runs")
+    columns = _columns(call, jobs[0].config())
     workers = _number(call, "workers", 1)
     if workers > 1 or "address" in call.options:
         cpus = 1 if "address" in call.options else max(1, (os.cpu_count() or 1) // max(1, int(workers)))
@@ -50,10 +54,20 @@ def compare(call: Call) -> None:
         outcomes = run_jobs(jobs)
     summary = summarise(outcomes, call.options.get("baseline"))
     details = {"dataset": plan.dataset, "seeds": list(plan.seeds), "runs": [job.folder for job in jobs]}
-    written = write_comparison(summary, folder, details)
+    written = write_comparison(summary, folder, details, columns)
     write_result(call, jobs[0].config(), summary.rows, {**details, "tests": summary.tests})
     files = f"{written[0]}, {', '.join(path.suffix for path in written[1:])}; results per user in {folder}/runs"
     print(f"\n{markdown(summary)}\nDone in {perf_counter() - started:.0f} s. Written: {files}")
+
+
+def _columns(call: Call, config: Config) -> list[str]:
+    """Read ``--columns``: those of the LaTeX table."""
+    from recbole_sid.comparison.latex import METRICS, check_columns
+
+    columns = [word.strip() for word in call.options.get("columns", METRICS).strip("[]").split(",") if word.strip()]
+    metrics = [f"{name.lower()}@{k}" for name in config["metrics"] for k in config["topk"]]
+    check_columns(columns, metrics)
+    return columns or [METRICS]
 
 
 def _number(call: Call, key: str, default: float) -> float:
@@ -85,6 +99,12 @@ COMPARE = Command(
         Option("plan", "YAML plan in place of --models and --dataset (docs/comparing.md)", metavar="FILE"),
         Option("seeds", "how many, from 2020 on, or a list as [2020,2021]", default=1),
         Option("baseline", "row that the tests compare with; by default the first", metavar="NAME"),
+        Option(
+            "columns",
+            "of the LaTeX table: metrics (all), one's name, speed, size, share, training, memory, seeds",
+            default="metrics",
+            metavar="NAMES",
+        ),
         Option("workers", "models trained at a time, as Ray tasks", default=1, metavar="N"),
         Option("gpus", "GPUs of a model, as 0.5, in Ray tasks", default=0, metavar="N"),
         Option("address", "of a running Ray cluster", metavar="HOST:PORT"),

@@ -41,7 +41,10 @@ def quick_start(call: Call) -> None:
     write_text(folder / "table.md", table + "\n")
     accuracy_speed_figure(rows, folder / "accuracy_speed.png")
     write_result(call, config, rows)
-    print(f"\n{table}\n\nDone in {perf_counter() - started:.0f} s. Written: {folder}/table.md, accuracy_speed.png")
+    print(
+        f"\n{table}\n\nDone in {perf_counter() - started:.0f} s. "
+        f"Written: {folder}/table.md, accuracy_speed.png, .pdf, .svg"
+    )
 
 
 QUICK_START = Command(

@@ -53,7 +53,7 @@ def tokenize(call: Call) -> None:
         found = _report_on(semantic_ids, train_dataset, config, features)
         folder = Path(f"{path}.report") if call.options["report"] == "True" else Path(call.options["report"])
         write_report(found, semantic_ids, folder)
-        written.append(f"{folder}/report.md, .json, .png")
+        written.append(f"{folder}/report.md, .json, .png, .pdf, .svg")
     details = {key: value for key, value in found.items() if key != "rows"}
     write_result(call, config, found["rows"], {**details, "path": str(path)})
     print(f"{report_text(found)}\nWritten: {', '.join(written)}")
@@ -82,7 +82,7 @@ def report(call: Call) -> None:
     folder = Path(call.options.get("output", Path("saved") / "reports" / Path(file).name))
     write_report(found, semantic_ids, folder)
     write_result(call, settings, found["rows"], {key: value for key, value in found.items() if key != "rows"})
-    print(f"{report_text(found)}\nWritten: {folder}/report.md, .json, .png")
+    print(f"{report_text(found)}\nWritten: {folder}/report.md, .json, .png, .pdf, .svg")
 
 
 def _report_on(semantic_ids: Any, train_dataset: Any, config: Config, features: np.ndarray) -> dict[str, Any]:

@@ -8,32 +8,35 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_sid.comparison.latex import METRICS, latex, metrics_of, with_deviation
 from recbole_sid.comparison.summary import TEST_METRIC, Summary
 from recbole_sid.evaluation.figures import accuracy_speed_figure
-from recbole_sid.evaluation.tables import format_value, latex_table, markdown_table
+from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.util.files import replacing, write_json, write_text
 
-_SIGNIFICANT = 0.05
 _TEST_COLUMNS = ("model", "difference", "ci_low", "ci_high", "t_test", "t_test_holm", "wilcoxon", "wilcoxon_holm")
 
 
-def write_comparison(summary: Summary, folder: str | Path, details: dict[str, Any]) -> list[Path]:
-    """Write ``comparison.md``, ``.tex``, ``.csv``, ``.json`` and ``.png`` into `folder`; return the paths.
+def write_comparison(
+    summary: Summary, folder: str | Path, details: dict[str, Any], columns: Sequence[str] = (METRICS,)
+) -> list[Path]:
+    """Write ``comparison.md``, ``.tex``, ``.csv``, ``.json`` and the picture as ``.png``, ``.pdf`` and ``.svg``.
 
     Args:
         summary: what was found.
         folder: made if need be.
-        details: beside the rows in the JSON file.
+        details: beside the rows in the JSON file; the dataset's name among them.
+        columns: of the LaTeX table, as `latex` has them.
     """
-    paths = {ending: Path(folder) / f"comparison.{ending}" for ending in ("md", "tex", "csv", "json", "png")}
+    paths = {ending: Path(folder) / f"comparison.{ending}" for ending in ("md", "tex", "csv", "json")}
     write_text(paths["md"], markdown(summary))
-    write_text(paths["tex"], latex(summary))
+    write_text(paths["tex"], latex(summary, details.get("dataset", ""), columns))
     with replacing(paths["csv"]) as temporary:
         pd.DataFrame(summary.rows).to_csv(temporary, index=False)
     write_json(paths["json"], {**details, **summary._asdict()})
-    metrics = _metrics(summary)
-    accuracy_speed_figure(summary.rows, paths["png"], TEST_METRIC if TEST_METRIC in metrics else metrics[0])
-    return list(paths.values())
+    metrics = metrics_of(summary.rows)
+    shown = TEST_METRIC if TEST_METRIC in metrics else metrics[0]
+    return [*paths.values(), *accuracy_speed_figure(summary.rows, Path(folder) / "comparison.png", shown)]
 
 
 def markdown(summary: Summary) -> str:
@@ -56,50 +59,14 @@ def markdown(summary: Summary) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def latex(summary: Summary) -> str:
-    """Return the accuracy table in LaTeX (packages booktabs): best bold, second underlined, an asterisk where NDCG@10
-    differs from the baseline's (t-test, Holm, p < .05).
-    """
-    metrics = _metrics(summary)
-    marked = {row["model"] for row in summary.tests if row["t_test_holm"] < _SIGNIFICANT}
-    ranks = {metric: _first_and_second(summary.rows, metric) for metric in metrics}
-    rows = []
-    for row in summary.rows:
-        cells = {metric: _emphasised(row, metric, ranks[metric]) for metric in metrics}
-        if row["model"] in marked and TEST_METRIC in cells:  # which need not be among the metrics
-            cells[TEST_METRIC] += "$^{*}$"
-        rows.append({"model": row["model"], **cells})
-    return latex_table(rows)
-
-
-def _metrics(summary: Summary) -> list[str]:
-    return [key for key in summary.rows[0] if "@" in key and not key.endswith("_sd")]
-
-
 def _with_deviations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return `rows` with each metric and its deviation as one text."""
     shown = []
     for row in rows:
-        texts = {key: _with_deviation(row, key) for key in row if "@" in key and not key.endswith("_sd")}
+        texts = {key: with_deviation(row, key) for key in row if "@" in key and not key.endswith("_sd")}
         shown.append({**{key: value for key, value in row.items() if not key.endswith("_sd")}, **texts})
     return shown
 
 
-def _with_deviation(row: dict[str, Any], metric: str) -> str:
-    deviation = row[f"{metric}_sd"]
-    return format_value(metric, row[metric]) + (f" ± {deviation:.4f}" if deviation is not None else "")
-
-
 def _as_p(row: dict[str, Any]) -> dict[str, str]:
     return {key: f"{row[key]:.2g}" for key in _TEST_COLUMNS if key.startswith(("t_test", "wilcoxon"))}
-
-
-def _first_and_second(rows: Sequence[dict[str, Any]], metric: str) -> list[float]:
-    return sorted({round(row[metric], 4) for row in rows}, reverse=True)[:2]
-
-
-def _emphasised(row: dict[str, Any], metric: str, best: Sequence[float]) -> str:
-    value, text = round(row[metric], 4), _with_deviation(row, metric).replace("±", r"$\pm$")
-    if value == best[0]:
-        return rf"\textbf{{{text}}}"
-    return rf"\underline{{{text}}}" if value == best[-1] and len(best) > 1 else text

@@ -53,6 +53,14 @@ def runs_by_row(outputs: Sequence[str | os.PathLike[str]]) -> dict[str, list[Fin
     return {row: [_which(runs, compared) for runs in seeds.values()] for row, seeds in found.items()}
 
 
+def in_plan_order(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Return `runs` in the order of the comparisons whose outputs they lie in, others after them, by path."""
+    outputs = dict.fromkeys(run.per_user.parent.parent.parent for run in runs)
+    compared = [folder for output in outputs for folder in _compared(output)]
+    place = {folder: number for number, folder in reversed(list(enumerate(compared)))}
+    return sorted(runs, key=lambda run: place.get(run.per_user.parent.name, len(place)))
+
+
 def _compared(output: Path) -> list[str]:
     """Return the names of the folders of runs that an output's table is of; none before there is one."""
     file = output / "comparison.json"

@@ -54,9 +54,10 @@ def summarise(outcomes: Sequence[JobOutcome], baseline: str | None = None) -> Su
         raise InputError(f"No model could be trained. {' '.join(failures)}")
     rows: list[dict[str, Any]] = []
     per_user: dict[str, pd.Series] = {}
-    runs_of: dict[str, list[JobOutcome]] = {}
+    runs_of: dict[str, list[JobOutcome]] = {outcome.job.entry.name: [] for outcome in outcomes}  # the plan's order
     for outcome in done:
-        runs_of.setdefault(outcome.job.entry.name, []).append(outcome)
+        runs_of[outcome.job.entry.name].append(outcome)
+    runs_of = {name: runs for name, runs in runs_of.items() if runs}
     seeds = [{run.job.seed for run in runs} for runs in runs_of.values()]
     shared = set.intersection(*seeds)
     if any(of_entry != shared for of_entry in seeds):

@@ -70,6 +70,12 @@ def latex_table(rows: Sequence[Mapping[str, str]]) -> str:
     return style.to_latex(hrules=True, column_format="l" + "r" * (frame.shape[1] - 1))
 
 
+def latex_text(text: str) -> str:
+    """Return any text as LaTeX that shows it, on one line."""
+    cell = pd.DataFrame([[" ".join(text.split())]]).style.hide(axis="index").hide(axis="columns")
+    return str(cell.format(escape="latex").to_latex().splitlines()[1].removesuffix(r" \\"))
+
+
 def column_title(column: str) -> str:
     """Return the heading of a column."""
     return _TITLES.get(column) or column.replace("ndcg", "NDCG").replace("recall", "Recall")

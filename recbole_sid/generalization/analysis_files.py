@@ -1,4 +1,4 @@
-"""An analysis as Markdown, CSV, JSON and a picture."""
+"""An analysis as Markdown, CSV and JSON, with its picture."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_sid.evaluation.figures import write_png
 from recbole_sid.evaluation.tables import column_title, markdown_table
 from recbole_sid.generalization.analysis import Analysis, Labelled
+from recbole_sid.generalization.analysis_figure import figure
 from recbole_sid.generalization.labels import CLASSES
 from recbole_sid.generalization.per_instance import METRICS
 from recbole_sid.util.files import replacing, write_json, write_text
 
-_COLOURS = ("#4c72b0", "#dd8452", "#9a9a9a")
 TABLES = ("shares", "categories", "predicted", "tokens", "support", "dilution", "indicator")
 
 
@@ -23,7 +22,7 @@ def write_analysis(
     analysis: Analysis, labelled: Labelled, folder: str | Path, details: Mapping[str, Any]
 ) -> list[Path]:
     """Write ``analysis.md`` and ``.json``, each table as CSV, ``labels.parquet`` (one row an instance) and, if there
-    are runs, ``analysis.png`` into `folder`; return the paths.
+    are runs, the picture ``analysis`` as PNG, PDF and SVG into `folder`; return the paths.
     """
     folder = Path(folder)
     written = [folder / "analysis.md", folder / "analysis.json", folder / "labels.parquet"]
@@ -38,8 +37,7 @@ def write_analysis(
             with replacing(written[-1]) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
     if analysis.categories:
-        written.append(folder / "analysis.png")
-        figure(analysis, written[-1])
+        written += figure(analysis, folder / "analysis.png")
     return written
 
 
@@ -79,86 +77,34 @@ def markdown(analysis: Analysis) -> str:
             markdown_table(analysis.dilution),
         ]
     if analysis.indicator:
-        parts += [
-            f"Five equal parts of the instances by the indicator of {analysis.indicator_of}: share of memorization, "
-            f"{METRICS[0].upper()}.",
-            markdown_table(_in_percent(analysis.indicator, ["memorization"])),
-        ]
+        parts += _indicator(analysis)
     return "\n\n".join(parts) + "\n"
 
 
-def figure(analysis: Analysis, path: str | Path) -> None:
-    """Draw the shares of the categories among targets and predictions, the metric by category, and the indicator's
-    bins, and write a PNG to `path`.
+def summary(analysis: Analysis) -> str:
+    """Return the three tables that matter, as Markdown: how models do on the categories, what they predict, and the
+    indicator; without models the shares of the categories.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    panels = 3 if analysis.indicator else 2
-    drawing = Figure(figsize=(4.6 * panels, 4.6), layout="constrained")
-    axes = drawing.subplots(1, panels)
-    _draw_shares(axes[0], analysis)
-    _draw_categories(axes[1], analysis)
+    if not analysis.categories:
+        return markdown(analysis)
+    main = [row for row in analysis.categories if row["category"] in CLASSES]
+    parts = [
+        f"{column_title(METRICS[0])} by category: mean and half of its 95% interval.",
+        markdown_table(_wide(main, METRICS[0])),
+        "% of each category among the targets and the ten items predicted.",
+        markdown_table([row for row in _predicted(analysis) if row["category"] in CLASSES]),
+    ]
     if analysis.indicator:
-        _draw_indicator(axes[2], analysis)
-    models = dict.fromkeys(row["model"] for row in analysis.categories)
-    handles = [Patch(color=_colour(number), label=model) for number, model in enumerate(models)]
-    drawing.legend(handles=handles, loc="outside lower right", ncols=5, fontsize=8)
-    write_png(drawing, path)
+        parts += _indicator(analysis)
+    return "\n\n".join(parts) + "\n"
 
 
-def _draw_shares(axes: Any, analysis: Analysis) -> None:
-    columns = {"targets": {row["category"]: row["share"] for row in analysis.shares}}
-    for row in analysis.predicted:
-        columns.setdefault(row["model"], {})[row["category"]] = row["share"]
-    below = [0.0] * len(columns)
-    for name, colour in zip(CLASSES, _COLOURS, strict=True):
-        heights = [100 * column[name] for column in columns.values()]
-        axes.bar(range(len(columns)), heights, bottom=below, label=name, color=colour)
-        below = [low + height for low, height in zip(below, heights, strict=True)]
-    axes.set_ylabel("% of targets, and of the ten items predicted")
-    axes.set_xticks(range(len(columns)), list(columns), rotation=90)
-    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1)
-
-
-def _draw_categories(axes: Any, analysis: Analysis) -> None:
-    models = list(dict.fromkeys(row["model"] for row in analysis.categories))
-    width = 0.8 / len(models)
-    for number, model in enumerate(models):
-        rows = [row for row in analysis.categories if row["model"] == model and row["category"] in CLASSES]
-        there = [(place, row) for place, row in enumerate(rows) if row[METRICS[0]] is not None]
-        places = [place + (number - (len(models) - 1) / 2) * width for place, _ in there]
-        heights = [row[METRICS[0]] for _, row in there]
-        errors = [row[METRICS[0]] - row[f"{METRICS[0]}_low"] if row["count"] > 1 else 0.0 for _, row in there]
-        axes.bar(places, heights, width, yerr=errors, color=_colour(number), error_kw={"linewidth": 0.8})
-    axes.set_xticks(range(len(CLASSES)), CLASSES)
-    axes.set_xlim(-0.5, len(CLASSES) - 0.5)
-    axes.set_yscale("log")  # memorized instances are ten times easier and more
-    axes.set_ylim(bottom=1e-3)
-    axes.set_ylabel(f"{METRICS[0].upper()}, 95% interval")
-
-
-def _draw_indicator(axes: Any, analysis: Analysis) -> None:
-    places = range(len(analysis.indicator))
-    shares = axes.twinx()
-    shares.bar(places, [100 * row["memorization"] for row in analysis.indicator], color="#dddddd", zorder=0)
-    shares.set_ylabel("memorization, % of the bin (bars)")
-    axes.set_zorder(1)
-    axes.patch.set_visible(False)
-    models = [key for key in analysis.indicator[0] if key not in ("bin", "count", "memorization")]
-    for number, model in enumerate(models):
-        axes.plot(places, [row[model] for row in analysis.indicator], marker="o", color=_colour(number))
-    axes.set_xticks(places, [row["bin"] for row in analysis.indicator], fontsize=7)
-    axes.set_xlabel(f"indicator of {analysis.indicator_of}")
-    axes.set_ylabel(METRICS[0].upper())
-    axes.set_ylim(bottom=0)
-
-
-def _colour(number: int) -> Any:
-    """Return the colour of a model, the same in all panels."""
-    from matplotlib import colormaps
-
-    return colormaps["tab20"](number % 20)
+def _indicator(analysis: Analysis) -> list[str]:
+    return [
+        f"Five equal parts of the instances by the indicator of {analysis.indicator_of}: share of memorization, "
+        f"{METRICS[0].upper()}.",
+        markdown_table(_in_percent(analysis.indicator, ["memorization"])),
+    ]
 
 
 def _wide(rows: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:

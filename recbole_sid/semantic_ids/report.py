@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.evaluation.figures import write_png
+from recbole_sid.evaluation.style import COLOURS, PAGE, new_figure, styled, write_figure
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.quality import (
@@ -111,48 +111,48 @@ def _codes(depth: int) -> str:
 
 
 def write_report(report: Mapping[str, Any], semantic_ids: SemanticIDs, folder: str | os.PathLike[str]) -> None:
-    """Write ``report.md``, ``report.json`` and ``report.png`` into `folder`."""
+    """Write ``report.md``, ``report.json`` and the picture ``report`` as PNG, PDF and SVG into `folder`."""
     write_text(Path(folder) / "report.md", f"# Semantic IDs {report['fingerprint']}\n\n{report_text(report)}\n")
     write_json(Path(folder) / "report.json", dict(report))
     report_figure(report, semantic_ids, Path(folder) / "report.png")
 
 
-def report_figure(report: Mapping[str, Any], semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> None:
-    """Draw items per code of each level, the branching, and the sizes of groups of equal codes, as PNG."""
-    from matplotlib.figure import Figure
-
+@styled
+def report_figure(report: Mapping[str, Any], semantic_ids: SemanticIDs, path: str | os.PathLike[str]) -> list[Path]:
+    """Draw items per code of each level, the branching, and the sizes of groups of equal codes; return the files."""
     rows = report["rows"]
     columns = max(len(rows), 2)
-    figure = Figure(figsize=(3.2 * columns, 6), layout="constrained")
+    figure = new_figure(PAGE, 3.6)
     grid = figure.add_gridspec(2, 2 * columns)
     for row in rows:
         level = row["level"] - 1
         axes = figure.add_subplot(grid[0, 2 * level : 2 * level + 2])
         counts = np.bincount(semantic_ids.codes[:, level], minlength=row["size"])
-        axes.stairs(np.sort(counts)[::-1], fill=True, alpha=0.8)
-        axes.set_title(f"Level {row['level']}: {row['used']} of {row['size']} codes", fontsize=10)
+        axes.stairs(np.sort(counts)[::-1], fill=True, color=COLOURS[0])
+        axes.set_title(f"Level {row['level']}: {row['used']:,} of {row['size']:,} codes")
+        axes.locator_params(axis="both", nbins=5)
         axes.set_xlabel("codes, most used first")
         axes.set_ylabel("items" if level == 0 else "")
     _draw_branching(figure.add_subplot(grid[1, :columns]), rows)
     groups = figure.add_subplot(grid[1, columns:])
     sizes = group_sizes(semantic_ids)
     moved = sizes.max() < report["largest_group"]  # the rule leaves no trace of what it moved
-    groups.set_title(f"Collisions {'after' if moved else 'before'} the collision rule", fontsize=10)
+    groups.set_title(f"Collisions {'after' if moved else 'before'} the collision rule")
     _draw_groups(groups, sizes)
-    write_png(figure, path)
+    return write_figure(figure, path)
 
 
 def _draw_branching(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     levels = [row["level"] for row in rows]
-    axes.bar(levels, [row["children_mean"] for row in rows], width=0.6)
+    axes.plot(levels, [row["children_mean"] for row in rows], marker="o", color=COLOURS[0])
     axes.set_yscale("log")
     axes.set_xticks(levels)
     axes.set_xlabel("level")
     axes.set_ylabel("children per prefix (log scale)")
-    axes.set_title("Branching; share of only children", fontsize=10)
+    axes.set_title("Branching; share of only children")
     for row in rows:
         height = row["children_mean"]
-        axes.annotate(f"{row['only_child_share']:.0%}", (row["level"], height), ha="center", va="bottom", fontsize=9)
+        axes.annotate(f"{row['only_child_share']:.0%}", (row["level"], height), ha="center", va="bottom", fontsize=7)
     axes.margins(y=0.15)
 
 
@@ -160,7 +160,7 @@ def _draw_groups(axes: Any, sizes: np.ndarray) -> None:
     """Draw how many items share their codes with none, one, two, ... others."""
     counts = np.bincount(np.minimum(sizes, _MOST_GROUPS), weights=sizes, minlength=_MOST_GROUPS + 1)[1:]
     labels = [str(size) for size in range(1, _MOST_GROUPS)] + [f"{_MOST_GROUPS}+"]
-    axes.bar(labels, counts, color=["tab:green"] + ["tab:red"] * (_MOST_GROUPS - 1))
+    axes.bar(labels, counts, color=[COLOURS[0]] + [COLOURS[1]] * (_MOST_GROUPS - 1))
     axes.set_yscale("symlog", linthresh=1)
     axes.set_xlabel("items with the same codes")
     axes.set_ylabel("items (log scale)")

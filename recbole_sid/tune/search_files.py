@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recbole_sid.evaluation.figures import write_png
+from recbole_sid.evaluation.style import COLOURS, PAGE, new_figure, styled, write_figure
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.settings.known import flagged
 from recbole_sid.tune.findings import Findings
@@ -18,6 +18,7 @@ from recbole_sid.tune.trial import SCORE, SearchPlan
 from recbole_sid.util.files import replacing, write_text
 
 _SHOWN = 10  # trials in the printed table
+_BEST, _OTHER = COLOURS[1], COLOURS[0]
 
 
 def best_settings(plan: SearchPlan, sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def best_settings(plan: SearchPlan, sample: Mapping[str, Any]) -> dict[str, Any]
 
 
 def write_search(plan: SearchPlan, findings: Findings, metric: str) -> list[Path]:
-    """Write trials.csv, trials.parquet, curves.csv, best.yaml, table.md and tune.png; return their paths."""
+    """Write trials.csv, trials.parquet, curves.csv, best.yaml, table.md and the picture tune; return their paths."""
     folder = Path(plan.folder)
     best = findings.best
     flat = findings.trials.apply(lambda column: column.map(_flat))
@@ -46,10 +47,9 @@ def write_search(plan: SearchPlan, findings: Findings, metric: str) -> list[Path
     settings = best_settings(plan, findings.samples[best["trial"]])
     write_text(folder / "best.yaml", head + yaml.safe_dump(settings, sort_keys=False))
     write_text(folder / "table.md", table(plan, findings, metric, len(findings.trials)) + "\n")
-    figure(plan, findings, metric, folder / "tune.png")
-    return [
-        folder / name for name in ("best.yaml", "table.md", "trials.csv", "trials.parquet", "curves.csv", "tune.png")
-    ]
+    drawn = figure(plan, findings, metric, folder / "tune.png")
+    names = ("best.yaml", "table.md", "trials.csv", "trials.parquet", "curves.csv")
+    return [*(folder / name for name in names), *drawn]
 
 
 def table(plan: SearchPlan, findings: Findings, metric: str, shown: int = _SHOWN) -> str:
@@ -70,30 +70,38 @@ def table(plan: SearchPlan, findings: Findings, metric: str, shown: int = _SHOWN
     return markdown_table(rows)
 
 
-def figure(plan: SearchPlan, findings: Findings, metric: str, path: Path) -> None:
-    """Draw the score over the epochs of every trial, and against every searched key, into a PNG."""
-    from matplotlib.figure import Figure
+@styled
+def figure(plan: SearchPlan, findings: Findings, metric: str, path: Path) -> list[Path]:
+    """Draw the score over the epochs of every trial, and against every searched key; return the files."""
     from matplotlib.ticker import MaxNLocator
 
     parameters = plan.space.parameters
-    n_columns = min(3, 1 + len(parameters))
-    n_rows = -(-(1 + len(parameters)) // n_columns)
-    drawing = Figure(figsize=(4.2 * n_columns, 3.2 * n_rows), layout="constrained")
-    panels = list(drawing.subplots(n_rows, n_columns, squeeze=False).flat)
+    places = _rows_of_panels(1 + len(parameters))
+    drawing = new_figure(PAGE, 1.9 * len(places))
+    grid = drawing.add_gridspec(len(places), 12)
+    panels = []
+    for number, in_row in enumerate(places):  # each row fills the page, so that no place stays empty
+        width = 12 // in_row
+        panels += [drawing.add_subplot(grid[number, width * n : width * (n + 1)]) for n in range(in_row)]
+        panels[-in_row].set_ylabel(f"validation {metric}")
     best = findings.best["trial"]
     for name, curve in findings.curves.groupby("trial"):
-        style = {"color": "C3", "zorder": 3} if name == best else {"color": "C0", "alpha": 0.4}
+        style: dict[str, Any] = {"color": _BEST, "zorder": 3} if name == best else {"color": _OTHER, "alpha": 0.4}
         panels[0].plot(curve["epoch"], curve[SCORE], marker=".", **style)
-    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set(xlabel="epoch (best trial in red)", ylabel=f"validation {metric}")
-    for panel, parameter in zip(panels[1:], parameters, strict=False):
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    panels[0].set_xlabel("epoch (best trial in red)")
+    for panel, parameter in zip(panels[1:], parameters, strict=True):
         _against(panel, findings.trials, parameter)
-        panel.set(xlabel=parameter.key, ylabel=f"validation {metric}")
-    for panel in panels[: 1 + len(parameters)]:
-        panel.grid(alpha=0.3)
-    for panel in panels[1 + len(parameters) :]:
-        panel.axis("off")
-    write_png(drawing, path)
+        panel.set_xlabel(parameter.key)
+    for panel in panels:
+        panel.grid()
+    return write_figure(drawing, path)
+
+
+def _rows_of_panels(panels: int) -> list[int]:
+    """Return how many of `panels` stand in each row: up to four, and as many as in the others or one less."""
+    rows = -(-panels // 4)
+    return [panels // rows + (number < panels % rows) for number in range(rows)]
 
 
 def _against(panel: Any, trials: pd.DataFrame, parameter: Any) -> None:
@@ -117,8 +125,8 @@ def _against(panel: Any, trials: pd.DataFrame, parameter: Any) -> None:
         panel.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     if parameter.kind == "int":
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    colours = ["C3" if number == 0 else "C0" for number in scored.index]
-    panel.scatter(values, scored["score"].astype(float), c=colours, alpha=0.8)
+    colours = [_BEST if number == 0 else _OTHER for number in scored.index]
+    panel.scatter(values, scored["score"].astype(float), c=colours, s=14, alpha=0.8)
 
 
 def _like(value: Any, choices: Sequence[Any]) -> Any:
