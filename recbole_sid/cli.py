@@ -32,7 +32,8 @@ from recbole_sid.commands.run import RUN
 from recbole_sid.commands.semantic_ids import EXPORT, IMPORT, REPORT, TOKENIZE
 from recbole_sid.commands.serve import SERVE
 from recbole_sid.commands.tune import TUNE
-from recbole_sid.errors import InputError, nearest
+from recbole_sid.distributed.place import launched_place, silence_others
+from recbole_sid.errors import InputError, first_line, nearest
 from recbole_sid.property_files import (
     PROPERTIES,
     DocumentedKey,
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Command] = {
     for name, command in with_installed("commands", {command.name: command for command in _COMMANDS}).items()
 }
 _HELP = ("-h", "--help")
+_LAUNCH_KEYS = ("nproc", "world_size", "group_offset", "ip", "port")  # serve has a port too, of its own
 _SWITCHES = {option.name for command in COMMANDS.values() for option in command.options if option.alone}
 _KEYS = """\
 Configuration keys: any --KEY=VALUE of RecBole's and our property files, over those of --config_files.
@@ -74,23 +76,77 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command, or print help; return the exit status: 0, 2 for wrong input, 130 when interrupted."""
+    """Run one command, or print help; return the exit status: 0, 2 for wrong input, 130 when interrupted.
+
+    Of several processes that torchrun started the main one prints, and the one that fails first says why.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        place = launched_place()
+        silence_others()
         text = _information(arguments)
         if text is not None:
-            print(text)
+            if place.rank == 0:
+                print(text)
             return 0
         call = parse(arguments)
         check_outputs(call)
+        _check_group(call, place.size)
         COMMANDS[call.command].run(call)
     except (InputError, OSError) as error:
-        print(f"recbole-sid: {error}", file=sys.stderr)
+        _say(f"recbole-sid: {error}", error)
         return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. --resume=True continues the training of our models.", file=sys.stderr)
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        lost = "Another process of the group is gone: --resume=True goes on from the last epoch"
+        _say(f"recbole-sid: {lost} ({first_line(error)}).", error)
+        return 2
+    except KeyboardInterrupt as error:
+        _say("\nInterrupted. --resume=True continues the training of our models.", error)
         return 130
     return 0
+
+
+def _check_group(call: Call, n_processes: int) -> None:
+    """Raise InputError for several processes where a command runs in one."""
+    if COMMANDS[call.command].in_group:
+        return
+    asked = [key for key in _LAUNCH_KEYS if key in call.overrides]
+    if asked:
+        raise InputError(
+            f"{call.command} is done by one process: leave out --{', --'.join(asked)}, or train by `recbole-sid run`."
+        )
+    if n_processes > 1:
+        raise InputError(
+            f"{call.command} is done by one process: start it without torchrun (`recbole-sid run` takes it)."
+        )
+
+
+def _say(sentence: str, error: BaseException) -> None:
+    """Print what ended the command, once for all processes of a group."""
+    if not _in_group():
+        print(sentence, file=sys.stderr)
+        return
+    from recbole_sid.distributed.joining import say_once
+
+    say_once(sentence, lost=_is_loss(error))
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Say whether an exception only tells that another process of the group is gone."""
+    if not _in_group():
+        return False
+    from recbole_sid.distributed.joining import is_loss
+
+    return is_loss(error)
+
+
+def _in_group() -> bool:
+    try:
+        return launched_place().size > 1
+    except InputError:  # an environment that makes no sense
+        return False
 
 
 def parse(arguments: Sequence[str]) -> Call:

@@ -26,13 +26,14 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sid import __version__, compat
 from recbole_sid.capabilities import ChecksConfig, capabilities_of, lacks_teacher
+from recbole_sid.distributed.place import device_of, launched_place, visible_gpus
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.property_files import PAPER, PROPERTIES, models_with, size_files, sizes
 from recbole_sid.registry import METRICS, get_model, get_trainer, is_ours, resolve
 from recbole_sid.settings.declared import Key, check_value
 from recbole_sid.settings.known import common_settings, flagged, metric_settings, semantic_id_keys, settings_of
 from recbole_sid.settings.recbole_checks import check_launch, check_recbole_keys
-from recbole_sid.settings.run import RecBoleSettings
+from recbole_sid.settings.run import LaunchSettings, RecBoleSettings
 from recbole_sid.settings.time_split import with_time_defaults
 from recbole_sid.settings.whole_data import with_whole_data_defaults
 from recbole_sid.util.hashing import as_json_type, fingerprint
@@ -165,6 +166,8 @@ class Config(RecBoleConfig):
         by_loss = final["MODEL_TYPE"] == ModelType.SEQUENTIAL and not hasattr(self.model_class, "input_type")
         if by_loss and final.get("loss_type") == "CE" and not chosen:
             final["train_neg_sample_args"] = None
+        if launched_place().rank > 0:  # the main process shows what all do
+            final["show_progress"] = False
         return final
 
     def _set_default_parameters(self) -> None:
@@ -187,7 +190,12 @@ class Config(RecBoleConfig):
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["gpu_id"] = ""
         check_launch(self.external_config_dict)
+        place = launched_place()
+        if place.size > 1 and self.final_config_dict["use_gpu"] and "gpu_id" not in self.external_config_dict:
+            self.final_config_dict["gpu_id"] = visible_gpus(place)  # RecBole hides all but these; its default is one
         super()._init_device()
+        if place.size > 1 and self.final_config_dict["device"].type == "cuda":
+            self.final_config_dict["device"] = device_of(place)
 
     def _check_keys(self) -> None:
         known = self.known_keys()
@@ -342,7 +350,8 @@ def _measured(metric: str, topk: Sequence[int]) -> list[str]:
 
 def plain_settings(final_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a Config's ``final_config_dict`` as JSON types that make an equal Config."""
-    settings = {key: value for key, value in final_config.items() if key not in DERIVED_KEYS}
+    left_out = {*DERIVED_KEYS, *LaunchSettings.declarations(), "offset"}  # where it was launched makes no other Config
+    settings = {key: value for key, value in final_config.items() if key not in left_out}
     settings["data_path"] = _data_root(final_config)
     if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
         settings["train_neg_sample_args"] = None

@@ -22,12 +22,18 @@ from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.data.dataset import TimeOrderedDataset, check_folder
+from recbole_sid.distributed.group import Group, current_group
+from recbole_sid.distributed.joining import join
+from recbole_sid.distributed.launch import launch
+from recbole_sid.distributed.place import launched_place, silence_others
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.model.later_items import weights_for
 from recbole_sid.model.teacher import teacher_config
 from recbole_sid.registry import get_model, get_trainer, is_ours
 from recbole_sid.semantic_ids.recorded import Recorded, recorded_semantic_ids
 from recbole_sid.settings.known import flagged
+from recbole_sid.settings.recbole_checks import refuse_launch
+from recbole_sid.settings.run import LaunchSettings
 from recbole_sid.settings.whole_data import warn_if_seen
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 
@@ -61,6 +67,8 @@ def run_recbole_sid(
     """Train and test `model` on `dataset`, as RecBole's `run_recbole`.
 
     A student without ``teacher_path`` first trains its teacher, or reuses the finished one of the same configuration.
+    With ``nproc`` it is trained by as many new processes, and under torchrun by those that there are
+    (docs/scaling.md).
 
     Returns:
         RecBole's result: best_valid_score, valid_score_bigger, best_valid_result, test_result; and model_file,
@@ -69,7 +77,12 @@ def run_recbole_sid(
     Raises:
         InputError: for any input that the user can mend.
     """
-    run = run_model(Config(model, dataset, config_file_list, config_dict), saved)
+    silence_others()
+    config = Config(model, dataset, config_file_list, config_dict)
+    if is_launcher(config):
+        arguments = (model, dataset, config_file_list, config_dict, saved)
+        return launch(run_recbole_sid, arguments, LaunchSettings.of(config).processes())
+    run = run_model(config, saved)
     return {
         "best_valid_score": run.best_valid_score,
         "valid_score_bigger": run.config["valid_metric_bigger"],
@@ -82,11 +95,32 @@ def run_recbole_sid(
     }
 
 
+def is_launcher(config: Config) -> bool:
+    """Say whether the configuration asks for several processes, and this is none of them.
+
+    Raises:
+        InputError: if it does for a model of RecBole's, or torchrun has started them too.
+    """
+    if LaunchSettings.of(config).processes().n_all == 1:
+        return False
+    if not is_ours(config.model_class):
+        refuse_launch(config, f"{config['model']} is RecBole's and trains")
+    return launched_place().size == 1
+
+
 def run_model(config: Config, saved: bool = True) -> Run:
-    """Prepare the data, train and test the configured model; students get their teacher first."""
+    """Prepare the data, train and test the configured model; students get their teacher first.
+
+    A process that was launched as one of several joins these.
+    """
     config.settle_name()
+    if is_launcher(config) or not is_ours(config.model_class):
+        refuse_launch(config, f"{config['model']} trains here")
+    group = join(config["device"])
+    _check_same_run(config, group)
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
+    if group.is_main:
+        init_logger(config)
     log = getLogger()
     log.info(config)
     train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
@@ -109,10 +143,26 @@ def run_model(config: Config, saved: bool = True) -> Run:
     return Run(config, trainer, test_data, best_valid_score, best_valid_result, test_result, train_s)
 
 
+def _check_same_run(config: Config, group: Group) -> None:
+    """Raise InputError, in every process, if their settings, their data or the files that they read differ."""
+    names = group.gather(config.run_name())
+    if len(set(names)) > 1:
+        raise InputError(
+            "The processes of the group were given different settings, or find other data or files on their machines: "
+            "give all the same, on a disk that they share."
+        )
+
+
 def make_trainer(config: Config, train_data: Any) -> Any:
-    """Build the configured model on its device, seeded, and its trainer."""
+    """Build the configured model on its device, seeded, and its trainer.
+
+    Of several processes each builds the same model; what they draw from then on, as for dropout, is each one's own.
+    """
     init_seed(config["seed"], config["reproducibility"])
     model = build_model(config, train_data._dataset)
+    rank = current_group().rank
+    if rank > 0:
+        init_seed(config["seed"] + rank, config["reproducibility"])
     trainer = _trainer_of(config, model)
     # RecBole's trainers name it by the second, so that two that start together would write over each other.
     trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{config.run_name()}.pth")

@@ -277,9 +277,7 @@ def test_evaluation_of_nan_weights_is_refused_on_every_device(settings: dict[str
         ("val_interval", {"timestamp": 5}, "must be an interval"),
         ("val_interval", "[5,inf)", "must name fields"),
         ("gpu_id", "the first", "must be numbers of GPUs"),
-        ("nproc", 2, "trains in one process"),
-        ("world_size", 4, "trains in one process"),
-        ("local_rank", 0, "trains in one process"),
+        ("local_rank", 0, "Leave out local_rank=0"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], key: str, value: Any, message: str) -> None:

@@ -61,6 +61,7 @@ class Command:
         example: a command line.
         input: the option that may also be given as the word behind the command.
         keys: it takes configuration keys, as ``--KEY=VALUE``.
+        in_group: it runs in several processes too, those of ``nproc`` or torchrun.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Command:
     example: str
     input: Option | None = None
     keys: bool = True
+    in_group: bool = False
 
 
 MODEL = Option("model", "model class, ours or RecBole's", metavar="NAME")

@@ -35,6 +35,7 @@ from recbole_sid.quick_start import Run, count_parameters, run_model
 from recbole_sid.registry import get_model, is_ours
 from recbole_sid.semantic_ids.build import used_semantic_id_keys
 from recbole_sid.settings.known import flagged
+from recbole_sid.settings.recbole_checks import refuse_launch
 from recbole_sid.util.attributes import attributes_set
 from recbole_sid.util.hardware import peak_memory
 
@@ -102,6 +103,7 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             makers = {**entry.members, **({"teacher_path": entry.teacher} if entry.teacher is not None else {})}
             config = Config(entry.model, plan.dataset, entry.files, settings)
             config.made_by = {key: configs[maker].run_name() for key, maker in makers.items()}
+            refuse_launch(config, "A model of a comparison trains")
             check_files(config)
             _check_ranks_all(entry, config)
             _check_sources(entry, config)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.registry import METRICS, MODELS, get_model, resolve
 from recbole_sid.settings.declared import Settings
-from recbole_sid.settings.run import RecBoleSettings, RunSettings
+from recbole_sid.settings.run import LaunchSettings, RecBoleSettings, RunSettings
 from recbole_sid.settings.semantic_ids import semantic_id_settings
 
 
 def common_settings() -> list[type[Settings]]:
     """Return the declarations of the keys that every run has, RecBole's own keys aside."""
-    return [RunSettings, *semantic_id_settings(), *metric_settings()]
+    return [RunSettings, LaunchSettings, *semantic_id_settings(), *metric_settings()]
 
 
 def metric_settings() -> list[type[Settings]]:

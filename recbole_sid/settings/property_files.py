@@ -16,7 +16,7 @@ from recbole_sid.capabilities import capabilities_of
 from recbole_sid.property_files import PROPERTIES
 from recbole_sid.registry import FEATURES, MODELS, TOKENIZERS, get_model, resolve
 from recbole_sid.settings.declared import FROM_RECBOLE, Key, Settings, in_words, short_type, without_none
-from recbole_sid.settings.run import RecBoleSettings, RunSettings
+from recbole_sid.settings.run import LaunchSettings, RecBoleSettings, RunSettings
 from recbole_sid.settings.semantic_ids import SemanticIDSettings, semantic_id_settings
 from recbole_sid.util.files import write_text
 
@@ -84,7 +84,7 @@ _FLAGS = {"file": "file", "model": "model", "volatile": "place", "shared": "shar
 
 def _documented() -> dict[type[Settings], str]:
     """Return all declarations, bases before what is made from them, with a heading where the class has none."""
-    found: dict[type[Settings], str] = {RunSettings: "", SemanticIDSettings: ""}
+    found: dict[type[Settings], str] = {RunSettings: "", LaunchSettings: "", SemanticIDSettings: ""}
     for kind, registry in (("Feature", FEATURES), ("Tokenizer", TOKENIZERS), ("Model", MODELS)):
         for name in registry:
             owner = resolve(registry, name, kind.lower())

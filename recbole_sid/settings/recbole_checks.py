@@ -12,7 +12,9 @@ from typing import Any
 from recbole.utils import ModelType
 
 from recbole_sid import compat  # noqa: F401 - patches RecBole
+from recbole_sid.distributed.place import launched_place
 from recbole_sid.errors import InputError, require_known
+from recbole_sid.settings.run import LaunchSettings
 from recbole_sid.settings.time_split import check_time_split
 from recbole_sid.settings.whole_data import check_whole_data
 from recbole_sid.util.reading import check_array_file, check_tensor_file
@@ -37,12 +39,24 @@ def check_recbole_keys(config: Any) -> None:
 
 
 def check_launch(given: Mapping[str, Any]) -> None:
-    """Refuse settings of several processes: RecBole would ignore them, or wait for processes that never come."""
-    alone = {"nproc": (1,), "world_size": (-1, 1), "local_rank": ()}
-    for key, harmless in alone.items():
-        value = given.get(key)
-        if value is not None and value not in harmless:
-            raise InputError(f"recbole_sid trains in one process: leave out {key}={value}.")
+    """Refuse what RecBole's launcher tells its processes: RecBole would start a group of its own, by nccl alone."""
+    for key, instead in (("local_rank", "torchrun and nproc say it"), ("offset", "its name is group_offset")):
+        if given.get(key) is not None:
+            raise InputError(f"Leave out {key}={given[key]}: {instead}.")
+
+
+def refuse_launch(config: Any, what: str) -> None:
+    """Raise InputError if several processes are asked for where they cannot train together.
+
+    Args:
+        config: a Config.
+        what: trains in one process, at the start of a sentence.
+    """
+    place, processes = launched_place(), LaunchSettings.of(config).processes()
+    if processes.n_all > 1:
+        raise InputError(f"{what} in one process: leave out nproc={processes.n_here} (and world_size).")
+    if place.size > 1:
+        raise InputError(f"{what} in one process: start it without torchrun, which has started {place.size}.")
 
 
 def _check_placement(config: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from recbole_sid.distributed.place import Processes
+from recbole_sid.errors import InputError
 from recbole_sid.property_files import sizes
 from recbole_sid.settings.declared import FROM_RECBOLE, Settings, declare
 
@@ -19,6 +21,43 @@ class RunSettings(Settings):
         "paper", "paper, or small: sizes for minutes on a CPU (properties/size/).", choices=sizes, shared=True
     )
     resume: bool = declare(False, "Continue an interrupted training of the same configuration.", volatile=True)
+
+
+_RECBOLES_PORT = 5678  # where the processes of several machines meet if nobody says
+_MOST_PORT = 65535
+
+
+@dataclass(frozen=True)
+class LaunchSettings(Settings):
+    """Keys of RecBole's `run`: which processes train together. Where a run was launched is no setting of its result."""
+
+    nproc: int = declare(1, "Processes that train together on this machine.", most=1024, volatile=True)
+    world_size: int = declare(-1, "Processes on all machines; -1: nproc.", least=-1, volatile=True)
+    group_offset: int = declare(0, "Processes on the machines before this one.", least=0, volatile=True)
+    ip: str = declare("localhost", "Address of the first machine.", file=False, volatile=True)
+    port: int | str | None = declare(
+        None, "Port of the first machine; empty: 5678, or any that is free if there is but one.",
+        least=1, most=_MOST_PORT, file=False, volatile=True,
+    )  # fmt: skip
+
+    def check(self) -> None:
+        if isinstance(self.port, str) and not (self.port.isdecimal() and 1 <= int(self.port) <= _MOST_PORT):
+            raise InputError(f"port={self.port!r} must be a whole number of at least 1 and at most {_MOST_PORT}.")
+        if self.world_size > 0 and self.world_size < self.nproc + self.group_offset:
+            raise InputError(
+                f"world_size={self.world_size} is the number of processes on all machines, and so at least "
+                f"nproc={self.nproc} with group_offset={self.group_offset}: raise it, or leave it out for one machine."
+            )
+        if self.group_offset and self.world_size < 1:
+            raise InputError(f"group_offset={self.group_offset} needs world_size, the number of all processes.")
+
+    def processes(self) -> Processes:
+        """Return which processes to start."""
+        n_all = self.world_size if self.world_size > 0 else self.nproc
+        port = int(self.port) if self.port is not None else None
+        if n_all == self.nproc:
+            return Processes(self.nproc, n_all, port=port)
+        return Processes(self.nproc, n_all, self.ip, port or _RECBOLES_PORT, self.group_offset)
 
 
 def _place(help: str = "", **said: Any) -> Any:
@@ -49,10 +88,6 @@ class RecBoleSettings(Settings):
     device: Any = _place()
     single_spec: Any = _place()
     local_rank: Any = _place()
-    nproc: Any = _place()
-    world_size: Any = _place()
-    ip: Any = _place()
-    port: Any = _place()
     offset: Any = _place()
     config_files: Any = _place()
     verbose: Any = _place()
