@@ -22,7 +22,8 @@ from recbole_sid.compat import load_recbole_checkpoint
 from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.data.dataset import TimeOrderedDataset, check_folder
-from recbole_sid.distributed.group import Group, current_group
+from recbole_sid.distributed.attempts import goes_on
+from recbole_sid.distributed.group import Group
 from recbole_sid.distributed.joining import join
 from recbole_sid.distributed.launch import launch
 from recbole_sid.distributed.place import launched_place, silence_others
@@ -154,18 +155,14 @@ def _check_same_run(config: Config, group: Group) -> None:
 
 
 def make_trainer(config: Config, train_data: Any) -> Any:
-    """Build the configured model on its device, seeded, and its trainer.
-
-    Of several processes each builds the same model; what they draw from then on, as for dropout, is each one's own.
-    """
+    """Build the configured model on its device, seeded, and its trainer."""
     init_seed(config["seed"], config["reproducibility"])
     model = build_model(config, train_data._dataset)
-    rank = current_group().rank
-    if rank > 0:
-        init_seed(config["seed"] + rank, config["reproducibility"])
     trainer = _trainer_of(config, model)
     # RecBole's trainers name it by the second, so that two that start together would write over each other.
     trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{config.run_name()}.pth")
+    if isinstance(trainer, SIDTrainer) and goes_on(trainer.last_file, Path(trainer.saved_model_file)):
+        config["resume"] = True
     return trainer
 
 

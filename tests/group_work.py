@@ -60,5 +60,35 @@ def fail_second() -> None:
         raise KeyError("a fault of the program")
 
 
+def note_ranks(folder: str) -> list[int]:
+    """Note which process this is, and return all ranks; nothing of it is pickled."""
+    group = join(torch.device("cpu"))
+    Path(folder, f"rank-{group.rank}").write_text(os.getcwd())
+    print(f"process {group.rank} was here", file=sys.stderr)
+    return group.gather(group.rank)
+
+
+def train_and_lose(model: str, settings: dict[str, Any], noted: str, lost_after: int) -> dict[str, Any]:
+    """Train; the second process is killed after epoch `lost_after`, the first time. Return the test result."""
+    from recbole_sid.quick_start import run_recbole_sid
+    from recbole_sid.trainer.sid_trainer import SIDTrainer
+
+    run_epoch = SIDTrainer._run_epoch
+    rank = os.environ["RANK"]
+
+    def noted_epoch(trainer: Any, epoch: int, *rest: Any) -> bool:
+        with open(f"{noted}-{rank}", "a") as stream:
+            stream.write(f"{trainer.config['model']} {epoch}\n")
+        lost = Path(f"{noted}-lost")
+        if rank == "1" and epoch > lost_after and not lost.exists():
+            lost.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run_epoch(trainer, epoch, *rest)
+
+    SIDTrainer._run_epoch = noted_epoch  # type: ignore[method-assign]
+    found = run_recbole_sid(model, "tiny", config_dict=settings)
+    return {name: float(value) for name, value in found["test_result"].items()}
+
+
 if __name__ == "__main__":  # the second of two machines
     sys.exit(launch(add_ranks, ["there"], Processes(1, 2, "127.0.0.1", int(sys.argv[1]), 1))["sum"] != [1, 2])

@@ -19,7 +19,7 @@ from recbole_sid.errors import InputError, first_line
 
 # What the main process does while the others wait, such as embedding texts, may take hours. That one of them is gone
 # is told by the launcher, which ends the others, and by gloo, whose connections break.
-_LONGEST_WAIT = timedelta(days=2)
+LONGEST_WAIT = timedelta(days=2)
 _PATIENCE = 600.0  # seconds for the other processes to be started, perhaps by hand on another machine
 _LAST_WORD = 3.0  # seconds for the process that knows what happened to say it
 
@@ -42,14 +42,13 @@ def join(device: torch.device) -> Group:
         InputError: if the others cannot be reached, or two processes share a GPU.
     """
     place = launched_place()
-    if place.size == 1 or dist.is_initialized():
-        return current_group()
-    backend = "gloo"
-    if device.type == "cuda":
+    if place.size > 1 and device.type == "cuda":
         torch.cuda.set_device(device)
-        backend = "cpu:gloo,cuda:nccl"
+    if place.size == 1 or dist.is_initialized():  # by Ray Train
+        return current_group()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = _meet(place, _PATIENCE)
-    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=_LONGEST_WAIT)
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=LONGEST_WAIT)
     atexit.register(_leave)
     group = current_group()
     if device.type == "cuda":

@@ -18,6 +18,7 @@ from recbole_sid.data.dataset import left_empty
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.registry import get_trainer
 from recbole_sid.settings.known import flagged
+from recbole_sid.settings.recbole_checks import refuse_launch
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.tune.space import Space, check_space
 from recbole_sid.tune.trial import SAMPLE, SCORE, SearchPlan, prepare_teacher, read_data, run_trial
@@ -89,6 +90,7 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
         InputError: for a key or value that the model refuses, or a storage path that is no folder.
     """
     check_options(options)
+    refuse_launch(config, "A trial trains")
     check_space(space, config)
     if config["eval_step"] < 1:
         raise InputError("A search needs validation: set eval_step to 1, not 0.")
