@@ -24,7 +24,7 @@ from recbole_sid.util.progress import progress
 def load(file: str) -> tuple[Any, Any]:
     """Return a trainer that holds the model of a checkpoint, and the loader of the test split."""
     config, model, _, train, _, test = load_data_and_model(file)
-    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)(config, model)
+    trainer = get_trainer(config)(config, model)
     trainer.eval_collector.data_collect(train)
     return trainer, test
 

@@ -45,6 +45,16 @@ class Capabilities(ChecksConfig):
         return False
 
     @classmethod
+    def trains_windows_with(cls, config: Any) -> bool:
+        """Say whether a run trains windows."""
+        return cls.trains_windows
+
+    @classmethod
+    def trainer_with(cls, config: Any) -> str:
+        """Return what trains a run, as `trainer`."""
+        return cls.trainer
+
+    @classmethod
     def learns_with(cls, settings: Any) -> bool:
         """Return whether a run with `settings`, a dictionary or Config, is distilled from a teacher."""
         return cls.learns_from_teacher

@@ -83,7 +83,7 @@ class Config(RecBoleConfig):
             raise InputError(f"RecBole cannot use the configuration ({first_line(error)}).") from error
         self._check_keys()
         self._check_values()
-        trainers = [get_trainer(self["MODEL_TYPE"], self.model_class)] if is_ours(self.model_class) else []
+        trainers = [get_trainer(self)] if is_ours(self.model_class) else []
         for ours in (self.model_class, *trainers):
             if issubclass(ours, ChecksConfig):
                 ours.check_config(self)

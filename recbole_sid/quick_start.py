@@ -167,7 +167,7 @@ def make_trainer(config: Config, train_data: Any) -> Any:
 
 
 def _trainer_of(config: Config, model: Any) -> Any:
-    make = get_trainer(config["MODEL_TYPE"], config.model_class)
+    make = get_trainer(config)
     if not config["log_wandb"]:
         return make(config, model)
     import wandb

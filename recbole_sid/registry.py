@@ -109,14 +109,15 @@ def is_ours(model_class: type) -> bool:
     return issubclass(model_class, Capabilities)
 
 
-def get_trainer(model_type: Any, model_class: type) -> type:
-    """Return the trainer class of a model: what the model itself names, else RecBole's."""
-    own = capabilities_of(model_class).trainer
+def get_trainer(config: Any) -> type:
+    """Return the trainer class of a run: what its model names, else RecBole's."""
+    model_class = config.model_class
+    own = capabilities_of(model_class).trainer_with(config)
     if own:
         return imported(own)
     from recbole.utils import get_trainer as recbole_get_trainer
 
-    return recbole_get_trainer(model_type, model_class.__name__)
+    return recbole_get_trainer(config["MODEL_TYPE"], model_class.__name__)
 
 
 def _recbole_model_names() -> list[str]:

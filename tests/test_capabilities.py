@@ -31,6 +31,10 @@ def test_capabilities_of_every_model() -> None:
     assert able("retrieves") == set(MODELS)
     assert able("uses_semantic_ids") == set(MODELS) - {"TransitionMemory"}
     assert able("trains_windows") == {"CausalSID"}
+    causal = {"encoder_attention": "causal"}
+    assert get_model("TIGER").trains_windows_with(Config("TIGER", "ml-100k", config_dict=causal))
+    assert not get_model("TIGER").trains_windows_with(Config("TIGER", "ml-100k"))
+    assert get_model("CausalSID").trains_windows_with(Config("CausalSID", "ml-100k"))
     assert able("made_of") == {*STUDENTS, "SIDMLPHybrid", "AdaptiveEnsemble"}
     assert get_model("AdaptiveEnsemble").made_of == ("id_model_path", "sid_model_path")
     assert {name for name in MODELS if is_teacher(get_model(name))} == set(TEACHERS)
@@ -87,7 +91,7 @@ def test_types_of_teachers_and_students(prepare: Callable[..., Any]) -> None:
 def test_stages_of_a_run_are_known_before_it(settings: Callable[..., dict[str, Any]]) -> None:
     changes = {"distill_stages": ["encoder", "decoder", "joint"], "encoder_epochs": 5, "epochs": 7, "joint_epochs": 3}
     config = Config("SIDMLPPlusPlus", "tiny", config_dict=settings("SIDMLPPlusPlus", **changes))
-    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)
+    trainer = get_trainer(config)
     assert trainer is DistillationTrainer
     stages = trainer.stages_of(config)
     assert [(stage.key, stage.epochs, stage.ranks) for stage in stages] == [

@@ -83,9 +83,7 @@ def test_tiger_gives_the_logits_of_transformers(t5: T5ForConditionalGeneration, 
         for level in range(LEVELS):
             wanted = logits[level, 1 + K * level : 1 + K * (level + 1)].numpy()
             np.testing.assert_allclose(found[level][row].numpy(), used_codes(wanted, level), atol=2e-5)
-    result = get_trainer(config["MODEL_TYPE"], config.model_class)(config, model).evaluate(
-        test_data, load_best_model=False
-    )
+    result = get_trainer(config)(config, model).evaluate(test_data, load_best_model=False)
     assert 0 <= result["recall@10"] <= 1
 
 
@@ -286,9 +284,7 @@ def test_imported_models_recommend_through_the_command_line(
     words = ["--model=SIDMLP", f"--teacher_path={teacher}", f"--attention_heads={HEADS}", "--output=student.pth"]
     assert main(["import", "student.pt", *words]) == 0
     config, model, _, _, _, test_data = load_data_and_model("student.pth")
-    result = get_trainer(config["MODEL_TYPE"], config.model_class)(config, model).evaluate(
-        test_data, load_best_model=False
-    )
+    result = get_trainer(config)(config, model).evaluate(test_data, load_best_model=False)
     assert 0 <= result["ndcg@10"] <= 1
     assert main(["import", "student.pt", "--model=SASRec", *words[1:]]) == 2
     assert "Checkpoints of SASRec cannot be imported" in capsys.readouterr().err

@@ -331,7 +331,7 @@ def test_saved_and_loaded_give_equal_scores(configure: Callable[..., Config], na
     assert torch.equal(model.predict(interaction), expected.predict(interaction))
     for mine, theirs in zip(model.retrieve(interaction), expected.retrieve(interaction), strict=True):
         assert torch.equal(mine, theirs)
-    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)(config, model)
+    trainer = get_trainer(config)(config, model)
     assert trainer.evaluate(test, model_file=file) == run.test_result
     assert not Path(file).with_suffix(".last.pth").exists()
 

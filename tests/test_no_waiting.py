@@ -27,6 +27,7 @@ from recbole_sid.trainer.distill_cache import CachedSupervision
 GENERATORS: list[tuple[str, dict[str, Any]]] = [
     ("TIGER", {}),
     ("TIGER", {"constrained": False}),
+    ("TIGER", {"encoder_attention": "causal"}),
     ("CausalSID", {}),
     ("SIDMLPHybrid", {}),
 ]

@@ -72,7 +72,7 @@ def test_recboles_models_compute_what_they_compute_in_recbole(
     init_seed(config["seed"], config["reproducibility"])
     train, valid, test = recbole_data_preparation(config, recbole_create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])
-    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)(config, get_model(model)(config, train._dataset))
+    trainer = get_trainer(config)(config, get_model(model)(config, train._dataset))
     assert (run.best_valid_score, run.best_valid_result) == trainer.fit(train, valid, verbose=False)
     assert run.test_result == trainer.evaluate(test)
     assert torch.equal(scores(run.trainer.model, run.test_data), scores(trainer.model, test))
@@ -111,9 +111,7 @@ def test_loaded_model_predicts_as_the_trained(make_settings: Callable[..., dict[
     assert wanted.isfinite().any()
     assert torch.equal(scores(loaded, test), wanted)
     assert len(train._dataset) > len(valid._dataset) == len(test._dataset)
-    assert (
-        get_trainer(config["MODEL_TYPE"], config.model_class)(config, loaded).evaluate(test, False) == run.test_result
-    )
+    assert get_trainer(config)(config, loaded).evaluate(test, False) == run.test_result
 
 
 def test_checkpoint_that_recbole_wrote_is_loaded_with_the_split_it_was_trained_on(

@@ -148,7 +148,7 @@ def check_loads_again(run: Run) -> None:
     assert all(torch.equal(weights[key], value) for key, value in trained.state_dict().items())
     assert model.other_parameter().keys() == trained.other_parameter().keys()
     if name not in RANDOM_SCORES | DRAWN_CANDIDATES:
-        trainer = get_trainer(config["MODEL_TYPE"], config.model_class)(config, model)
+        trainer = get_trainer(config)(config, model)
         assert dict(trainer.evaluate(test, load_best_model=False)) == dict(run.test_result)
 
 

@@ -123,11 +123,11 @@ def arrange(loader: Any, config: Any) -> Any:
     """
     dataset = loader._dataset
     lengths, rows = dataset.inter_feat[dataset.item_list_length_field], None
-    if capabilities_of(config.model_class).trains_windows:
+    if capabilities_of(config.model_class).trains_windows_with(config):
         rows, n_targets = Windows.of(dataset, config["window_stride"])
         targets = torch.ones_like(lengths).index_copy_(0, rows, n_targets)
         dataset.inter_feat.update(Interaction({WINDOW_FIELD: targets}))
-        lengths = lengths[rows]
+        lengths = lengths[rows] * (1 + int(targets.max())) + n_targets  # of one length, as many targets
     # torch forbids replacing a loader's sampler, RecBole's constructor offers no place for one.
     if loader.shuffle:
         loader.batch_sampler.sampler = LengthBucketSampler(lengths, loader.step, loader.generator, rows)

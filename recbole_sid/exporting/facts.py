@@ -74,7 +74,7 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def test_metrics(config: Any, model: Any, train_data: Any, test_data: Any) -> dict[str, float]:
     """Evaluate a trained model on the test split, as its training would have."""
-    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)(config, model)
+    trainer = get_trainer(config)(config, model)
     trainer.eval_collector.data_collect(train_data)
     found = trainer.evaluate(test_data, load_best_model=False, show_progress=config["show_progress"])
     return {name: float(value) for name, value in (found or {}).items()}

@@ -55,9 +55,8 @@ def _t5(encoder: T5Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
     ]
     embedding = encoder.embedding.weight.detach().float()
     normed = unit_rows(embedding, eps(encoder.norm), out=torch.empty_like(embedding))
-    places = torch.arange(_longest(model))
-    after = encoder.relative_bias(places[:1], places)[0, :, 0]
-    before = encoder.relative_bias(places, places[:1])[0, :, :, 0]
+    among = encoder.relative_bias.among(_longest(model))[0]
+    after, before = among[:, 0], among[:, :, 0]
     arrays = {
         "encoder.embedding": array(embedding),
         "encoder.first_qkv": array(normed @ layers[0].qkv),

@@ -18,7 +18,8 @@ def form_of_tiger(model: Any, config: Any, dataset: Any) -> Form:
         InputError: if it reads who the user is.
     """
     sizes = ("d_model", "d_ff", "n_heads", "d_kv", "encoder_layers", "decoder_layers")
-    return _form("tiger", model, ("encoder.", "decoder."), {name: int(config[name]) for name in sizes})
+    engine = "tiger_causal_encoder" if model.sizes.causal_encoder else "tiger"
+    return _form(engine, model, ("encoder.", "decoder."), {name: int(config[name]) for name in sizes})
 
 
 def form_of_causal(model: Any, config: Any, dataset: Any) -> Form:

@@ -117,7 +117,7 @@ class EncoderForm:
 
 
 class _GrowingBias:
-    """Relative bias [1, heads, n, n] of all distances up to the longest history seen."""
+    """Bias [1, heads, n, n] of all distances up to the longest history seen."""
 
     def __init__(self, module: RelativeBias, dtype: torch.dtype) -> None:
         self.module, self.dtype = module, dtype
@@ -126,8 +126,7 @@ class _GrowingBias:
     def up_to(self, length: int) -> torch.Tensor:
         """Return the bias of at least `length` positions."""
         if self.table is None or self.table.shape[-1] < length:
-            positions = torch.arange(length, device=self.module.embedding.weight.device)
-            self.table = self.module(positions, positions).to(self.dtype).contiguous()
+            self.table = self.module.among(length).to(self.dtype).contiguous()
         return self.table
 
 

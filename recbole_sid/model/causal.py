@@ -83,7 +83,7 @@ class CausalSID(Generator):
 
         Rows without WINDOW_FIELD are windows of one target.
         """
-        items, lengths = self._with_target(interaction)
+        items, lengths = self.with_targets(interaction)
         n_items, n_levels = items.shape[1], self.vocabulary.n_levels
         tokens = self.vocabulary.serialise(self.item_tokens[items], lengths, interaction[self.USER_ID])
         # Without the last code and end-of-sequence: the state before each code of an item is at that item's place.
@@ -120,12 +120,6 @@ class CausalSID(Generator):
 
     def scorer(self, encoded: CausalCache) -> LevelScorer:
         return CausalScorer(self.codes, encoded)
-
-    def _with_target(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return histories with their targets int64 [B, T + 1], zero where padded, and their lengths int64 [B]."""
-        lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]
-        target = interaction[self.ITEM_ID].unsqueeze(1)
-        return F.pad(history, (0, 1)).scatter(1, lengths.unsqueeze(1), target), lengths + 1
 
 
 def _sizes(config: Any, vocabulary: int) -> CausalSizes:

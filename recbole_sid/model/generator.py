@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from recbole_sid.decoding.beam import unconstrained_beam_search
 from recbole_sid.decoding.scorer import LevelScorer
@@ -58,6 +59,12 @@ class Generator(SIDRecommender, Teacher):
 
     def target_logits(self, tokens: torch.Tensor, codes: torch.Tensor) -> list[torch.Tensor]:
         return self.teach(tokens, codes)[1]
+
+    def with_targets(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return histories with their targets int64 [B, T + 1], zero where padded, and their lengths int64 [B]."""
+        lengths, history = interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_SEQ]
+        target = interaction[self.ITEM_ID].unsqueeze(1)
+        return F.pad(history, (0, 1)).scatter(1, lengths.unsqueeze(1), target), lengths + 1
 
     def search(self, scorer: LevelScorer) -> tuple[torch.Tensor, torch.Tensor]:
         if self.constrained or self.decoding != "beam":

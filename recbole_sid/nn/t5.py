@@ -28,7 +28,11 @@ from recbole_sid.util import hardware
 
 @dataclass(frozen=True)
 class T5Sizes:
-    """Sizes of a T5; the defaults are TIGER's."""
+    """Sizes of a T5; the defaults are TIGER's.
+
+    Attributes:
+        causal_encoder: each position of the encoder sees those up to its own; T5's sees all.
+    """
 
     vocabulary: int
     d_model: int = 128
@@ -40,6 +44,7 @@ class T5Sizes:
     dropout: float = 0.1
     n_buckets: int = 32
     max_distance: int = 128
+    causal_encoder: bool = False
 
 
 class RMSNorm(nn.Module):
@@ -68,6 +73,14 @@ class RelativeBias(nn.Module):
         """Return the bias [1, heads, n_queries, n_keys] for positions queries [n_queries] and keys [n_keys]."""
         bucket = self._bucket(keys.unsqueeze(0) - queries.unsqueeze(1))
         return self.embedding(bucket).permute(2, 0, 1).unsqueeze(0)
+
+    def among(self, length: int) -> torch.Tensor:
+        """Return the bias [1, heads, length, length] of a sequence: -inf at what is later, unless bidirectional."""
+        positions = torch.arange(length, device=self.embedding.weight.device)
+        bias = self(positions, positions)
+        if self.bidirectional:
+            return bias
+        return bias.masked_fill(positions.unsqueeze(0) > positions.unsqueeze(1), -torch.inf)
 
     def _bucket(self, distance: torch.Tensor) -> torch.Tensor:
         n_buckets = self.embedding.num_embeddings
@@ -148,6 +161,10 @@ class EncoderBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
+# A block's cross-attention and its normed rows to what it reads in the history.
+Cross = Callable[[Attention, torch.Tensor], torch.Tensor]
+
+
 class DecoderBlock(nn.Module):
     """Causal self-attention, cross-attention and feed-forward."""
 
@@ -158,12 +175,10 @@ class DecoderBlock(nn.Module):
         self.feed_forward_norm, self.feed_forward = RMSNorm(sizes.d_model), FeedForward(sizes)
         self.dropout = Dropout(sizes.dropout)
 
-    def forward(
-        self, x: torch.Tensor, bias: torch.Tensor, states: torch.Tensor, cross_bias: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, bias: torch.Tensor, cross: Cross) -> torch.Tensor:
         normed = self.attention_norm(x)
         x = x + self.dropout(self.attention(normed, normed, bias))
-        x = x + self.dropout(self.cross(self.cross_norm(x), states, cross_bias))
+        x = x + self.dropout(cross(self.cross, self.cross_norm(x)))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -209,16 +224,18 @@ class T5Encoder(HasInferenceForm[EncoderForm], HistoryEncoder):
     def __init__(self, sizes: T5Sizes) -> None:
         super().__init__(EncoderForm)
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.d_model)
-        self.relative_bias = RelativeBias(sizes, bidirectional=True)
+        self.relative_bias = RelativeBias(sizes, bidirectional=not sizes.causal_encoder)
         self.blocks = nn.ModuleList(EncoderBlock(sizes) for _ in range(sizes.encoder_layers))
         self.norm = RMSNorm(sizes.d_model)
         self.dropout = Dropout(sizes.dropout)
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return states [B, S, d] of tokens int64 [B, S]; positions where mask bool [B, S] is False are not seen."""
+        return self.encoded(tokens, self.relative_bias.among(tokens.shape[1]) + mask_bias(mask))
+
+    def encoded(self, tokens: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return states [B, S, d] of tokens int64 [B, S] that see each other by bias [B or 1, heads, S, S]."""
         x = self.dropout(self.embedding(tokens))
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        bias = self.relative_bias(positions, positions) + mask_bias(mask)
         for block in self.blocks:
             x = block(x, bias)
         return self.dropout(self.norm(x))
@@ -260,13 +277,15 @@ class T5Decoder(HasInferenceForm[DecoderForm]):
 
     def forward(self, embedded: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return [B, n, d] for embedded targets [B, n, d], states [B, S, d] and their mask bool [B, S]."""
-        x = self.dropout(embedded)
-        positions = torch.arange(x.shape[1], device=x.device)
-        future = positions.unsqueeze(0) > positions.unsqueeze(1)
-        bias = self.relative_bias(positions, positions).masked_fill(future, -torch.inf)
         cross_bias = mask_bias(mask)
+        return self.decoded(embedded, lambda cross, x: cross(x, states, cross_bias))
+
+    def decoded(self, embedded: torch.Tensor, cross: Cross) -> torch.Tensor:
+        """Return [..., n, d] for embedded targets [..., n, d] that read what `cross` gives them."""
+        x = self.dropout(embedded)
+        bias = self.relative_bias.among(x.shape[-2])
         for block in self.blocks:
-            x = block(x, bias, states, cross_bias)
+            x = block(x, bias, cross)
         return self.dropout(self.norm(x))
 
 

@@ -112,6 +112,7 @@ ENGINES: dict[str, str] = with_installed(
         "mlp": "recbole_sid.serving.engines.tokens:MLPEngine",
         "t5": "recbole_sid.serving.engines.tokens:T5Engine",
         "tiger": "recbole_sid.serving.engines.torch_models:TIGEREngine",
+        "tiger_causal_encoder": "recbole_sid.serving.engines.torch_models:CausalTIGEREngine",
         "causal": "recbole_sid.serving.engines.torch_models:CausalEngine",
         "onnx_scores": "recbole_sid.serving.engines.onnx_scores:ScoreEngine",
         "transitions": "recbole_sid.serving.engines.transitions:TransitionEngine",

@@ -251,7 +251,7 @@ def most_epochs(plan: SearchPlan, config: Config) -> int:
     epochs += [
         value for parameter in plan.space.parameters if parameter.key == "epochs" for value in parameter.extremes()
     ]
-    trainer = get_trainer(config["MODEL_TYPE"], config.model_class)
+    trainer = get_trainer(config)
     ranking = [stage for stage in trainer.stages_of(config) if stage.ranks] if issubclass(trainer, SIDTrainer) else []
     return int(max(epochs)) + sum(stage.epochs for stage in ranking[1:])  # the others have epochs of their own
 

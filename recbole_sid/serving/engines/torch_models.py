@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -223,6 +223,8 @@ class GeneratorEngine:
 class TIGEREngine(GeneratorEngine):
     """TIGER: a T5 encoder-decoder over semantic-ID tokens."""
 
+    causal_encoder: ClassVar[bool] = False
+
     def network(self, reader: Reader) -> nn.ModuleDict:
         """As `GeneratorEngine.network`."""
         sizes = T5Sizes(
@@ -233,6 +235,7 @@ class TIGEREngine(GeneratorEngine):
             d_kv=reader.whole("d_kv", 1),
             encoder_layers=_n_layers(reader, "encoder_layers"),
             decoder_layers=_n_layers(reader, "decoder_layers"),
+            causal_encoder=self.causal_encoder,
         )
         return nn.ModuleDict({"encoder": T5Encoder(sizes), "decoder": T5Decoder(sizes)})
 
@@ -243,6 +246,12 @@ class TIGEREngine(GeneratorEngine):
         mask = tokens != PAD
         cache = T5DecoderCache(decoder, encoder.packed(tokens, mask).padded(), mask)
         return TIGERScorer(TiedCodes(encoder.embedding, self.vocabulary), cache, len(tokens))
+
+
+class CausalTIGEREngine(TIGEREngine):
+    """TIGER with ``encoder_attention: causal``."""
+
+    causal_encoder = True
 
 
 class CausalEngine(GeneratorEngine):
