@@ -180,6 +180,7 @@ def test_levels_share_one_basis(features: np.ndarray, codes: np.ndarray) -> None
     assert_allclose(cosines(np.concatenate([one, two])), cosines(np.concatenate([first, second])), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_start_on_a_gpu_is_that_on_the_cpu(features: np.ndarray, codes: np.ndarray) -> None:
     vocabulary = TokenVocabulary(SIZES, n_user_tokens=1)

@@ -1,8 +1,8 @@
 """Losses and rankings ask no device for values: run on torch's `meta` device, which has shapes but no values.
 
 There `.item()`, `.tolist()`, `int(tensor)`, `.numpy()` and indexing by a boolean mask raise; on a GPU each of them
-makes the host wait. Left out, as their shapes follow values: exact search, which bounds how many prefixes it opens, and
-`Trie.expand_leaves`, by which `retrieve` gives as many items as the leaves have (once a batch, after `rank`).
+makes the host wait. Left out, as their shapes follow values: exact search, which bounds how many prefixes it opens,
+`item_candidates`, and semantic IDs of which many items share one.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from typing import Any
 
 import pytest
 import torch
+from recbole.data.interaction import Interaction
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data import create_dataset, data_preparation
-from recbole_sid.data.batch import Batch
+from recbole_sid.data.batch import Batch, on_host
 from recbole_sid.data.dataset import ROW_FIELD
+from recbole_sid.evaluation.retrieved import Retrieved, hits_and_positives
+from recbole_sid.memory import Numbers
 from recbole_sid.model.supervision import OnlineSupervision
+from recbole_sid.quick_start import make_trainer
 from recbole_sid.registry import get_model
 from recbole_sid.trainer.distill_cache import CachedSupervision
 
@@ -104,6 +108,66 @@ def test_row_numbers_of_a_batch_stay_on_the_host(prepare: Callable[..., Any]) ->
     assert torch.equal(moved[ROW_FIELD], batch[ROW_FIELD])
     again = moved.to("meta")[slice(2)]
     assert again[ROW_FIELD].tolist() == batch[ROW_FIELD][:2].tolist()
+    known = on_host(again, "item_id_list", "item_length")
+    assert [values.tolist() for values in known] == [
+        batch[name][:2].tolist() for name in ("item_id_list", "item_length")
+    ]
+    assert on_host(Interaction(batch.interaction), "item_length")[0].tolist() == batch["item_length"].tolist()
+
+
+class NoWaits(TorchDispatchMode):
+    """Fails at operations that have no values to ask for on `meta`, and wait for these on a GPU."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.name().split("::")[1].split(".")[0]
+        there = any(value.is_meta for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor))
+        assert not there or name not in ("isin", "_unique2", "unique_dim", "equal"), function
+        return function(*args, **(kwargs or {}))
+
+
+def test_operations_that_wait_are_found() -> None:
+    values = torch.ones(3, device="meta")
+    with NoWaits(), pytest.raises(AssertionError):
+        torch.isin(values, values)
+
+
+@pytest.mark.parametrize("memory", ["none", "transitions"])
+@pytest.mark.parametrize(("name", "changes"), GENERATORS + STUDENTS)
+def test_retrieved_items(prepare: Callable[..., Any], name: str, changes: dict[str, Any], memory: str) -> None:
+    """The whole way of an evaluation: a batch moves to the device, and hits stay there."""
+    config, train, valid, _ = prepare(name, memory=memory, **changes)
+    model = get_model(name)(config, train._dataset).eval()
+    if memory != "none":
+        model.memory.learn(*train._dataset.training_sequences(), Numbers())
+    assert model.remembers == (memory != "none")
+    model.trie.leaves_of(torch.zeros(1, dtype=torch.int64))  # a table, made once from what is then on the device
+    model.to("meta")
+    batch, _, positive_u, positive_i = next(iter(valid))
+    with NoWaits(), torch.no_grad():
+        rows, items, scores = model.retrieve(batch.to("meta"))
+        assert rows.shape == items.shape == scores.shape
+        lists = Retrieved(rows, items, scores, (len(batch), model.n_items)).top_lists(5)
+        assert hits_and_positives(lists, positive_u, positive_i, model.n_items).shape == (len(batch), 6)
+
+
+@pytest.mark.parametrize(("name", "changes"), GENERATORS + STUDENTS + [("SIDMLPHybrid", {"memory_smoothing": 0.1})])
+def test_nothing_is_asked_before_the_end_of_an_epoch(
+    prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
+) -> None:
+    """Of the trainer's own loop: batches to the device, losses, gradients, clipping and the optimizer's steps."""
+    config, train, _, _ = prepare(name, **changes)
+    trainer = make_trainer(config, train)
+    if hasattr(trainer.model, "stages"):
+        object.__setattr__(trainer.model, "teacher", on_meta(prepare, "TIGER")[0].eval())  # as a teacher_path would
+    trainer.model.to("meta")
+    trainer.device = torch.device("meta")
+    with NoWaits():
+        trainer.start_stage(trainer.stages()[0], train)
+        done: list[int] = []
+        monkeypatch.setattr(trainer.forecast, "batch_done", lambda: done.append(1))
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            trainer._train_epoch(train, 0)
+    assert len(done) == len(train) > 1
 
 
 class NoCopies(TorchDispatchMode):

@@ -17,7 +17,7 @@ from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.errors import InputError
 from recbole_sid.fast.prepared import Prepared
-from recbole_sid.model.base import length_groups
+from recbole_sid.model.batches import length_groups
 from recbole_sid.model.teacher import build_teacher
 from recbole_sid.nn.token_encoder import MLPEncoder
 from recbole_sid.registry import get_model

@@ -119,7 +119,7 @@ def sidmlppp_plain(workload: Workload, beam_size: int) -> Task:
 
 def sidmlp(workload: Workload, beam_size: int) -> Task:
     """Ours in torch alone."""
-    return sid_task(workload.model("SIDMLP", compiled=False, decoding="beam"))
+    return sid_task(workload.model("SIDMLP", compiled=False, captured=False, decoding="beam"))
 
 
 def sidmlp_fast(workload: Workload, beam_size: int) -> Task:

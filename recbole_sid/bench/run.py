@@ -175,8 +175,8 @@ def _free_bytes(device: torch.device) -> int:
 
 def _facts(options: BenchOptions, workload: Workload) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "processor": _processor(options.device),
-        "versions": _versions(),
+        "processor": processor(options.device),
+        "versions": versions(),
         "beam_size": options.beam_size,
         "checkpoint": options.checkpoint,
         "items": workload.n_items,
@@ -191,7 +191,8 @@ def _facts(options: BenchOptions, workload: Workload) -> dict[str, Any]:
     return facts
 
 
-def _processor(device: torch.device) -> str:
+def processor(device: torch.device) -> str:
+    """Return the name of the processor that `device` is."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
@@ -203,7 +204,8 @@ def _processor(device: torch.device) -> str:
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {psutil.cpu_count()} threads"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what times depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, str] = {"python": platform.python_version()}

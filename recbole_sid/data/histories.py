@@ -13,8 +13,8 @@ from recbole_sid.data.batch import Batch
 from recbole_sid.util import hardware
 
 
-def cut_histories(interaction: Interaction, field: str, length_field: str) -> Interaction:
-    """Return `interaction`, on the host, with all histories cut to the longest of them.
+def cut_histories(interaction: Interaction, field: str, length_field: str, step: int = 1) -> Interaction:
+    """Return `interaction`, on the host, with all histories cut to the longest of them, or to a multiple of `step`.
 
     Args:
         field: of the items of the histories int64 [B, T]; other fields of as many columns and the same ending are cut
@@ -22,6 +22,7 @@ def cut_histories(interaction: Interaction, field: str, length_field: str) -> In
         length_field: of the histories' lengths int64 [B].
     """
     longest = max(1, int(interaction[length_field].max())) if len(interaction) else 1
+    longest = -(-longest // step) * step
     cut = {name: interaction[name][:, :longest] for name in _lists(interaction, field)}
     return Interaction({**interaction.interaction, **cut})
 
@@ -76,15 +77,15 @@ class CutBatches:
 
     Args:
         collate: the loader's own; returns an interaction, or a tuple that begins with one.
-        field, length_field: as of `cut_histories`.
+        field, length_field, step: as of `cut_histories`.
     """
 
-    def __init__(self, collate: Callable[[Any], Any], field: str, length_field: str) -> None:
-        self.collate, self.field, self.length_field = collate, field, length_field
+    def __init__(self, collate: Callable[[Any], Any], field: str, length_field: str, step: int = 1) -> None:
+        self.collate, self.field, self.length_field, self.step = collate, field, length_field, step
 
     def __call__(self, index: Any) -> Any:
         batch = self.collate(index)
         return (self._cut(batch[0]), *batch[1:]) if isinstance(batch, tuple) else self._cut(batch)
 
     def _cut(self, interaction: Interaction) -> Batch:
-        return Batch(cut_histories(interaction, self.field, self.length_field).interaction)
+        return Batch(cut_histories(interaction, self.field, self.length_field, self.step).interaction)

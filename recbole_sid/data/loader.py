@@ -22,9 +22,12 @@ from recbole_sid.registry import is_ours
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.build import semantic_ids_for
 from recbole_sid.settings.time_split import moments_of
+from recbole_sid.util import hardware
 
 # Batches that are sorted together: enough to make lengths in a batch alike, few enough to keep batches random.
 _BATCHES_PER_BUCKET = 50
+# Widths of histories that training batches come in where each shape is captured.
+_WIDTHS = 4
 
 
 class LengthBucketSampler(Sampler[int]):
@@ -133,15 +136,17 @@ def arrange(loader: Any, config: Any) -> Any:
         loader.batch_sampler.sampler = LengthBucketSampler(lengths, loader.step, loader.generator, rows)
     elif rows is not None:
         loader.batch_sampler.sampler = rows.tolist()
-    return cut_batches(loader)
+    few_shapes = config["capture_training"] and hardware.has_graphs(config["device"])
+    return cut_batches(loader, -(-config["MAX_ITEM_LIST_LENGTH"] // _WIDTHS) if few_shapes else 1)
 
 
-def cut_batches(loader: Any) -> Any:
-    """Make `loader` cut the histories of each batch to its longest, before they go to any device; return it.
+def cut_batches(loader: Any, step: int = 1) -> Any:
+    """Make `loader` cut the histories of each batch to its longest, or to a multiple of `step`, before they go to any
+    device; return it.
 
     For our models only: those of RecBole may rely on histories of MAX_ITEM_LIST_LENGTH places.
     """
     dataset = loader._dataset
     histories = getattr(dataset, f"{dataset.iid_field}_list_field")
-    loader.collate_fn = CutBatches(loader.collate_fn, histories, dataset.item_list_length_field)
+    loader.collate_fn = CutBatches(loader.collate_fn, histories, dataset.item_list_length_field, step)
     return loader

@@ -14,6 +14,7 @@ from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.children import children
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.decoding.trie import Trie
+from recbole_sid.util import hardware
 
 # Prefixes are extended in chunks of this many beams (over all users), which bounds the memory.
 _MAX_BEAMS = 1 << 15
@@ -50,6 +51,9 @@ class _Descent:
     def descend(self, level: int, state: Any, nodes: torch.Tensor, scores: torch.Tensor) -> None:
         """Search below the prefixes `nodes` [B, K] of depth `level`."""
         found = children(self.scorer, self.trie, level, state, nodes, scores, self.normaliser)
+        if level + 1 == self.trie.n_levels and not hardware.on_cpu(nodes):
+            self._keep(*found.best(self.k)[::2])  # no more of a user can matter, and the host need not wait for less
+            return
         n_kept = int((found.scores >= self.bound).sum(1).max())
         if n_kept == 0:
             return

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.decoding.trie import Trie
+from recbole_sid.decoding.trie import Trie, at
+from recbole_sid.util import hardware
 
 # Prefixes of all users that reach the model at a time.
 _MAX_BEAMS = 1 << 14
+# Items of a leaf up to which each leaf found gets places for so many, so that no host waits to know how many there are.
+MOST_PLACES = 64
 
 
 def leaf_log_probs(scorer: LevelScorer, trie: Trie, normaliser: str = "children") -> torch.Tensor:
@@ -38,8 +41,10 @@ def ranked_items(leaves: torch.Tensor, scores: torch.Tensor, trie: Trie) -> tupl
 
     Items that share a leaf share its score.
     """
-    if len(trie.item) == trie.n_nodes(trie.n_levels):
-        return torch.where(leaves >= 0, trie.item[leaves.clamp(min=0)].long(), 0), scores
+    if not hardware.on_cpu(leaves) and trie.most_items <= MOST_PLACES:
+        return _in_places(leaves, scores, trie)
+    if trie.most_items == 1:
+        return torch.where(leaves >= 0, at(trie.item, leaves.clamp(min=0)).long(), 0), scores
     position, found = trie.expand_leaves(leaves)
     rows = position // max(1, leaves.shape[1])
     of_row = torch.bincount(rows, minlength=len(leaves))
@@ -49,6 +54,15 @@ def ranked_items(leaves: torch.Tensor, scores: torch.Tensor, trie: Trie) -> tupl
     table = scores.new_full(items.shape, -torch.inf)
     table[rows, column] = scores.flatten()[position]
     return items, table
+
+
+def _in_places(leaves: torch.Tensor, scores: torch.Tensor, trie: Trie) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `ranked_items` does, by shapes alone: every leaf gets as many places as any has items."""
+    place, exists = trie.children_of(trie.n_levels, leaves, trie.most_items)
+    items = torch.where(exists, at(trie.item, place).long(), 0).flatten(1)
+    spread = scores.unsqueeze(-1).expand_as(place).masked_fill(~exists, -torch.inf).flatten(1)
+    ordered, order = spread.sort(dim=1, descending=True, stable=True)
+    return items.gather(1, order), ordered
 
 
 def items_of_leaves(scores: torch.Tensor, trie: Trie, n_items: int) -> torch.Tensor:

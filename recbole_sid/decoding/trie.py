@@ -65,15 +65,15 @@ class Trie(nn.Module):
         # Where children begin, for the host to read on whatever device the trie is: on the CPU the same memory.
         self.host_starts = [self.start(level).cpu() for level in range(len(sizes) + 1)]
         self._families: dict[tuple[int, int], Families] = {}
-        self._leaf_of_item: torch.Tensor | None = None
-        # The most children that any prefix has, per level.
-        self.widths = tuple(int(start.diff().max()) for start in self.host_starts[:-1])
+        self._leaf_of_item: dict[torch.device, torch.Tensor] = {}
+        # The most children that any prefix has, per level, and the most items of a leaf.
+        *self.widths, self.most_items = (int(start.diff().max()) for start in self.host_starts)
 
     def _relabel(self, items: torch.Tensor) -> None:
         of_row = items.to(self.item.device)
         largest = int(of_row.max()) if len(of_row) else 0
         self.item = of_row[self.item.long()].to(_dtype(largest + 1))
-        self._leaf_of_item = None
+        self._leaf_of_item = {}
 
     def relabelled(self, items: np.ndarray | torch.Tensor) -> Trie:
         """Return this trie with other item ids: int64 [n_items], the id of each row it was built from."""
@@ -229,13 +229,22 @@ class Trie(nn.Module):
         return position, shift[position] + torch.arange(len(position))
 
     def leaves_of(self, items: torch.Tensor) -> torch.Tensor:
-        """Return the leaves of items int64 [n], both on the host; -1 of those that have no semantic ID."""
-        if self._leaf_of_item is None:
+        """Return the leaves of items int64 [...], on the device that the items are on; -1 where there is none."""
+        table = self._leaves_on(items.device)
+        known = items < len(table)
+        return torch.where(known, at(table, torch.where(known, items, 0)).long(), -1)
+
+    def _leaves_on(self, device: torch.device) -> torch.Tensor:
+        """Return the leaf of every item up to the largest; made once on the host, and copied once to others."""
+        host = torch.device("cpu")
+        if host not in self._leaf_of_item:
             leaf, item = (part.cpu() for part in self.every_item())
             table = torch.full((int(item.max()) + 1,), -1, dtype=_dtype(len(leaf) + 1))
-            self._leaf_of_item = table.index_copy_(0, item, leaf.to(table.dtype))
-        known = items < len(self._leaf_of_item)
-        return torch.where(known, self._leaf_of_item[torch.where(known, items, 0)].long(), -1)
+            self._leaf_of_item[host] = table.index_copy_(0, item, leaf.to(table.dtype))
+        if device not in self._leaf_of_item:
+            with torch.inference_mode(False):  # it outlives the caller's mode
+                self._leaf_of_item[device] = self._leaf_of_item[host].to(device)
+        return self._leaf_of_item[device]
 
     def every_item(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (leaf, item) of every item, in the leaves' order: `expand_leaves` of all, without waiting."""

@@ -9,11 +9,11 @@ import torch
 
 from recbole_sid.decoding.children import segment_logsumexp
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.decoding.trie import Trie
+from recbole_sid.decoding.trie import Trie, at
 from recbole_sid.util import hardware
 
-# Prefixes of all users that reach the model at a time.
-_MAX_BEAMS = 1 << 14
+# Prefixes of all users that reach the model at a time: on any device, and where each leaf is a beam of its own.
+_MAX_BEAMS, _MAX_BEAMS_BY_SHAPE = 1 << 14, 1 << 17
 
 
 def walk(
@@ -44,6 +44,37 @@ def walk(
         found = _walk_together(scorer, trie, start, rows[chosen], leaves[chosen], normaliser)
         result.index_copy_(0, hardware.moved(order[chosen], scorer.device), found)
     return result
+
+
+def walk_all(scorer: LevelScorer, trie: Trie, leaves: torch.Tensor, normaliser: str = "children") -> torch.Tensor:
+    """Return the log-probabilities [B, K] of leaves int64 [B, K] on the scorer's device, -inf for -1, by shapes alone.
+
+    A beam is walked for each leaf, whether or not others share its prefixes: for devices whose values the host would
+    have to wait for.
+    """
+    parts = leaves.split(max(1, _MAX_BEAMS_BY_SHAPE // max(1, scorer.n_users)), dim=1)
+    return torch.cat([_walk_beams(scorer, trie, part, normaliser) for part in parts], dim=1)
+
+
+def _walk_beams(scorer: LevelScorer, trie: Trie, leaves: torch.Tensor, normaliser: str) -> torch.Tensor:
+    nodes = [*trie.path(leaves.clamp(min=0)), leaves.clamp(min=0)]
+    state = scorer.start()
+    scores = torch.zeros(leaves.shape, device=scorer.device)
+    for level, (above, below) in enumerate(pairwise(nodes)):
+        codes = at(trie.code(level), below).long()
+        parents = torch.zeros_like(codes) if level == 0 else torch.arange(leaves.shape[1], device=leaves.device)
+        parents = parents.expand_as(codes)
+        width = trie.widths[level]
+        if width > 1 or normaliser != "children":
+            logits = scorer.logits(state, None).float().unflatten(0, (len(leaves), -1)).expand(*leaves.shape, -1)
+            total = logits
+            if normaliser == "children":
+                child, exists = trie.children_of(level, above, width)
+                total = logits.gather(2, at(trie.code(level), child).long()).masked_fill(~exists, -torch.inf)
+            scores = scores + logits.gather(2, codes.unsqueeze(2)).squeeze(2) - total.logsumexp(2)
+        if level + 1 < trie.n_levels:
+            state = scorer.extend(state, parents, codes)
+    return scores.masked_fill(leaves < 0, -torch.inf)
 
 
 class _Prefixes(NamedTuple):

@@ -84,17 +84,17 @@ class RetrievedItemsCollector(Collector):
                 del self.data_struct[name]
             else:
                 collected.set(name, value)
+        if "rec.items" in collected and not self.warned and bool((collected.get("rec.items") == 0).any()):
+            self.warned = True
+            getLogger().warning(
+                f"Some rankings hold fewer than {collected.get('rec.items').shape[1]} items: metrics of coverage count "
+                "the missing places as one more item."
+            )
         return collected
 
     def _collect_lists(self, found: Retrieved, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
         lists = found.top_lists(max(self.topk))
         if self.register.need("rec.items"):
-            if not self.warned and (lists == 0).any():
-                self.warned = True
-                getLogger().warning(
-                    f"Some rankings hold fewer than {lists.shape[1]} items: metrics of coverage count the missing "
-                    "places as one more item."
-                )
             self.data_struct.update_tensor("rec.items", lists)
         if self.register.need("rec.topk"):
             result = hits_and_positives(lists, positive_u, positive_i, found.shape[1])

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from recbole_sid.util import hardware
+
 
 class Retrieved(NamedTuple):
     """What a model retrieved for a batch, in place of a matrix of scores.
@@ -57,7 +59,8 @@ def hits_and_positives(
         int64 [B, k + 1].
     """
     device = lists.device
-    keys = torch.cat([positive_u.new_full((1,), -1), positive_u * n_items + positive_i]).to(device).sort().values
+    keys = torch.cat([positive_u.new_full((1,), -1), positive_u * n_items + positive_i]).sort().values
+    keys = hardware.moved(keys, device)
     row = torch.arange(len(lists), device=device)
     wanted = row.unsqueeze(1) * n_items + lists
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)

@@ -12,6 +12,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_sid.capabilities import Capabilities
+from recbole_sid.data.batch import on_host
 from recbole_sid.data.histories import cut_histories, known_items, recent_items
 from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.children import masked_log_softmax
@@ -19,22 +20,22 @@ from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs, ranked_it
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.decoding.walk import walk
 from recbole_sid.errors import InputError
+from recbole_sid.fast.captured import Ranked
 from recbole_sid.fast.prepared import weights_unchanged
 from recbole_sid.memory import Memory, Recall
 from recbole_sid.memory.mixture import best_with_memory, scores_of_all, sharpened
+from recbole_sid.model.batches import length_groups, listed
+from recbole_sid.model.by_graphs import RanksByGraphs
 from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 from recbole_sid.settings.training import DecodingSettings, MemorySettings
 from recbole_sid.util import hardware
 
-# A batch is ranked in groups of similar history length if that saves this share of the tokens or more.
-_WORTHWHILE_SAVING = 0.1
-_MAX_GROUPS = 4
 # Users whose whole catalogue is scored together, and scores: what is computed for all prefixes has to fit the memory.
 _FULL_USERS, _FULL_SCORES = 32, 1 << 23
 _ROUNDING = 1e-4  # of the sum of shares
 
 
-class SIDRecommender(Capabilities, SequentialRecommender):
+class SIDRecommender(RanksByGraphs, Capabilities, SequentialRecommender):
     """Base of TIGER, CausalSID, SIDMLP and SIDMLPPlusPlus.
 
     Scores of items are log-probabilities p0, a mixture of `parts`: here of one, that of their semantic IDs. With
@@ -85,6 +86,7 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         found = DecodingSettings.of(config)
         self.decoding, self.normaliser = found.decoding, found.normaliser
         self.full_sort_items = found.full_sort_items
+        self.start_graphs(found.captured)
         self.trie = self.semantic_ids.trie_of(dataset.item_tokens())
         item_codes = torch.from_numpy(table)
         item_tokens = self.vocabulary.code_tokens(item_codes)
@@ -240,7 +242,11 @@ class SIDRecommender(Capabilities, SequentialRecommender):
             scorer: of B users.
             recall: of their histories, on the host.
         """
-        found, log_p0 = self.candidates(scorer)
+        return self._with_memory(Ranked(scorer, *self.candidates(scorer)), recall)
+
+    def _with_memory(self, ranked: Ranked, recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `best_items` of what was found."""
+        scorer, found, log_p0 = ranked
         of_remembered = self.mixed(self.part_log_probs(scorer, recall.rows, recall.items))
         return best_with_memory(recall, of_remembered, found, log_p0, self.sharpness, self.beam_size)
 
@@ -262,8 +268,8 @@ class SIDRecommender(Capabilities, SequentialRecommender):
     def recent(self, interaction: Any) -> torch.Tensor:
         """Return, on the host, the items of a batch of histories that the memory looks up."""
         assert self.memory is not None
-        histories, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        return recent_items(histories, lengths, self.memory.numbers.window).cpu()
+        histories, lengths = on_host(interaction, self.ITEM_SEQ, self.ITEM_SEQ_LEN)
+        return recent_items(histories, lengths, self.memory.numbers.window)
 
     def recall(self, interaction: Any) -> Recall | None:
         """Return, on the host, what is remembered after the histories of a batch; None if it does not remember."""
@@ -300,7 +306,8 @@ class SIDRecommender(Capabilities, SequentialRecommender):
 
         Returns:
             rows, items and scores, each [n]: the retrieved items of all rows, by falling score within a row. Items
-            that share a semantic ID share its score.
+            that share a semantic ID share its score. On other devices than the CPU those of score -inf (and item 0)
+            are places that hold none, after the others of a row.
         """
         found = []
         with weights_unchanged(self):
@@ -311,8 +318,13 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         return rows, items, scores
 
     def _retrieved(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return what `retrieve` does, of histories that are ranked together, by p0."""
-        leaves, scores = self.rank(self.history_tokens(interaction))
+        """Return what `retrieve` does, of histories that are ranked together, by p0; on the CPU without those of score
+        -inf.
+        """
+        tokens = self.history_tokens(interaction)
+        if not hardware.on_cpu(tokens):
+            return listed(*self.ranked(tokens)[1:])
+        leaves, scores = self.rank(tokens)
         self.check_finite(leaves)
         position, items = self.trie.expand_leaves(leaves)
         return position // max(1, leaves.shape[1]), items, scores.flatten()[position]
@@ -321,13 +333,12 @@ class SIDRecommender(Capabilities, SequentialRecommender):
         """Return what `retrieve` does, of histories that are ranked together, by the mixture; on the CPU without those
         of score -inf.
         """
-        scorer = self.scorer(self.encode(self.history_tokens(interaction)))
-        items, scores = self.best_after(scorer, self.recent(interaction))
-        rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(items)
-        if not hardware.on_cpu(items):
-            return rows.flatten(), items.flatten(), scores.flatten()
-        there = items > 0
-        return rows[there], items[there], scores[there]
+        assert self.memory is not None
+        tokens = self.history_tokens(interaction)
+        if not hardware.on_cpu(tokens):
+            ranked = self.ranked(tokens)
+            return listed(*self._with_memory(ranked, self.memory.recall(self.recent(interaction))))
+        return listed(*self.best_after(self.scorer(self.encode(tokens)), self.recent(interaction)))
 
     def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return leaves and log-probabilities [B, K] of the best semantic IDs for histories int64 [B, S]."""
@@ -394,26 +405,3 @@ class SIDRecommender(Capabilities, SequentialRecommender):
 def _is_decided(name: str) -> bool:
     """Say whether a tensor of a model's state is decided after training."""
     return name in ("sharpness", "shares") or name.startswith("memory.")
-
-
-def is_cpu_inference(tokens: torch.Tensor) -> bool:
-    """Say whether histories are encoded without gradients on the CPU, where shapes may follow the data."""
-    return hardware.on_cpu(tokens) and not torch.is_grad_enabled()
-
-
-def length_groups(lengths: torch.Tensor, tokens_per_item: int) -> list[torch.Tensor | None]:
-    """Split a batch into at most four groups of similar length, so that short histories do not pay for long ones.
-
-    Args:
-        lengths: items per history int64 [B].
-        tokens_per_item: L.
-
-    Returns:
-        row numbers per group; [None], meaning the whole batch, where splitting saves little.
-    """
-    order = torch.argsort(lengths, stable=True)
-    groups = [group for group in order.tensor_split(_MAX_GROUPS) if len(group)]
-    tokens = 2 + lengths * tokens_per_item
-    whole = len(lengths) * int(tokens.max())
-    split = sum(len(group) * int(tokens[group].max()) for group in groups)
-    return list(groups) if split < (1 - _WORTHWHILE_SAVING) * whole else [None]

@@ -48,6 +48,11 @@ class Generator(SIDRecommender, Teacher):
         """Among all codes, unless only valid semantic IDs are searched."""
         return self.normaliser if self.constrained else "codes"
 
+    @property
+    def in_graph(self) -> tuple[Any, ...]:
+        """As `SIDRecommender.in_graph`."""
+        return *super().in_graph, self.constrained
+
     def level_vocabulary_logits(self, states: torch.Tensor, level: int) -> torch.Tensor:
         """Return logits [..., size] over the codes of `level` of states [..., d]: the tied embedding, by d^-0.5."""
         return self.codes.logits(states, level)

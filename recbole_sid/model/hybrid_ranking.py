@@ -9,11 +9,13 @@ import torch
 from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.prefixes import best_prefixes, items_under
 from recbole_sid.decoding.scorer import LevelScorer
+from recbole_sid.decoding.walk import walk_all
 from recbole_sid.errors import InputError
 from recbole_sid.fast.compiled.arrays import Looked
 from recbole_sid.fast.compiled_memory import look_up, nothing
 from recbole_sid.fast.compiled_scorer import COMPILED, CompiledScorer
 from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.batches import listed
 from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.nn.item_head import ItemHead, ItemScores, ItemScoresOf
 from recbole_sid.nn.packing import Packed, Padded
@@ -56,6 +58,11 @@ class HybridRanking(MLPRanking):
             return [(1.0,)]
         shares = _SHARES if config["item_share"] is None else (config["item_share"],)
         return [(share, 1 - share) for share in shares]
+
+    @property
+    def found_by_shapes(self) -> bool:
+        """As `SIDRecommender.found_by_shapes`: how many items an index finds is not known before."""
+        return super().found_by_shapes and self.item_candidates is None
 
     def scorer(self, encoded: Packed | Padded) -> Any:
         context = self.context(encoded)
@@ -165,6 +172,11 @@ class HybridRanking(MLPRanking):
         self, scorer: Any, items: torch.Tensor, scores: torch.Tensor, others: torch.Tensor, of_items: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return items and scores [B, K] with `others` [B, K'] that are not among them, by what the item head says."""
+        if not hardware.on_cpu(items):
+            new = (others > 0) & (others.unsqueeze(2) != items.unsqueeze(1)).all(2)
+            of_codes = walk_all(scorer, self.trie, self.trie.leaves_of(others), self.shared_among)
+            mixed = self.mixed(torch.stack([of_items, of_codes])).masked_fill(~new, -torch.inf)
+            return torch.cat([items, others * new], dim=1), torch.cat([scores, mixed], dim=1)
         first = torch.arange(len(items), device=items.device).unsqueeze(1) * self.n_items
         new = (others > 0) & ~torch.isin(others + first, items + first)
         rows, columns = new.nonzero(as_tuple=True)
@@ -195,16 +207,16 @@ class HybridRanking(MLPRanking):
     def _retrieved(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if self.item_head is None:
             return super()._retrieved(interaction)
-        scorer = self.scorer(self.encode(self.history_tokens(interaction)))
-        if self._ranks_compiled(scorer):
-            items, scores = self._best_of_both(scorer, nothing(len(interaction)), 0.0)
-            there = items > 0
-            return there.nonzero()[:, 0], items[there], scores[there]
-        items, scores = self.candidates(scorer)
+        tokens = self.history_tokens(interaction)
+        if hardware.on_cpu(tokens):
+            scorer = self.scorer(self.encode(tokens))
+            if self._ranks_compiled(scorer):
+                return listed(*self._best_of_both(scorer, nothing(len(interaction)), 0.0))
+            items, scores = self.candidates(scorer)
+        else:
+            _, items, scores = self.ranked(tokens)
         scores, place = scores.topk(min(self.beam_size, scores.shape[1]), dim=1)
-        rows = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(scores)
-        there = scores > -torch.inf
-        return rows[there], items.gather(1, place)[there], scores[there]
+        return listed(items.gather(1, place).masked_fill(scores.isneginf(), 0), scores)
 
     def target_log_probs(self, interaction: Any) -> torch.Tensor:
         items = interaction[self.ITEM_ID]

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.decoding import decoder_named
-from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.scorer import LevelScorer
-from recbole_sid.fast.captured import CapturedSearches
 from recbole_sid.fast.compiled.arrays import Looked, Mixing, Places
 from recbole_sid.fast.compiled_memory import look_up
 from recbole_sid.fast.compiled_scorer import (
@@ -30,7 +28,8 @@ from recbole_sid.fast.compiled_scorer import (
 )
 from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.fast.prepared import Prepared
-from recbole_sid.model.base import SIDRecommender, is_cpu_inference
+from recbole_sid.model.base import SIDRecommender
+from recbole_sid.model.batches import is_cpu_inference
 from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.nn.item_encoder import ItemEmbedding, ItemEncoder
 from recbole_sid.nn.packing import Packed, Padded
@@ -65,7 +64,6 @@ class MLPRanking(SIDRecommender):
             is_usable()  # compiles now, before anything is timed
         self.heads_form = Prepared(_factorise)
         self.compiled_form = Prepared(_compile)
-        self.graphs: Prepared[CapturedSearches] = Prepared(_no_graphs)
 
     def made_decoder(
         self, settings: ReadoutSettings, d_model: int, sizes: Sequence[int], query_per_level: bool = False
@@ -136,18 +134,6 @@ class MLPRanking(SIDRecommender):
             return CompiledScorer(heads, user_parts, self.trie, *self.compiled_form.get(self))
         return FactorisedScorer(heads, user_parts)
 
-    def rank(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return leaves and log-probabilities [B, K]; beam search on CUDA runs as one captured graph."""
-        static = self.history_encoder.static_shapes and decoder_named(self.decoding) is beam_search
-        if not (tokens.is_cuda and self.compiled and static):
-            return self.rank_eagerly(tokens)
-        in_graph = (self.beam_size, self.normaliser, self.history_encoder.inference_dtype)  # besides the weights
-        return self.graphs.get(self).rank(self, tokens, in_graph)
-
-    def rank_eagerly(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what `rank` does, operation by operation."""
-        return super().rank(tokens)
-
     def _runs_compiled(self, heads: FactorisedHeads, context: torch.Tensor) -> bool:
         on_cpu = self.compiled and hardware.on_cpu(context)  # asked first: numba compiles for seconds
         return on_cpu and self.normaliser == "children" and can_compile(heads) and is_usable()
@@ -193,10 +179,6 @@ class MLPRanking(SIDRecommender):
 
 def _factorise(model: MLPRanking) -> FactorisedHeads:
     return FactorisedHeads.of(model.decoder, model.token_embedding.weight, model.vocabulary.level_offsets)
-
-
-def _no_graphs(model: MLPRanking) -> CapturedSearches:
-    return CapturedSearches()
 
 
 def _compile(model: MLPRanking) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from recbole_sid.data.histories import cut_histories
 from recbole_sid.data.windows import WINDOW_FIELD
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.errors import InputError
-from recbole_sid.model.base import is_cpu_inference
+from recbole_sid.model.batches import is_cpu_inference
 from recbole_sid.model.generator import Generator
 from recbole_sid.nn.generator_scorers import TIGERScorer
 from recbole_sid.nn.packing import Padded

@@ -42,7 +42,7 @@ class MLPEncoder(HistoryEncoder):
         mixing: ``mean`` (the paper) or ``weighted``, by weights learned for each position and channel.
     """
 
-    skips_padding = True
+    skips_padding = static_shapes = True
 
     def __init__(
         self,

@@ -30,6 +30,12 @@ class TrainingSettings(Settings):
     clip_grad_norm: dict[str, Any] | None = declare({"max_norm": 1.0})
     accumulation_steps: int = declare(1, "Batches a step of the optimizer: large batches in the memory of small ones.")
     decay_norms_and_biases: bool = declare(True, "False leaves weights of one dimension out of weight_decay.")
+    compile_model: bool = declare(
+        False, "Train by torch.compile: minutes to compile, faster steps after; for a GPU.", volatile=True
+    )
+    capture_training: bool = declare(
+        False, "On a GPU, loss and gradients of a batch are one captured CUDA graph: faster, same sums.", volatile=True
+    )
     stopping_step: int = declare(20, least=0)
     train_neg_sample_args: Any = declare(None)
 
@@ -80,6 +86,9 @@ class DecodingSettings(MemorySettings):
         "children",
         "A prefix's probability is shared among its valid children, or among all codes.",
         choices=lambda: NORMALISERS,
+    )
+    captured: bool = declare(
+        True, "On a GPU, beam search runs as captured CUDA graphs: one for each size of batches.", volatile=True
     )
     full_sort_items: int = declare(
         2000, "Up to this many items, full_sort_predict scores all of them.", least=0, volatile=True

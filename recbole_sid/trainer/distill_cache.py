@@ -112,9 +112,9 @@ class CachedSupervision:
             if number == 0:
                 self.states = _allocate(folder, "states", (int(self.n_tokens.sum()), given.states.shape[-1]))
             index, valid = self._packed(batch, self._width(rows))
-            self.states[index[valid]] = given.states.cpu()[valid].half()
+            self.states[index[valid]] = given.states.half().cpu()[valid]  # halved first: half as much to copy
             if self.sizes:
-                self.logits[batch] = torch.cat(given.logits, dim=1).cpu().half()
+                self.logits[batch] = torch.cat(given.logits, dim=1).half().cpu()
 
     def _width(self, interaction: Any) -> int:
         """Return how many tokens the histories of a batch are serialised to."""

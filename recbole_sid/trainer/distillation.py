@@ -87,7 +87,7 @@ class DistillationTrainer(SIDTrainer):
     def batch_loss(self, interaction: Any) -> torch.Tensor:
         """Return the loss of a batch: how far the student is from what the frozen teacher says of it."""
         given = self.supervision(interaction)  # now, or from the cache
-        return self.model(interaction, given)  # `Student.forward`: its states or logits, and their loss
+        return self.loss(interaction, given)  # `Student.forward`: its states or logits, and their loss
 
     def validate(self, valid_data: Any) -> tuple[float, Any]:
         """Return the validation metric; in the encoder stage the error of the states, signed so that it selects."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from recbole_sid.checkpoint import hash_weights
+from recbole_sid.data.batch import on_host
 from recbole_sid.data.histories import recent_items
 from recbole_sid.memory import Memory, Numbers
 from recbole_sid.model.sid_mlp_hybrid import SIDMLPHybrid
@@ -53,7 +54,10 @@ class HybridTrainer(SIDTrainer):
         recall = None
         if self.memory is not None:
             numbers = self.memory.numbers
-            histories, lengths = interaction[self.model.ITEM_SEQ], interaction[self.model.ITEM_SEQ_LEN]
-            recent = recent_items(histories, lengths, max(numbers.window, numbers.hops)).cpu()
-            recall = self.memory.recall_without(recent, interaction[self.model.ITEM_ID].cpu()).to(self.device)
-        return self.model(interaction, given, recall)
+            model = self.model
+            histories, lengths, targets = on_host(interaction, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
+            recent = recent_items(histories, lengths, max(numbers.window, numbers.hops))
+            recall = self.memory.recall_without(recent, targets).to(self.device)
+        if recall is not None:  # of another size for every batch
+            return self.model(interaction, given, recall)
+        return self.loss(interaction, given)

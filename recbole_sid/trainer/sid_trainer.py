@@ -17,13 +17,16 @@ from torch.nn.utils import clip_grad_norm_
 
 from recbole_sid.checkpoint import hash_state, lineage, load_checkpoint, load_weights, save_checkpoint
 from recbole_sid.errors import InputError, require_known
+from recbole_sid.trainer.captured_loss import CapturedLosses
 from recbole_sid.trainer.epoch_log import EpochLog
 from recbole_sid.trainer.forecast import Forecast, advice_for
 from recbole_sid.trainer.last_state import random_states, set_random_states, unfinished
+from recbole_sid.trainer.optimizers import fused_optimizer, load_optimizer
 from recbole_sid.trainer.ranking import RankingTrainer
 from recbole_sid.trainer.remembering import check_choice, decides_after_training, finished_without, remember, undecide
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
 from recbole_sid.trainer.stage import Stage
+from recbole_sid.util import hardware
 from recbole_sid.util.hardware import cpu_has_fast_bfloat16, release_free_memory
 from recbole_sid.util.progress import progress
 
@@ -64,6 +67,7 @@ class SIDTrainer(RankingTrainer):
             self.logger.warning("enable_amp is left out: this processor has no fast bf16, and would be slower with it.")
         self.epoch_log = EpochLog(self.tensorboard, self.wandblogger)
         self.stage = self.stages()[0]
+        self.loss: Callable[..., torch.Tensor] = model
         self.best_epoch = -1
         self.best_weights: str | None = None  # hash of what this training wrote to saved_model_file
         self.last_weights: str | None = None  # and to last_file
@@ -249,9 +253,22 @@ class SIDTrainer(RankingTrainer):
                 f"{stage.name}: warmup_steps={warmup} of {total} steps in all, so that the learning rate never reaches "
                 "its peak; lower warmup_steps."
             )
+        if self.config["compile_model"]:
+            self.model.compile()
+        self.loss = self.model
+        if self.config["capture_training"] and hardware.has_graphs(self.device) and not self.scaler.is_enabled():
+            learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+            self.loss = CapturedLosses(self.model, learning)
         self.start_epoch, self.cur_step, self.best_epoch = 0, 0, -1
         self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.best_valid_result = None
+
+    def _build_optimizer(self, **kwargs: Any) -> Any:
+        """Return RecBole's optimizer, on a GPU as one kernel if there is such a form."""
+        if not kwargs or self.device.type != "cuda":  # RecBole's constructor asks without any, of weights still to come
+            return super()._build_optimizer(**kwargs)
+        fused = fused_optimizer(self.learner, kwargs["params"], kwargs["learning_rate"], self.weight_decay)
+        return fused or super()._build_optimizer(**kwargs)
 
     @property
     def accumulation_steps(self) -> int:
@@ -264,7 +281,7 @@ class SIDTrainer(RankingTrainer):
 
     def batch_loss(self, interaction: Any) -> torch.Tensor:
         """Return the model's loss of a batch on its device, a mean over rows."""
-        return self.model(interaction)
+        return self.loss(interaction)
 
     def batch_weight(self, batch: Any) -> float:
         """Return what a batch's loss, a mean over its rows, weighs in its step: its share of a full step's rows."""
@@ -423,7 +440,7 @@ class SIDTrainer(RankingTrainer):
 
     def _restore(self, state: dict[str, Any], train_data: Any) -> None:
         """Set optimizer, schedule, random states and the best so far to what they were."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.start_epoch = self.stage.epochs if state["stopped"] else state["epoch"] + 1

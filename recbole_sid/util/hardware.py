@@ -35,9 +35,14 @@ def on_cpu(place: torch.Tensor | torch.device) -> bool:
 
     The one question by which code tells the CPU from other devices, so that tests can answer it otherwise.
     """
-    if _by_shapes_alone.get():
+    if torch.compiler.is_compiling() or _by_shapes_alone.get():
         return False
     return (place.device if isinstance(place, torch.Tensor) else place).type == "cpu"
+
+
+def has_graphs(device: torch.device) -> bool:
+    """Say whether what runs there can be captured and launched as one: a CUDA graph; tests answer it otherwise too."""
+    return device.type == "cuda"
 
 
 def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
