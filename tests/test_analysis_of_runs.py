@@ -217,7 +217,7 @@ def test_wrong_calls_are_refused(
         ([*data, "--labels-only", "--hops=0"], "hops=0"),
         ([*data, "--labels-only", "--split=all"], "split='all'"),
         ([f"--runs={tmp_path / 'data'}"], "holds no finished run"),
-        ([f"--runs={runs}", "--split=valid"], "--split=valid has no runs"),
+        ([f"--runs={runs}", "--split=valid"], "split=valid has no runs"),
         ([f"--runs={runs}", "--dataset=beauty"], "the runs are of tiny"),
     ):
         assert main(["analyze", *words]) == 2

@@ -25,7 +25,7 @@ from recbole_sid.data import SemanticIDs
 from recbole_sid.data.convert.conversion import ConvertOptions
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.property_files import PROPERTIES, all_keys
-from recbole_sid.tune.search import Options
+from recbole_sid.tuning.search import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 

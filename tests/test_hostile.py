@@ -27,7 +27,7 @@ from recbole_sid.interop.weights import read_weights
 from recbole_sid.model.tiger import TIGER
 from recbole_sid.quick_start import load_data_and_model, run_recbole_sid
 from recbole_sid.settings import recbole_checks
-from recbole_sid.tune.space import read_space
+from recbole_sid.tuning.space import read_space
 
 MARKER = Path("marker")
 

@@ -249,8 +249,8 @@ def test_files_of_features_count_by_content(data_path: Path, tmp_path: Path) -> 
 
 
 def test_a_search_is_named_by_content(data_path: Path, tmp_path: Path) -> None:
-    from recbole_sid.tune.search import Options, make_plan
-    from recbole_sid.tune.space import read_space
+    from recbole_sid.tuning.search import Options, make_plan
+    from recbole_sid.tuning.space import read_space
 
     space_file = tmp_path / "space.yaml"
     space_file.write_text("learning_rate: {choice: [0.001, 0.002]}\n", encoding="utf-8")

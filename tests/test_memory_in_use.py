@@ -24,8 +24,8 @@ from recbole_sid.memory import Numbers
 from recbole_sid.model.later_items import weights_for
 from recbole_sid.quick_start import load_data_and_model, make_trainer, run_model, run_recbole_sid
 from recbole_sid.semantic_ids.extend import extend_to_items
-from recbole_sid.tune.space import read_space
-from recbole_sid.tune.trial import SearchPlan, train_trial
+from recbole_sid.tuning.space import read_space
+from recbole_sid.tuning.trial import SearchPlan, train_trial
 
 ASKED = {"memory": "transitions"}
 OWN = ("codebook_sizes", "collaborative_dim")

@@ -219,7 +219,7 @@ def test_truth_is_no_number(data_path: Path, key: str, value: Any) -> None:
 
 @pytest.mark.parametrize("options", [{"retries": True}, {"cpus": True}, {"gpus": True}, {"samples": True}])
 def test_truth_is_no_number_of_a_search(options: dict[str, Any]) -> None:
-    from recbole_sid.tune.search import Options, check_options
+    from recbole_sid.tuning.search import Options, check_options
 
     with pytest.raises(InputError, match="must be a"):
         check_options(Options(**options))

@@ -25,10 +25,10 @@ from recbole_sid.quick_start import ensure_teacher, make_trainer
 from recbole_sid.trainer import forecast as forecast_module
 from recbole_sid.trainer.forecast import Forecast, advice_for, duration
 from recbole_sid.trainer.sid_trainer import SIDTrainer
-from recbole_sid.tune.search import Options, most_epochs
-from recbole_sid.tune.search import make_plan as make_search
-from recbole_sid.tune.search_files import best_settings
-from recbole_sid.tune.space import check_space, read_space
+from recbole_sid.tuning.search import Options, most_epochs
+from recbole_sid.tuning.search import make_plan as make_search
+from recbole_sid.tuning.search_files import best_settings
+from recbole_sid.tuning.space import check_space, read_space
 
 OURS = ("TIGER", "CausalSID", "SIDMLP", "SIDMLPPlusPlus", "SIDMLPHybrid")
 STUDENTS = ("SIDMLP", "SIDMLPPlusPlus")

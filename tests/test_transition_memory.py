@@ -25,8 +25,8 @@ from recbole_sid.memory import Numbers
 from recbole_sid.model.transition_memory import TransitionMemory
 from recbole_sid.quick_start import load_data_and_model, make_trainer, run_model, run_recbole_sid
 from recbole_sid.trainer.transition_memory import TransitionMemoryTrainer
-from recbole_sid.tune.space import read_space
-from recbole_sid.tune.trial import SearchPlan, train_trial
+from recbole_sid.tuning.space import read_space
+from recbole_sid.tuning.trial import SearchPlan, train_trial
 from recbole_sid.util import hardware
 
 SET = {"hops": 2, "hop_decay": 0.5, "window": 3, "window_decay": 0.5, "pseudo_counts": 2.0}

@@ -22,16 +22,16 @@ from recbole_sid.cluster import limit_threads, local_ray, ray_running
 from recbole_sid.config import PROPERTIES, Config
 from recbole_sid.errors import InputError
 from recbole_sid.quick_start import run_model
-from recbole_sid.tune.search import (
+from recbole_sid.tuning.search import (
     Options,
     check_options,
     make_plan,
     most_epochs,
     scheduler,
 )
-from recbole_sid.tune.space import check_space, read_space
-from recbole_sid.tune.trial import FINISHED, SAMPLE, SCORE, place_data, read_data, run_trial
-from recbole_sid.tune.tuning import search
+from recbole_sid.tuning.space import check_space, read_space
+from recbole_sid.tuning.trial import FINISHED, SAMPLE, SCORE, place_data, read_data, run_trial
+from recbole_sid.tuning.tuning import search
 
 _counting = False  # in a process of Ray's: whether events are counted
 LOG = "TUNE_TEST_LOG"  # in the environment: a file that events are counted in, across processes
@@ -491,7 +491,7 @@ def test_a_complete_search_is_read_whole_or_refused(config: Config, key: str, va
 
 
 def test_missing_data_is_said_before_ray_starts(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recbole_sid.tune.tuning.ray_running", lambda address: pytest.fail("Ray was started"))
+    monkeypatch.setattr("recbole_sid.tuning.tuning.ray_running", lambda address: pytest.fail("Ray was started"))
     other = Config("SASRec", "nowhere", config_dict=config.external_config_dict)
     with pytest.raises(InputError, match="no dataset folder"):
         quick(other, space_of("n_layers: {int: [1, 2]}\n"))

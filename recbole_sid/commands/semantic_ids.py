@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recbole_sid.commands.call import (
     CONFIG_FILES,
@@ -20,43 +19,26 @@ from recbole_sid.commands.call import (
 )
 from recbole_sid.errors import InputError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from recbole_sid.config import Config
-
 
 def tokenize(call: Call) -> None:
     """Make semantic IDs and show their quality."""
-    from recbole_sid.config import Config
-    from recbole_sid.data.dataset import create_history_dataset
-    from recbole_sid.semantic_ids.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
-    from recbole_sid.semantic_ids.report import report_text, sid_report, write_report
-    from recbole_sid.util.files import locked
+    from recbole_sid.api import tokenize as tokenized
+    from recbole_sid.semantic_ids.report import report_text
 
-    config = Config(call.options.get("model", "TIGER"), call.options.get("dataset"), config_files(call), call.overrides)
-    if config["semantic_ids_path"]:
-        raise InputError(
-            "tokenize makes semantic IDs and semantic_ids_path names ready-made ones: leave it out, or make one of our "
-            "files of them with `recbole-sid import`."
-        )
-    train_dataset = create_history_dataset(config).build()[0]
-    recipe = semantic_id_recipe(config, train_dataset)
-    output = call.options.get("output")
-    path = output or semantic_ids_file(config, recipe)
-    with nullcontext() if output else locked(path):  # runs that want the same meanwhile wait for it
-        semantic_ids, features = build_semantic_ids(config, train_dataset, recipe)
-        semantic_ids.save(path)
-    written = [f"{path} ({semantic_ids.fingerprint})"]
-    found = sid_report(semantic_ids)
-    if "report" in call.options:
-        found = _report_on(semantic_ids, train_dataset, config, features)
-        folder = Path(f"{path}.report") if call.options["report"] == "True" else Path(call.options["report"])
-        write_report(found, semantic_ids, folder)
-        written.append(f"{folder}/report.md, .json, .png, .pdf, .svg")
-    details = {key: value for key, value in found.items() if key != "rows"}
-    write_result(call, config, found["rows"], {**details, "path": str(path)})
-    print(f"{report_text(found)}\nWritten: {', '.join(written)}")
+    chosen = {key: call.options[key] for key in ("model", "dataset", "output") if key in call.options}
+    report = call.options.get("report", False)
+    found = tokenized(
+        **chosen,
+        report=True if report == "True" else report,
+        config_file_list=config_files(call),
+        config_dict=call.overrides,
+    )
+    written = [f"{found.path} ({found.semantic_ids.fingerprint})"]
+    if found.report_folder is not None:
+        written.append(f"{found.report_folder}/report.md, .json, .png, .pdf, .svg")
+    details = {key: value for key, value in found.report.items() if key != "rows"}
+    write_result(call, found.config, found.report["rows"], {**details, "path": str(found.path)})
+    print(f"{report_text(found.report)}\nWritten: {', '.join(written)}")
 
 
 def report(call: Call) -> None:
@@ -65,7 +47,7 @@ def report(call: Call) -> None:
     from recbole_sid.data.dataset import create_history_dataset
     from recbole_sid.features import item_features
     from recbole_sid.semantic_ids.ready_made import read_semantic_ids
-    from recbole_sid.semantic_ids.report import report_text, sid_report, write_report
+    from recbole_sid.semantic_ids.report import report_of_config, report_text, sid_report, write_report
 
     file, settings = input_file(call), {"seed": None, "device": "cpu"}
     options: dict[str, Any] = {"file_format": call.options.get("format"), "numbering": call.options.get("numbering")}
@@ -73,7 +55,7 @@ def report(call: Call) -> None:
         settings = config = Config("TIGER", call.options["dataset"], config_files(call), call.overrides)
         train_dataset = create_history_dataset(config).build()[0]
         semantic_ids = read_semantic_ids(file, train_dataset.item_tokens(), dataset=config["dataset"], **options)
-        found = _report_on(semantic_ids, train_dataset, config, item_features(config, train_dataset))
+        found = report_of_config(semantic_ids, train_dataset, item_features(config, train_dataset), config)
     elif call.overrides or config_files(call):
         raise InputError("report needs --dataset for configuration keys to mean something: add it, or leave them out.")
     else:
@@ -83,13 +65,6 @@ def report(call: Call) -> None:
     write_report(found, semantic_ids, folder)
     write_result(call, settings, found["rows"], {key: value for key, value in found.items() if key != "rows"})
     print(f"{report_text(found)}\nWritten: {folder}/report.md, .json, .png, .pdf, .svg")
-
-
-def _report_on(semantic_ids: Any, train_dataset: Any, config: Config, features: np.ndarray) -> dict[str, Any]:
-    from recbole_sid.features import feature_names
-    from recbole_sid.semantic_ids.report import report_with_dataset
-
-    return report_with_dataset(semantic_ids, train_dataset, features, feature_names(config), config["seed"])
 
 
 def import_files(call: Call) -> None:

@@ -15,46 +15,30 @@ from recbole_sid.commands.call import (
     config_files,
     write_result,
 )
-from recbole_sid.errors import InputError
-from recbole_sid.property_files import PROPERTIES, space_file
 from recbole_sid.util.values import parse_value
 
+_TEXTS = ("model", "dataset", "space", "storage_path", "scheduler", "searcher", "address")
 _NUMBERS = ("samples", "min_epochs", "concurrency", "retries", "cpus", "gpus")
 
 
 def tune(call: Call) -> None:
     """Search hyper-parameters and write the report."""
-    from recbole_sid.config import Config
+    from recbole_sid.api import tune as tuned
     from recbole_sid.evaluation.tables import markdown_table
-    from recbole_sid.tune.search import Options
-    from recbole_sid.tune.space import read_space
-    from recbole_sid.tune.tuning import search
 
     chosen: dict[str, Any] = {key: parse_value(call.options[key]) for key in _NUMBERS if key in call.options}
-    chosen |= {key: call.options[key] for key in ("scheduler", "searcher", "address") if key in call.options}
+    chosen |= {key: call.options[key] for key in _TEXTS if key in call.options}
     settings = dict(call.overrides)
     resume = settings.pop("resume", False)
-    if not isinstance(resume, bool):
-        raise InputError(f"resume={resume!r} must be True or False.")
-    config = Config(call.options.get("model"), call.options.get("dataset"), config_files(call), settings)
-    space = read_space(call.options.get("space") or _shipped_space(config["model"], config["size"]))
-    outcome = search(config, space, Options(**chosen), call.options.get("storage_path"), resume)
-    result = outcome.result
-    row = {"model": config["model"], **result["test_result"]}
-    write_result(call, config, [row], {key: value for key, value in result.items() if key != "test_result"})
-    names = ", ".join(file.name for file in outcome.files)
+    files = config_files(call)
+    found = tuned(**chosen, resume=resume, config_file_list=files, config_dict=settings)
+    result = found.outcome.result
+    row = {"model": found.config["model"], **found.test}
+    write_result(call, found.config, [row], {key: value for key, value in result.items() if key != "test_result"})
+    names = ", ".join(file.name for file in found.outcome.files)
     ends = ", ".join(f"{count} {status}" for status, count in result["trials"].items())
-    print(f"\n{outcome.table}\n\n{ends}; {result['restarts']} restarts. On test, {result['best_trial']}:\n")
-    print(f"{markdown_table([row])}\n\nWritten to {outcome.plan.folder}: {names}")
-
-
-def _shipped_space(model: str, size: str) -> str:
-    """Return the space that comes with the package for a `model` of this size."""
-    file = space_file(model, size)
-    if file is None:
-        known = ", ".join(sorted(path.stem for path in (PROPERTIES / "tune").glob("*.yaml")))
-        raise InputError(f"There is no search space for {model}: name one by --space=FILE (shipped: {known}).")
-    return str(file)
+    print(f"\n{found.outcome.table}\n\n{ends}; {result['restarts']} restarts. On test, {result['best_trial']}:\n")
+    print(f"{markdown_table([row])}\n\nWritten to {found.folder}: {names}")
 
 
 TUNE = Command(

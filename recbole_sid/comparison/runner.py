@@ -16,6 +16,7 @@ from recbole_sid.cluster import assigned_gpus, check_resources, limit_threads, r
 from recbole_sid.comparison.job import Job, run_job_quietly, run_of_other_version, stored
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.runs import RunResult
+from recbole_sid.util.processes import without_callers_script
 
 
 class JobOutcome(NamedTuple):
@@ -89,8 +90,10 @@ def in_own_process(job: Job) -> RunResult:
         InputError: if the process died.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with without_callers_script():
+            running = pool.submit(_run_with_parent, job, os.getpid())
         try:
-            return pool.submit(_run_with_parent, job, os.getpid()).result()
+            return running.result()
         except BrokenProcessPool as error:
             raise InputError(
                 "Its process was killed, most likely for want of memory: lower eval_batch_size or train_batch_size."

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from recbole_sid.config import Config
 from recbole_sid.evaluation.style import COLOURS, PAGE, new_figure, styled, write_figure
 from recbole_sid.evaluation.tables import markdown_table
+from recbole_sid.features import feature_names
 from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.quality import (
     co_occurrence_agreement,
@@ -69,6 +71,13 @@ def report_with_dataset(
         "neighbourhood": {"features": list(names), **near._asdict()},
         "co_occurrence": together._asdict(),
     }
+
+
+def report_of_config(
+    semantic_ids: SemanticIDs, train_dataset: Any, features: np.ndarray, config: Config
+) -> dict[str, Any]:
+    """Return `report_with_dataset` of the features and the seed that `config` says."""
+    return report_with_dataset(semantic_ids, train_dataset, features, feature_names(config), config["seed"])
 
 
 def report_text(report: Mapping[str, Any]) -> str:

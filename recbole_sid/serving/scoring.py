@@ -26,6 +26,7 @@ from recbole_sid.serving.list_files import writing_lists
 from recbole_sid.serving.recommender import Recommender
 from recbole_sid.util.files import write_json
 from recbole_sid.util.hashing import DIGITS, fingerprint
+from recbole_sid.util.processes import without_callers_script
 from recbole_sid.util.reading import read_json
 
 RECORD = "job.json"  # beside the lists: what they are of, and whether all are there
@@ -183,7 +184,7 @@ def processes(n_processes: int) -> Spread:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(count, spawn, _start_process, (job,)) as pool:
             try:
-                with _threads_each(max(1, (os.cpu_count() or 1) // count)):
+                with _threads_each(max(1, (os.cpu_count() or 1) // count)), without_callers_script():
                     tasks = [pool.submit(_in_process, part.name) for part in parts]
                 for task in as_completed(tasks):
                     yield task.result()

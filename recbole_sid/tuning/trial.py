@@ -19,7 +19,7 @@ from recbole_sid.cluster import assigned_gpus, limit_threads
 from recbole_sid.config import Config
 from recbole_sid.trainer.remembering import decides_after_training
 from recbole_sid.trainer.sid_trainer import SIDTrainer
-from recbole_sid.tune.space import Space
+from recbole_sid.tuning.space import Space
 from recbole_sid.util.files import check_only_mine, locked, replacing, write_json
 
 SCORE = "score"  # the validation score of an epoch; what schedulers and searchers see

@@ -10,17 +10,17 @@ from recbole_sid.cluster import ray_running
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
-from recbole_sid.tune.findings import Findings, gather
-from recbole_sid.tune.search import (
+from recbole_sid.tuning.findings import Findings, gather
+from recbole_sid.tuning.search import (
     Options,
     make_plan,
     n_trials,
     run_search,
     train_common_teacher,
 )
-from recbole_sid.tune.search_files import table, write_search
-from recbole_sid.tune.space import Space
-from recbole_sid.tune.trial import SearchPlan, prepare, run_trial
+from recbole_sid.tuning.search_files import table, write_search
+from recbole_sid.tuning.space import Space
+from recbole_sid.tuning.trial import SearchPlan, prepare, run_trial
 from recbole_sid.util.files import write_json
 from recbole_sid.util.reading import read_json
 from recbole_sid.util.typed_json import first_fault

@@ -158,18 +158,24 @@ def read_space(file: str | Path) -> Space:
     if not Path(file).is_file():
         raise InputError(f"The search space '{file}' does not exist.")
     text = read_text(file, "search space", LARGEST_YAML)
-    space = _from_yaml(text, str(file)) if Path(file).suffix in (".yaml", ".yml") else _from_lines(text, str(file))
-    if not space.parameters:
-        raise InputError(
-            f"The search space '{file}' is empty: name at least one key to search, with choice or a range."
-        )
-    return space
+    what = f"The search space '{file}'"
+    if Path(file).suffix not in (".yaml", ".yml"):
+        return _not_empty(_from_lines(text, str(file)), what)
+    return space_of(parse_yaml(text, what, PropertyLoader) or {}, what)
 
 
-def _from_yaml(text: str, file: str) -> Space:
-    entries = parse_yaml(text, f"The search space '{file}'", PropertyLoader) or {}
-    if not isinstance(entries, dict):
-        raise InputError(f"The search space '{file}' must hold lines of `key: {{choice: [...]}}`.")
+def space_of(entries: Any, what: str) -> Space:
+    """Return the space of entries as YAML has them: key -> ``{"choice": [...]}`` or the like, or a plain value.
+
+    Args:
+        entries: what is searched, in order.
+        what: they are, for messages.
+
+    Raises:
+        InputError: if there is nothing to search, or an entry cannot be understood.
+    """
+    if not isinstance(entries, Mapping):
+        raise InputError(f"{what} must hold lines of `key: {{choice: [...]}}`.")
     parameters: list[Parameter] = []
     constants: dict[str, Any] = {}
     for key, entry in entries.items():
@@ -178,7 +184,13 @@ def _from_yaml(text: str, file: str) -> Space:
         else:
             constants[str(key)] = entry
     _check_conditions(parameters)
-    return Space(tuple(parameters), constants)
+    return _not_empty(Space(tuple(parameters), constants), what)
+
+
+def _not_empty(space: Space, what: str) -> Space:
+    if not space.parameters:
+        raise InputError(f"{what} is empty: name at least one key to search, with choice or a range.")
+    return space
 
 
 def _parameter(key: str, entry: dict[str, Any]) -> Parameter:

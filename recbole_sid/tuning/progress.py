@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from recbole_sid.tune.trial import FINISHED, SCORE, drop_caches
+from recbole_sid.tuning.trial import FINISHED, SCORE, drop_caches
 from recbole_sid.util.progress import progress
 
 STOPPED = "stopped"  # in a trial's folder: the scheduler stopped it

@@ -20,8 +20,8 @@ from recbole_sid.registry import get_trainer
 from recbole_sid.settings.known import flagged
 from recbole_sid.settings.recbole_checks import refuse_launch
 from recbole_sid.trainer.sid_trainer import SIDTrainer
-from recbole_sid.tune.space import Space, check_space
-from recbole_sid.tune.trial import SAMPLE, SCORE, SearchPlan, prepare_teacher, read_data, run_trial
+from recbole_sid.tuning.space import Space, check_space
+from recbole_sid.tuning.trial import SAMPLE, SCORE, SearchPlan, prepare_teacher, read_data, run_trial
 from recbole_sid.util.files import check_only_mine, write_json
 from recbole_sid.util.hashing import fingerprint
 
@@ -189,7 +189,7 @@ def _was_started(folder: Path) -> bool:
 def _tuner(plan: SearchPlan, config: Config, options: Options, bound: Any) -> Any:
     from ray import tune
 
-    from recbole_sid.tune.progress import Progress
+    from recbole_sid.tuning.progress import Progress
 
     samples = options.samples or _SAMPLES
     if options.searcher == "grid":

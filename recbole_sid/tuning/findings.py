@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from recbole_sid.tune.progress import RESTARTED, STOPPED
-from recbole_sid.tune.trial import FINISHED, SAMPLE, SCORE, SearchPlan
+from recbole_sid.tuning.progress import RESTARTED, STOPPED
+from recbole_sid.tuning.trial import FINISHED, SAMPLE, SCORE, SearchPlan
 
 
 class Findings(NamedTuple):

@@ -13,8 +13,8 @@ import yaml
 from recbole_sid.evaluation.style import COLOURS, PAGE, new_figure, styled, write_figure
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.settings.known import flagged
-from recbole_sid.tune.findings import Findings
-from recbole_sid.tune.trial import SCORE, SearchPlan
+from recbole_sid.tuning.findings import Findings
+from recbole_sid.tuning.trial import SCORE, SearchPlan
 from recbole_sid.util.files import replacing, write_text
 
 _SHOWN = 10  # trials in the printed table
