@@ -10,37 +10,33 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from recbole_sid.api_tables import AnalysisTables, ComparisonTables, SearchTables, SemanticIDTables
 from recbole_sid.comparison.comparison_files import write_comparison
 from recbole_sid.comparison.groups import in_plan_order
 from recbole_sid.comparison.job import make_jobs
 from recbole_sid.comparison.latex import METRICS, check_columns
 from recbole_sid.comparison.plan import Plan, check_baseline, make_plan, read_plan, with_tuned_files
 from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
-from recbole_sid.comparison.summary import Summary, summarise
+from recbole_sid.comparison.summary import summarise
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_folder, create_history_dataset
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.evaluation.recorded_data import data_config
 from recbole_sid.evaluation.runs import FinishedRun, find_runs
-from recbole_sid.generalization.analysis import Analysis, label_split, run_semantic_ids
 from recbole_sid.generalization.analysis import analyze as analysis_of
+from recbole_sid.generalization.analysis import label_split, run_semantic_ids
 from recbole_sid.generalization.analysis_files import TABLES, write_analysis
 from recbole_sid.property_files import PROPERTIES, space_file
-from recbole_sid.semantic_ids.artefact import SemanticIDs
 from recbole_sid.semantic_ids.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
 from recbole_sid.semantic_ids.report import report_of_config, sid_report, write_report
 from recbole_sid.util.files import locked
 from recbole_sid.util.reading import read_yaml
 from recbole_sid.util.values import PropertyLoader
-
-if TYPE_CHECKING:
-    from recbole_sid.tuning.tuning import SearchResult
 
 __all__ = [
     *("AnalysisTables", "ComparisonTables", "SearchTables", "SemanticIDTables"),
@@ -49,120 +45,6 @@ __all__ = [
 
 FIRST_SEED = 2020
 FileName = str | Path
-
-
-class _Shown:
-    """What a prompt or a notebook shows as its `table`."""
-
-    table: pd.DataFrame
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}, its table:\n{self.table}"
-
-    def _repr_html_(self) -> str:
-        return self.table.to_html()
-
-
-@dataclass(frozen=True, repr=False)
-class ComparisonTables(_Shown):
-    """A finished comparison.
-
-    Attributes:
-        table: a row for each model and evaluation: model, seeds (how many), each metric and ``<metric>_sd`` (over
-            seeds), share_of_teacher, users_per_s, parameters, train_s, peak_memory_mb.
-        tests: of each row against the baseline, over users (`recbole_sid.comparison.statistics`); empty for one row.
-        breakdown: NDCG@10 by history length, popularity and the like.
-        failures: a sentence for each model that could not be trained.
-        files: written, in the folder of ``output``.
-        details: dataset, seeds and runs (the folder of each training, which `analyze` takes).
-        summary: the same as rows.
-        config: of the first model.
-    """
-
-    table: pd.DataFrame
-    tests: pd.DataFrame
-    breakdown: pd.DataFrame
-    failures: list[str]
-    files: list[Path]
-    details: dict[str, Any]
-    summary: Summary
-    config: Config
-
-
-@dataclass(frozen=True, repr=False)
-class SearchTables(_Shown):
-    """A finished search.
-
-    Attributes:
-        table: a row for each trial, the best first: trial, status, restarts, score (on validation), epochs, the
-            searched keys.
-        curves: the validation score of each trial and epoch.
-        test: metric -> value of the best trial on the test split, which is read for it alone.
-        best: its settings, as ``best.yaml`` in `folder` holds them.
-        folder: of the search.
-        outcome: what `recbole_sid.tuning.tuning.search` returned.
-        config: below the space.
-    """
-
-    table: pd.DataFrame
-    curves: pd.DataFrame
-    test: dict[str, float]
-    best: dict[str, Any]
-    folder: Path
-    outcome: SearchResult
-    config: Config
-
-
-@dataclass(frozen=True, repr=False)
-class SemanticIDTables(_Shown):
-    """Semantic IDs and their quality.
-
-    Attributes:
-        table: a row for each level: used, size, perplexity, ... (docs/semantic_ids.md).
-        report: all of the report: collisions, warnings, neighbourhood ...
-        semantic_ids: the codes, by item.
-        path: of the file.
-        report_folder: where the report was written; None: nowhere.
-        config: of the data and the tokenizer.
-    """
-
-    table: pd.DataFrame
-    report: dict[str, Any]
-    semantic_ids: SemanticIDs
-    path: Path
-    report_folder: Path | None
-    config: Config
-
-
-@dataclass(frozen=True, repr=False)
-class AnalysisTables(_Shown):
-    """What test instances need, and how models do on each kind; tables without what they need are empty.
-
-    Attributes:
-        table: how many instances each category has, and their share.
-        categories: metrics of each model by category, with intervals over users.
-        predicted: the categories of what each model predicts.
-        tokens: the longest memorized prefix of semantic IDs, by category.
-        support, dilution, indicator: docs/analysis.md.
-        labels: a row for each instance.
-        files: written.
-        details: dataset, split, instances, hops, runs.
-        analysis: the same as rows.
-        config: of the data.
-    """
-
-    table: pd.DataFrame
-    categories: pd.DataFrame
-    predicted: pd.DataFrame
-    tokens: pd.DataFrame
-    support: pd.DataFrame
-    dilution: pd.DataFrame
-    indicator: pd.DataFrame
-    labels: pd.DataFrame
-    files: list[Path]
-    details: dict[str, Any]
-    analysis: Analysis
-    config: Config
 
 
 def compare(

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from recbole_sid.tuning.search_files import _rows_of_panels
 
 from recbole_sid.evaluation.figures import accuracy_speed_figure
 from recbole_sid.evaluation.names import display_name, display_names
 from recbole_sid.evaluation.style import COLOURS, COLUMN, PAGE, log_axis, new_figure, point, styled, write_figure
 from recbole_sid.generalization.analysis import Analysis
 from recbole_sid.generalization.analysis_figure import figure
+from recbole_sid.tuning.search_files import _rows_of_panels
 
 MODELS = [
     "SASRec",
