@@ -98,10 +98,10 @@ def _note(summary: Summary, keys: Sequence[str], names: Mapping[str, str]) -> st
     if shown:
         parts.append("Bold: the best; underlined: the second.")
     if TEST_METRIC in keys and summary.tests:
-        baseline = summary.tests[0].get("baseline")
+        baseline = str(summary.tests[0]["baseline"])
         parts.append(
             rf"{_BETTER}/{_WORSE}: {column_title(TEST_METRIC)} better/worse than that of "
-            rf"{latex_text(names.get(baseline, str(baseline)))} (two-sided paired $t$-test over users, each the mean "
+            rf"{latex_text(names.get(baseline, baseline))} (two-sided paired $t$-test over users, each the mean "
             r"of the seeds; Holm, $p < .05$)."
         )
     if "users_per_s" in keys:

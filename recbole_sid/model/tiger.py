@@ -154,7 +154,7 @@ class TIGER(Generator):
             return self._sum_over_windows(interaction, n_targets, first=1) / per_batch
         sums = []
         for rows in windows_alike(lengths, n_targets, self.vocabulary.n_levels):
-            part = cut_histories(interaction[rows], self.ITEM_SEQ, self.ITEM_SEQ_LEN)
+            part = cut_histories(interaction[rows], str(self.ITEM_SEQ), str(self.ITEM_SEQ_LEN))
             sums.append(self._sum_over_windows(part, n_targets[rows], int((lengths - n_targets)[rows].min()) + 1))
         return torch.stack(sums).sum() / per_batch
 
