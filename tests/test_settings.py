@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from recbole_sid.cli import COMMANDS
+from recbole_sid.commands.page import cli_page
 from recbole_sid.config import Config
 from recbole_sid.errors import InputError
 from recbole_sid.model.tiger import TIGER, TIGERSettings
@@ -136,3 +138,13 @@ def test_a_users_own_keys_need_no_property_file() -> None:
     assert Config(Mine, "tiny", config_dict={"twist": 0.6}).fingerprint() != plain.fingerprint()
     with pytest.raises(InputError, match="twist=2 must be a number of at least 0 and at most 1"):
         Config(Mine, "tiny", config_dict={"twist": 2})
+
+
+def test_the_page_of_commands_is_that_of_the_declarations() -> None:
+    """After a change: python -m recbole_sid.commands.page"""
+    page = (PROPERTIES.parent / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == cli_page()
+    for command in COMMANDS.values():
+        assert f"\n## {command.name}\n" in page
+        for option in command.options:
+            assert f"`--{option.name}" in page
