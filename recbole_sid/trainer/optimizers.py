@@ -1,4 +1,4 @@
-"""Optimizers that are one kernel on a GPU, and states that go on in optimizers of another kind."""
+"""Optimizers that are one kernel, and states that go on in optimizers of another kind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 # Those of RecBole's learners that torch has in one kernel, and for which that pays: many small weights.
 _FUSED: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+DEVICES = ("cpu", "cuda")  # that have such kernels
 # How an optimizer computes, not what.
 _FORMS = ("fused", "foreach", "capturable", "differentiable")
 

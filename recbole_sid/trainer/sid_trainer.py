@@ -21,7 +21,7 @@ from recbole_sid.trainer.captured_loss import CapturedLosses
 from recbole_sid.trainer.epoch_log import EpochLog
 from recbole_sid.trainer.forecast import Forecast, advice_for
 from recbole_sid.trainer.last_state import random_states, set_random_states, unfinished
-from recbole_sid.trainer.optimizers import fused_optimizer, load_optimizer
+from recbole_sid.trainer.optimizers import DEVICES, fused_optimizer, load_optimizer
 from recbole_sid.trainer.ranking import RankingTrainer
 from recbole_sid.trainer.remembering import check_choice, decides_after_training, finished_without, remember, undecide
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
@@ -264,8 +264,8 @@ class SIDTrainer(RankingTrainer):
         self.best_valid_result = None
 
     def _build_optimizer(self, **kwargs: Any) -> Any:
-        """Return RecBole's optimizer, on a GPU as one kernel if there is such a form."""
-        if not kwargs or self.device.type != "cuda":  # RecBole's constructor asks without any, of weights still to come
+        """Return RecBole's optimizer, as one kernel if there is such a form."""
+        if not kwargs or self.device.type not in DEVICES:  # RecBole's constructor asks without any, of weights to come
             return super()._build_optimizer(**kwargs)
         fused = fused_optimizer(self.learner, kwargs["params"], kwargs["learning_rate"], self.weight_decay)
         return fused or super()._build_optimizer(**kwargs)
