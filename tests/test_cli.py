@@ -194,7 +194,7 @@ def command_lines() -> list[str]:
         ROOT / "README.md",
         *sorted(ROOT.glob("docs/*.md")),
         *sorted(ROOT.glob("results/*.md")),
-        ROOT / ".ci" / "run",
+        ROOT / ".ci" / "package",
     ]
     lines = []
     for file in files:

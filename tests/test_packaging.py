@@ -41,8 +41,22 @@ def test_property_files_are_read_and_packaged() -> None:
     assert all(isinstance(yaml.safe_load(file.read_text(encoding="utf-8")), dict) for file in files)
 
 
-def test_changelog_names_the_version() -> None:
+def test_changelog_and_citation_name_the_version() -> None:
     assert f"## {recbole_sid.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == recbole_sid.__version__
+
+
+def test_commits_are_checked_by_the_commands_of_ci() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    entries = {hook["entry"].removesuffix(" --force-exclude") for hook in hooks}
+    assert {"ruff check", "ruff format --check", "mypy recbole_sid examples/extending", "lint-imports"} <= set(lines)
+    assert entries == {"ruff check", "ruff format", "mypy recbole_sid examples/extending", "lint-imports"}
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert {"run": "bash .ci/run"} in workflow["jobs"]["test"]["steps"]
+    versions = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert all(f"Python :: {version}\n" in (ROOT / "setup.cfg").read_text(encoding="utf-8") for version in versions)
 
 
 def test_ray_is_not_imported_before_tuning() -> None:

@@ -7,7 +7,13 @@ What is named here is imported when it is asked for.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recbole_sid.serving.bundle import Bundle as Bundle
+    from recbole_sid.serving.explain import Explanation as Explanation
+    from recbole_sid.serving.recommendations import Recommendations as Recommendations
+    from recbole_sid.serving.recommender import Recommender as Recommender
 
 _WHERE = {
     "Bundle": "bundle",
