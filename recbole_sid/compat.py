@@ -229,6 +229,18 @@ def _silence_future_warnings() -> None:
 
 
 @contextlib.contextmanager
+def without_tensorboard() -> Iterator[None]:
+    """recbole/trainer/trainer.py, `Trainer.__init__`: opens a log for tensorboard in every process of a group. In here
+    trainers have one that writes nothing.
+    """
+    from recbole.trainer import trainer
+
+    silent = types.SimpleNamespace(add_scalar=lambda *given: None, add_hparams=lambda *given: None)
+    with mock.patch.object(trainer, "get_tensorboard", return_value=silent):
+        yield
+
+
+@contextlib.contextmanager
 def keeping_anomaly_mode() -> Iterator[None]:
     """recbole/model/sequential_recommender/sine.py: importing any sequential model of RecBole turns on torch's anomaly
     detection for the whole process, which slows down all training from then on. Importing them in here does not.

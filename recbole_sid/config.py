@@ -167,7 +167,7 @@ class Config(RecBoleConfig):
         if by_loss and final.get("loss_type") == "CE" and not chosen:
             final["train_neg_sample_args"] = None
         if launched_place().rank > 0:  # the main process shows what all do
-            final["show_progress"] = False
+            final["show_progress"] = final["log_wandb"] = False
         return final
 
     def _set_default_parameters(self) -> None:

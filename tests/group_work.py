@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -88,6 +90,92 @@ def train_and_lose(model: str, settings: dict[str, Any], noted: str, lost_after:
     SIDTrainer._run_epoch = noted_epoch  # type: ignore[method-assign]
     found = run_recbole_sid(model, "tiny", config_dict=settings)
     return {name: float(value) for name, value in found["test_result"].items()}
+
+
+def train_each(runs: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Train each model without dropout; return of each the loss of every batch, and what came of it."""
+    return {name: _train_without_dropout(*run) for name, run in runs.items()}
+
+
+def _train_without_dropout(model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    from recbole_sid.evaluation.per_user import per_user_results
+    from recbole_sid.trainer.sid_trainer import SIDTrainer
+
+    losses: list[torch.Tensor] = []
+    start_stage, backward = SIDTrainer.start_stage, SIDTrainer._backward
+
+    def without_dropout(trainer: Any, *given: Any) -> None:
+        for module in trainer.model.modules():
+            if hasattr(module, "p"):
+                module.p = 0.0
+        start_stage(trainer, *given)
+
+    def noted(trainer: Any, loss: torch.Tensor) -> None:
+        losses.append(loss.detach().float())
+        backward(trainer, loss)
+
+    with (
+        mock.patch.object(SIDTrainer, "start_stage", without_dropout),
+        mock.patch.object(SIDTrainer, "_backward", noted),
+    ):
+        run = _run(model, settings)
+    trainer = run.trainer
+    users = per_user_results(trainer, run.test_data, size=10)
+    return {
+        "losses": trainer.group.sum(torch.stack(losses)).tolist() if losses else [],
+        "best": trainer.best_epoch,
+        "measured": {"valid": _plain(run.best_valid_result), "test": _plain(run.test_result)},
+        "users": {column: users[column].tolist() for column in ("user", "target", "rank", "items")},
+        "chosen": dict(trainer.model.chosen),
+        "weights": _hashes(run),
+    }
+
+
+def _run(model: str, settings: dict[str, Any]) -> Any:
+    from recbole_sid.config import Config
+    from recbole_sid.quick_start import run_model
+
+    return run_model(Config(model, "tiny", config_dict=settings))
+
+
+def _plain(result: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in result.items()}
+
+
+def _hashes(run: Any) -> list[str]:
+    """Return the hash of the weights of each process."""
+    from recbole_sid.checkpoint import hash_state
+
+    return run.trainer.group.gather(hash_state(run.trainer.model.state_dict()))
+
+
+def interrupt_and_resume(model: str, settings: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Train whole, and interrupted before the third epoch, which is resumed and, in `folder`/left, left so."""
+    whole = _hashes(_run(model, {**settings, "checkpoint_dir": f"{folder}/whole"}))
+    for name in ("resumed", "left"):
+        interrupted(model, {**settings, "checkpoint_dir": f"{folder}/{name}"}, 2)
+    resumed = _run(model, {**settings, "checkpoint_dir": f"{folder}/resumed", "resume": True})
+    return {"whole": whole, "resumed": _hashes(resumed), "epochs": list(resumed.trainer.train_loss_dict)}
+
+
+def interrupted(model: str, settings: dict[str, Any], before: int) -> None:
+    """Train until epoch `before` would begin."""
+    from recbole_sid.trainer.sid_trainer import SIDTrainer
+
+    run_epoch = SIDTrainer._run_epoch
+
+    def until(trainer: Any, epoch: int, *rest: Any) -> bool:
+        if epoch == before:
+            raise KeyboardInterrupt
+        return run_epoch(trainer, epoch, *rest)
+
+    with mock.patch.object(SIDTrainer, "_run_epoch", until), suppress(KeyboardInterrupt):
+        _run(model, settings)
+
+
+def do_all(works: list[tuple[str, list[Any]]]) -> list[Any]:
+    """Call functions of this module, by name: a pair of processes is slow to start."""
+    return [globals()[name](*arguments) for name, arguments in works]
 
 
 if __name__ == "__main__":  # the second of two machines

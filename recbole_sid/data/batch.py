@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from recbole.data.interaction import Interaction
 
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.util import hardware
+
+
+class Size(NamedTuple):
+    """How much a batch is: rows, and items in their histories."""
+
+    rows: int
+    items: int
+
+
+class Portion(NamedTuple):
+    """What one of several processes has of a training batch, and the size of the whole."""
+
+    own: Size
+    whole: Size
 
 
 class Batch(Interaction):
@@ -19,7 +33,10 @@ class Batch(Interaction):
 
     Attributes:
         on_host: the fields as they were before they moved.
+        portion: of a training batch that several processes share; None: it is whole.
     """
+
+    portion: Portion | None = None
 
     def __init__(self, interaction: Any, on_host: Mapping[str, torch.Tensor] | None = None) -> None:
         super().__init__(interaction)
@@ -44,6 +61,12 @@ class Batch(Interaction):
             for name, values in self.interaction.items()
         }
         return Batch(fields, self.on_host)
+
+
+def portion_of(batch: Any) -> Portion:
+    """Return what a training batch is of a whole one."""
+    portion: Portion | None = getattr(batch, "portion", None)
+    return portion or Portion(*[Size(len(batch), 0)] * 2)
 
 
 def on_host(interaction: Interaction, *fields: str) -> list[torch.Tensor]:

@@ -16,7 +16,9 @@ from torch.utils.data import Sampler
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.data.histories import CutBatches
 from recbole_sid.data.instance_loader import InstanceLoader
+from recbole_sid.data.shares import SharedBatches
 from recbole_sid.data.windows import WINDOW_FIELD, Windows
+from recbole_sid.distributed.group import current_group
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.registry import is_ours
 from recbole_sid.semantic_ids.artefact import SemanticIDs
@@ -106,7 +108,8 @@ def data_preparation(
         capabilities = capabilities_of(config.model_class)
         if capabilities.uses_semantic_ids:
             deciding = capabilities.semantic_id_config(config)
-            train._dataset.semantic_ids = find_semantic_ids(deciding, train._dataset)
+            with current_group().main_first():
+                train._dataset.semantic_ids = find_semantic_ids(deciding, train._dataset)
         arrange(train, config)
         for loader in loaders[1:]:
             cut_batches(loader)
@@ -122,10 +125,12 @@ def arrange(loader: Any, config: Any) -> Any:
     """Make `loader`, a RecBole TrainDataLoader, yield what the configured model trains on; return it.
 
     Batches are of similar history length if it shuffles, and cut to their longest history. Models
-    that train windows get the rows of `Windows` only, which say in WINDOW_FIELD how many targets they are for.
+    that train windows get the rows of `Windows` only, which say in WINDOW_FIELD how many targets they are for. In a
+    group of processes each gets its share of every batch.
     """
     dataset = loader._dataset
-    lengths, rows = dataset.inter_feat[dataset.item_list_length_field], None
+    n_items, rows = dataset.inter_feat[dataset.item_list_length_field], None
+    lengths = n_items
     if capabilities_of(config.model_class).trains_windows_with(config):
         rows, n_targets = Windows.of(dataset, config["window_stride"])
         targets = torch.ones_like(lengths).index_copy_(0, rows, n_targets)
@@ -137,7 +142,11 @@ def arrange(loader: Any, config: Any) -> Any:
     elif rows is not None:
         loader.batch_sampler.sampler = rows.tolist()
     few_shapes = config["capture_training"] and hardware.has_graphs(config["device"])
-    return cut_batches(loader, -(-config["MAX_ITEM_LIST_LENGTH"] // _WIDTHS) if few_shapes else 1)
+    cut_batches(loader, -(-config["MAX_ITEM_LIST_LENGTH"] // _WIDTHS) if few_shapes else 1)
+    group = current_group()
+    if group.size > 1:
+        loader.collate_fn = SharedBatches(loader.collate_fn, n_items, group)
+    return loader
 
 
 def cut_batches(loader: Any, step: int = 1) -> Any:

@@ -59,6 +59,14 @@ class Group:
         dist.broadcast_object_list(box)
         return box[0]
 
+    def to_main(self, value: T) -> list[T]:
+        """Return, in the main process, the `value` of every process, in the order of their ranks; elsewhere none."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []
+
     def gather(self, value: T) -> list[T]:
         """Return the `value` of every process, in the order of their ranks."""
         if self.size == 1:

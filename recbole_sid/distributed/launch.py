@@ -139,7 +139,9 @@ def _run(
     if threads is not None:
         limit_threads(threads)
     try:
-        told.send(("result", work(*arguments)))
+        result = work(*arguments)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be closed
+        told.send(("result", result))
     except (InputError, OSError) as error:
         told.send(("lost" if is_loss(error) else "error", str(error)))
         sys.exit(2)

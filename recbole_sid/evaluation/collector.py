@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from logging import getLogger
 from typing import Any
 
+import numpy as np
 import torch
-from recbole.evaluator import Collector
+from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.collector import DataStruct
 from recbole.evaluator.register import metric_information
 
 from recbole_sid import compat  # noqa: F401 - patches RecBole
+from recbole_sid.distributed.group import current_group
 from recbole_sid.evaluation.retrieved import Retrieved, hits_and_positives
 
 _LISTS = frozenset({"rec.topk", "rec.items"})
@@ -25,6 +27,7 @@ class RetrievedItemsCollector(Collector):
 
     Attributes:
         score_metrics: the configured metrics that top-k lists are not enough for.
+        group: the processes that share an evaluation; what all collected is the main one's.
     """
 
     def __init__(self, config: Any) -> None:
@@ -32,6 +35,7 @@ class RetrievedItemsCollector(Collector):
         self.data_struct = BatchedStruct()
         self.score_metrics = [name for name in config["metrics"] if not _lists_suffice(name)]
         self.warned = False
+        self.group = current_group()
 
     def eval_batch_collect(
         self,
@@ -72,18 +76,23 @@ class RetrievedItemsCollector(Collector):
         ]
 
     def get_data_struct(self) -> DataStruct:
-        """Return what was collected, on the CPU, and forget the batches.
+        """Return what was collected, by all processes in the main one, on the CPU, and forget the batches.
 
         RecBole's own (recbole/evaluator/collector.py, `get_data_struct`) calls `cpu` on everything, which fails on the
         number of items and the counters that its coverage and popularity metrics need.
         """
         collected = DataStruct()
+        own: dict[str, np.ndarray] = {}
         for name, value in list(self.data_struct.items()):
             if isinstance(value, list):
-                collected.set(name, torch.cat(value).cpu())
+                own[name] = torch.cat(value).cpu().numpy()  # a tensor is sent by torch.load, which is patched
                 del self.data_struct[name]
             else:
                 collected.set(name, value)
+        parts = self.group.to_main(own)
+        for name in {name: None for part in parts for name in part}:
+            found = [torch.from_numpy(part[name]) for part in parts if name in part]
+            collected.set(name, torch.cat(found) if len(found) > 1 else found[0])
         if "rec.items" in collected and not self.warned and bool((collected.get("rec.items") == 0).any()):
             self.warned = True
             getLogger().warning(
@@ -116,6 +125,24 @@ class BatchedStruct(DataStruct):
     def items(self) -> Iterable[tuple[str, Any]]:
         """Return names and values; lists are of batches."""
         return self._data_dict.items()
+
+
+class MainEvaluator(Evaluator):
+    """RecBole's Evaluator, whose results are the main process's in all processes of a group.
+
+    Args:
+        config: of the run.
+        collector: collects for it.
+    """
+
+    def __init__(self, config: Any, collector: RetrievedItemsCollector) -> None:
+        super().__init__(config)
+        self.collector = collector
+
+    def evaluate(self, collected: DataStruct) -> Any:
+        """Return the metrics of what the main process collected."""
+        group = self.collector.group
+        return group.from_main(super().evaluate(collected) if group.is_main else None)
 
 
 def _lists_suffice(metric: str) -> bool:

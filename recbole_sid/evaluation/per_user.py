@@ -11,7 +11,9 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
 from recbole_sid import compat  # noqa: F401 - patches RecBole
+from recbole_sid.distributed.group import current_group
 from recbole_sid.errors import InputError
+from recbole_sid.evaluation.parts import part_of
 from recbole_sid.evaluation.retrieved import Retrieved
 from recbole_sid.evaluation.runs import list_types
 from recbole_sid.util.progress import progress
@@ -29,6 +31,8 @@ def per_user_results(trainer: Any, data: Any, size: int = LIST_SIZE, show_progre
         size: length of the lists that are kept.
         show_progress: a bar over batches.
 
+    The processes of a group rank a part each, and all get the rows of all.
+
     Returns:
         one row for each (user, target), in the order of the split: user and target (tokens), rank (int32, from 1, of
         the target in the list; 0 if it is not there), items (tokens, best first, at most `size`) and scores (float32).
@@ -40,7 +44,10 @@ def per_user_results(trainer: Any, data: Any, size: int = LIST_SIZE, show_progre
         raise InputError("Results per user need full ranking: set eval_args.mode to full.")
     trainer.model.eval()
     trainer.tot_item_num = data._dataset.item_num
-    parts = [_batch(trainer, batch, size) for batch in progress(data, "results per user", show_progress)]
+    group = current_group()
+    with part_of(data, group):
+        parts = [_batch(trainer, batch, size) for batch in progress(data, "results per user", show_progress)]
+    parts = [part for of_process in group.gather(parts) for part in of_process]
     users, targets, ranks, items, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
     dataset = data._dataset
     user_tokens, item_tokens = (

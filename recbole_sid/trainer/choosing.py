@@ -41,13 +41,17 @@ class ChoosingTrainer(SIDTrainer):
     ) -> tuple[float, Any]:
         """Choose on `valid_data`; with ``resume: True`` what was chosen for this configuration is reused.
 
+        In a group of processes the main one chooses; all rank.
+
         Returns:
             best validation score and the result it is of.
         """
         started = perf_counter()
         if self._reuses_finished(train_data, valid_data, show_progress):
             return self.best_valid_score, self.best_valid_result
-        message = self.choose(train_data, valid_data)
+        message = self.group.from_main(self.choose(train_data, valid_data) if self.group.is_main else "")
+        if self.group.size > 1:
+            self.model.load_state_dict(self.group.from_main(self.model.state_dict()))
         self.best_epoch = 0
         if valid_data:
             self.best_valid_result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)

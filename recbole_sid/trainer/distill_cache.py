@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+from contextlib import nullcontext
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data.dataset import ROW_FIELD
 from recbole_sid.data.histories import cut_histories
+from recbole_sid.distributed.group import current_group
 from recbole_sid.errors import InputError
 from recbole_sid.model.supervision import OnlineSupervision, Supervise, Supervision
 from recbole_sid.util.files import locked, replacing_folder, write_json
@@ -55,7 +57,8 @@ class CachedSupervision:
         online: computes what is not on disk yet.
         loader: the training loader.
         device: where batches go.
-        folder: where files are kept and reused by later runs with the same weights and data; None: in memory.
+        folder: where files are kept and reused by later runs with the same weights and data; None: in memory, of each
+            process of a group. These compute a part each; the main one writes.
         show_progress: show a bar.
     """
 
@@ -65,7 +68,7 @@ class CachedSupervision:
         dataset = loader._dataset
         self.rows = dataset.inter_feat[ROW_FIELD]
         self.lengths = dataset.inter_feat[dataset.item_list_length_field]
-        self.device = device
+        self.device, self.group = device, current_group()
         self.place = torch.full((int(self.rows.max()) + 1,), -1)
         self.place[self.rows] = torch.arange(len(self.rows))
         self.histories = getattr(dataset, f"{dataset.iid_field}_list_field")
@@ -79,12 +82,14 @@ class CachedSupervision:
             return
         target = folder / self._key(online, dataset)
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder.parent / f"{folder.name}-{target.name}"):  # trials of a search make it once; the others wait
-            if target.is_dir():
-                _check_files(target)
+        # Trials of a search make it once; the others wait.
+        once = locked(folder.parent / f"{folder.name}-{target.name}") if self.group.is_main else nullcontext()
+        with once:
+            if self.group.from_main(self.group.is_main and _is_kept(target)):
                 getLogger().info(f"Distillation cache reused from {target}")
             else:
                 self._write(online, loader, target, show_progress)
+        self.group.barrier()
         self.states, self.logits = (_open(target / file) for file in _FILES)
 
     def __call__(self, interaction: Any) -> Supervision:
@@ -95,7 +100,10 @@ class CachedSupervision:
         return Supervision(states, moved(valid, self.device), logits)
 
     def _write(self, online: OnlineSupervision, loader: Any, target: Path, show_progress: bool) -> None:
-        """Fill files in a folder beside `target` and rename it."""
+        """Fill files in a folder beside `target` and rename it; in a group the main process does, the others help."""
+        if not self.group.is_main:
+            self._fill(online, loader, target, show_progress)
+            return
         with replacing_folder(target) as unfinished:
             self._fill(online, loader, unfinished, show_progress)
             self.states = self.logits = torch.empty(0)  # closes the files
@@ -103,18 +111,37 @@ class CachedSupervision:
         getLogger().info(f"Distillation cache written to {target}")
 
     def _fill(self, online: OnlineSupervision, loader: Any, folder: Path | None, show_progress: bool) -> None:
-        self.logits = _allocate(folder, "logits", (len(self.rows), sum(self.sizes)))
+        """Ask for all rows; each process asks for one batch of every round."""
         order = torch.argsort(self.lengths, stable=True)  # neighbours of like length: little padding
-        batches = order.split(loader.step)
-        for number, batch in enumerate(progress(batches, "Cache teacher", show_progress)):
-            rows = cut_histories(loader._dataset[batch], self.histories, loader._dataset.item_list_length_field)
-            given = online(rows.to(self.device))
-            if number == 0:
-                self.states = _allocate(folder, "states", (int(self.n_tokens.sum()), given.states.shape[-1]))
-            index, valid = self._packed(batch, self._width(rows))
-            self.states[index[valid]] = given.states.half().cpu()[valid]  # halved first: half as much to copy
-            if self.sizes:
-                self.logits[batch] = torch.cat(given.logits, dim=1).half().cpu()
+        batches, n = order.split(loader.step), self.group.size
+        collect = self.group.gather if folder is None else self.group.to_main
+        for first in progress(range(0, len(batches), n), "Cache teacher", show_progress):
+            together = batches[first : first + n]
+            own = together[self.group.rank : self.group.rank + 1]
+            answers = collect([self._answer(online, loader, batch) for batch in own])
+            for batch, answer in zip(together, answers, strict=False):
+                self._keep(folder, batch, *answer[0])
+
+    def _answer(
+        self, online: OnlineSupervision, loader: Any, batch: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return packed states [tokens of the batch, d] and, if they are wanted, logits [B, sum of sizes]."""
+        rows = cut_histories(loader._dataset[batch], self.histories, loader._dataset.item_list_length_field)
+        given = online(rows.to(self.device))
+        _, valid = self._packed(batch, self._width(rows))
+        logits = torch.cat(given.logits, dim=1).half().cpu() if self.sizes else None
+        return given.states.half().cpu()[valid], logits  # halved first: half as much to copy
+
+    def _keep(
+        self, folder: Path | None, batch: torch.Tensor, states: torch.Tensor, logits: torch.Tensor | None
+    ) -> None:
+        if not len(self.logits):
+            self.logits = _allocate(folder, "logits", (len(self.rows), sum(self.sizes)))
+            self.states = _allocate(folder, "states", (int(self.n_tokens.sum()), states.shape[-1]))
+        index, valid = self._packed(batch, int(self.n_tokens[batch].max()))
+        self.states[index[valid]] = states
+        if logits is not None:
+            self.logits[batch] = logits
 
     def _width(self, interaction: Any) -> int:
         """Return how many tokens the histories of a batch are serialised to."""
@@ -189,12 +216,14 @@ def _seal(file: Path) -> dict[str, Any]:
     return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def _check_files(folder: Path) -> None:
-    """Refuse a cache whose files are not as they were written.
+def _is_kept(folder: Path) -> bool:
+    """Say whether a cache is there.
 
     Raises:
-        InputError: names the first file.
+        InputError: if its files are not as they were written; names the first.
     """
+    if not folder.is_dir():
+        return False
     manifest = folder / _MANIFEST
     known = read_json(manifest) if manifest.is_file() else None
     for file in _FILES:
@@ -204,6 +233,7 @@ def _check_files(folder: Path) -> None:
                 f"'{path}' of the distillation cache is damaged or was never finished: delete the folder '{folder}', "
                 "and it is made again."
             )
+    return True
 
 
 def _open(file: Path) -> torch.Tensor:

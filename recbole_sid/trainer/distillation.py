@@ -8,7 +8,9 @@ import torch
 
 from recbole_sid.checkpoint import check_lineage, hash_weights, load_checkpoint, load_weights
 from recbole_sid.config import Config
+from recbole_sid.data.batch import Size, portion_of
 from recbole_sid.errors import InputError
+from recbole_sid.evaluation.parts import part_of
 from recbole_sid.model.student import STAGES, Student
 from recbole_sid.model.supervision import OnlineSupervision, Supervise
 from recbole_sid.nn.losses import state_error
@@ -89,6 +91,16 @@ class DistillationTrainer(SIDTrainer):
         given = self.supervision(interaction)  # now, or from the cache
         return self.loss(interaction, given)  # `Student.forward`: its states or logits, and their loss
 
+    def batch_weight(self, batch: Any) -> float:
+        """As `SIDTrainer.batch_weight`; in the encoder stage the loss of a batch is a mean over its tokens."""
+        if self.stage.ranks:
+            return super().batch_weight(batch)
+        own, whole = portion_of(batch)
+        return self._n_tokens(own) / self._n_tokens(whole) * whole.rows / self.rows_per_step
+
+    def _n_tokens(self, size: Size) -> int:
+        return 2 * size.rows + self.model.vocabulary.n_levels * size.items
+
     def validate(self, valid_data: Any) -> tuple[float, Any]:
         """Return the validation metric; in the encoder stage the error of the states, signed so that it selects."""
         if self.stage.ranks:
@@ -102,16 +114,16 @@ class DistillationTrainer(SIDTrainer):
         self.model.eval()
         online = OnlineSupervision(self.model, self.model.required_teacher().history_encoder, None)
         parts = []  # read at the end, so that no batch waits for the device
-        for batch in progress(data, "Evaluate", self.show_progress):
-            interaction = batch[0].to(self.device)
-            given = online(interaction)
-            own = self.model.encode_padded(self.model.history_tokens(interaction))
-            error = state_error(own.states, given.states, given.mask)
-            parts.append(torch.stack([error, given.mask.sum().to(error.dtype)]))
-        if not parts:
-            return 0.0
-        error, n_tokens = torch.stack(parts).cpu().double().unbind(1)
-        return float((error * n_tokens).sum() / n_tokens.sum())
+        with part_of(data, self.group):
+            for batch in progress(data, "Evaluate", self.show_progress):
+                interaction = batch[0].to(self.device)
+                given = online(interaction)
+                own = self.model.encode_padded(self.model.history_tokens(interaction))
+                error = state_error(own.states, given.states, given.mask)
+                parts.append(torch.stack([error, given.mask.sum().to(error.dtype)]))
+        error, n_tokens = torch.stack([torch.zeros(2, device=self.device), *parts]).cpu().double().unbind(1)
+        total, n = self.group.sum(torch.stack([(error * n_tokens).sum(), n_tokens.sum()])).tolist()
+        return total / n if n else 0.0
 
     def _cached_if_asked(self, online: OnlineSupervision, train_data: Any) -> Supervise:
         whole = online.encoder is None or online.teacher is None or online.encoder is online.teacher.history_encoder

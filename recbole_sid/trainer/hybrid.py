@@ -39,6 +39,11 @@ class HybridTrainer(SIDTrainer):
         of_teacher = {} if teacher is None else {"teacher": hash_weights(teacher)}
         return {**super().lineage_of(train_data), **of_teacher}
 
+    @property
+    def captures(self) -> bool:
+        """Not with a memory, which recalls another number of items for every batch."""
+        return super().captures and not self.model.memory_smoothing
+
     def start_stage(self, stage: Stage, train_data: Any) -> None:
         super().start_stage(stage, train_data)
         if self.model.alpha:
@@ -58,6 +63,4 @@ class HybridTrainer(SIDTrainer):
             histories, lengths, targets = on_host(interaction, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
             recent = recent_items(histories, lengths, max(numbers.window, numbers.hops))
             recall = self.memory.recall_without(recent, targets).to(self.device)
-        if recall is not None:  # of another size for every batch
-            return self.model(interaction, given, recall)
-        return self.loss(interaction, given)
+        return self.loss(interaction, given, recall)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from recbole_sid.checkpoint import check_lineage, hash_state, load_checkpoint
+from recbole_sid.distributed.group import Group
 from recbole_sid.errors import InputError
 
 
@@ -59,8 +60,17 @@ def _has_best_of(state: dict[str, Any], best_file: str | os.PathLike[str], model
     return same or best.get("follows") == hash_state(state["state_dict"])
 
 
-def random_states(device: torch.device, loader: torch.Generator) -> dict[str, Any]:
-    """Return the states of all random numbers that a training on `device` draws, in types that need no pickle."""
+def random_states(device: torch.device, loader: torch.Generator, group: Group) -> dict[str, Any]:
+    """Return the states of all random numbers that a training on `device` draws, in types that need no pickle.
+
+    In the main process of a group those of the others are among them: ``others``, in the order of their ranks. All draw
+    the same from `loader`.
+    """
+    main, *others = group.to_main(_own_states(device)) or [{}]
+    return {**main, "others": others, "loader_rng": loader.get_state()}
+
+
+def _own_states(device: torch.device) -> dict[str, Any]:
     version, words, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002 (RecBole samples from the global state)
     return {
@@ -68,18 +78,28 @@ def random_states(device: torch.device, loader: torch.Generator) -> dict[str, An
         "numpy_rng": [part.tolist() if isinstance(part, np.ndarray) else part for part in numpy_state],
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if device.type == "cuda" else [],
-        "loader_rng": loader.get_state(),
     }
 
 
-def set_random_states(state: dict[str, Any], device: torch.device, loader: torch.Generator) -> None:
-    """Set what `random_states` returned."""
+def set_random_states(state: dict[str, Any], device: torch.device, loader: torch.Generator, group: Group) -> None:
+    """Set what `random_states` returned; a process that its group did not have then keeps its own."""
+    loader.set_state(state["loader_rng"])
+    known = [state, *state.get("others", [])]
+    if len(known) != group.size:
+        getLogger().warning(
+            f"The training began in {len(known)} processes and goes on in {group.size}: its batches are the same, its "
+            "other random numbers, such as those of dropout, are not those of an uninterrupted one."
+        )
+    if group.rank < len(known):
+        _set_own_states(known[group.rank], device)
+
+
+def _set_own_states(state: dict[str, Any], device: torch.device) -> None:
     version, words, gauss = state["python_rng"]
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(tuple(state["numpy_rng"]))  # noqa: NPY002
     torch.set_rng_state(state["torch_rng"])
     _set_cuda_states(state["cuda_rng"], device)
-    loader.set_state(state["loader_rng"])
 
 
 def _set_cuda_states(states: list[torch.Tensor], device: torch.device) -> None:

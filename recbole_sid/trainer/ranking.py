@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 
+from recbole_sid import compat
 from recbole_sid.capabilities import ChecksConfig
 from recbole_sid.checkpoint import check_lineage, load_checkpoint, load_weights
+from recbole_sid.distributed.group import Group, current_group
 from recbole_sid.errors import InputError
-from recbole_sid.evaluation.collector import RetrievedItemsCollector
+from recbole_sid.evaluation.collector import MainEvaluator, RetrievedItemsCollector
+from recbole_sid.evaluation.parts import part_of
 from recbole_sid.evaluation.retrieved import Retrieved
+from recbole_sid.util.attributes import attributes_set
 
 
 class RankingTrainer(ChecksConfig, Trainer):
     """RecBole's trainer that evaluates what a model retrieves.
 
     Attributes:
+        group: the processes that train and evaluate together.
         lineage: what the training depends on beside its configuration; empty before `fit`.
     """
 
     def __init__(self, config: Any, model: Any) -> None:
-        super().__init__(config, model)
+        self.group = current_group()
+        with nullcontext() if self.group.is_main else compat.without_tensorboard():
+            super().__init__(config, model)
         self.eval_collector = RetrievedItemsCollector(config)
+        self.evaluator = MainEvaluator(config, self.eval_collector)
         self.item_tensor = ()  # RecBole would copy all items' features to the device, for models that rank by `predict`
         self.lineage: dict[str, str] = {}
 
@@ -35,7 +44,8 @@ class RankingTrainer(ChecksConfig, Trainer):
         """Evaluate by RecBole's evaluator, after loading the best weights unless told otherwise.
 
         Full ranking goes by the model's retrieved items, in memory that does not depend on the catalogue, unless some
-        metric needs the score of every item.
+        metric needs the score of every item. The processes of a group rank a part of the users each, and all return
+        the metrics of all users; against items that are drawn the main one ranks alone.
 
         Raises:
             InputError: if there is nothing to evaluate on, a metric needs scores that the model does not give, or the
@@ -48,13 +58,21 @@ class RankingTrainer(ChecksConfig, Trainer):
             )
         if load_best_model:
             file = model_file or self.saved_model_file
+            self.group.barrier()  # written by the main process
             checkpoint = load_checkpoint(file, self.config["model"], self.device)
             if self.lineage:
                 check_lineage(file, checkpoint["lineage"], self.lineage)
             load_weights(self.model, checkpoint["state_dict"], file)
         self._check_metrics(eval_data)
         self._check_weights()
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        if isinstance(eval_data, FullSortEvalDataLoader):
+            with part_of(eval_data, self.group):
+                return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        result = None
+        if self.group.is_main:
+            with attributes_set(self.eval_collector, {"group": Group()}):
+                result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        return self.group.from_main(result)
 
     def _check_weights(self) -> None:
         """Raise InputError if the model cannot rank because a weight is not a number, on whatever device it is."""

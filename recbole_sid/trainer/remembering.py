@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from recbole_sid.data.histories import recent_places
+from recbole_sid.distributed.group import current_group
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.fast.prepared import weights_unchanged
@@ -137,11 +138,15 @@ def finished_without(trainer: Any) -> Path | None:
 
 @torch.no_grad()
 def remember(model: Any, config: Any, train_data: Any, valid_data: Any, show_progress: bool = False) -> str:
-    """Let a trained model learn its memory, and choose what is not set; return a sentence about it for the log."""
+    """Let a trained model learn its memory, and choose what is not set; return a sentence about it for the log.
+
+    In a group of processes the main one chooses, and all learn the same.
+    """
     model.eval()
+    group = current_group()
     fixed, shares = _fixed(model, config), model.shares_tried(config)
     if model.memory is not None:
-        model.memory.alike = known_alike(config, train_data._dataset)
+        model.memory.alike = group.from_main(known_alike(config, train_data._dataset) if group.is_main else None)
         if model.memory.alike is None:
             fixed["text_weight"] = 0.0
     first: dict[str, Any] = {name: values[0] for name, values in _tried_of_each().items()}
@@ -149,13 +154,16 @@ def remember(model: Any, config: Any, train_data: Any, valid_data: Any, show_pro
     sequences = train_data._dataset.training_sequences()
     chosen, why = start, "as set"
     if model.left_to_validation(config):
-        metric, k = rank_metric(config, valid_data)
-        choice = _Choice(model, sequences, _instances(model, valid_data, sequences, fixed, show_progress), metric, k)
-        groups = [varied(names, tried, fixed) for names, tried in _TRIED]
-        groups.append([{"shares": each} for each in shares])
-        chosen = best_by_groups(start, groups, choice.value_of)
-        n = len(choice.instances.target)
-        why = f"of {len(choice.values)} settings by {metric}@{k} {choice.values[chosen]:.4f} on {n:,} instances"
+        if group.is_main:
+            metric, k = rank_metric(config, valid_data)
+            instances = _instances(model, valid_data, sequences, fixed, show_progress)
+            choice = _Choice(model, sequences, instances, metric, k)
+            groups = [varied(names, tried, fixed) for names, tried in _TRIED]
+            groups.append([{"shares": each} for each in shares])
+            chosen = best_by_groups(start, groups, choice.value_of)
+            n = len(choice.instances.target)
+            why = f"of {len(choice.values)} settings by {metric}@{k} {choice.values[chosen]:.4f} on {n:,} instances"
+        chosen, why = group.from_main((chosen, why))
     _apply(model, sequences, chosen)
     return f"{shown(model.chosen)}, {why}"
 

@@ -16,12 +16,14 @@ from recbole.utils import calculate_valid_score, early_stopping
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_sid.checkpoint import hash_state, lineage, load_checkpoint, load_weights, save_checkpoint
+from recbole_sid.data.batch import portion_of
 from recbole_sid.errors import InputError, require_known
 from recbole_sid.trainer.captured_loss import CapturedLosses
 from recbole_sid.trainer.epoch_log import EpochLog
 from recbole_sid.trainer.forecast import Forecast, advice_for
 from recbole_sid.trainer.last_state import random_states, set_random_states, unfinished
 from recbole_sid.trainer.optimizers import DEVICES, fused_optimizer, load_optimizer
+from recbole_sid.trainer.parallel import ParallelLoss, seed_apart
 from recbole_sid.trainer.ranking import RankingTrainer
 from recbole_sid.trainer.remembering import check_choice, decides_after_training, finished_without, remember, undecide
 from recbole_sid.trainer.schedule import SHAPES, learning_rate_schedule
@@ -48,6 +50,9 @@ class SIDTrainer(RankingTrainer):
 
     Every row of an epoch weighs the same: a step on fewer rows than the others has a loss that is smaller by as much.
 
+    In a group of processes each does its share of every batch; gradients, losses and metrics are those of the whole,
+    and the main process writes all files.
+
     Configuration beyond RecBole's: lr_scheduler, warmup_steps, resume, accumulation_steps (batches a step),
     decay_norms_and_biases.
 
@@ -62,7 +67,8 @@ class SIDTrainer(RankingTrainer):
         super().__init__(config, model)
         self.saved_model_file = os.path.join(self.checkpoint_dir, f"{config.run_name()}.pth")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler or self._needs_scaler())
-        self.amp_pays = self.device.type != "cpu" or not self.enable_amp or cpu_has_fast_bfloat16()
+        pays = self.device.type != "cpu" or not self.enable_amp or cpu_has_fast_bfloat16()
+        self.amp_pays = self.group.from_main(pays)  # on the CPU it is measured
         if not self.amp_pays:
             self.logger.warning("enable_amp is left out: this processor has no fast bf16, and would be slower with it.")
         self.epoch_log = EpochLog(self.tensorboard, self.wandblogger)
@@ -134,7 +140,7 @@ class SIDTrainer(RankingTrainer):
         self._decide(train_data, valid_data, verbose)
         if saved:
             self._save_checkpoint(self.best_epoch, finished=True)
-            self.last_file.unlink(missing_ok=True)
+            self._forget_last()
         return self.best_valid_score, self.best_valid_result
 
     def _train(
@@ -154,8 +160,10 @@ class SIDTrainer(RankingTrainer):
         if not resumed:
             self.best_weights = self.last_weights = None
             if saved:
-                self.last_file.unlink(missing_ok=True)  # of another training: nothing may continue from it
-            self.model.start_from_data(self.config, train_data._dataset)
+                self._forget_last()  # of another training: nothing may continue from it
+            with self.group.main_first():  # which writes what it computes of texts
+                self.model.start_from_data(self.config, train_data._dataset)
+            seed_apart(self.group, self.config["seed"], self.config["reproducibility"])
         for number in range(resumed["stage"] if resumed else 0, len(stages)):
             started = perf_counter()
             if resumed:
@@ -182,6 +190,13 @@ class SIDTrainer(RankingTrainer):
                         f"'{self.saved_model_file}' does not hold the best weights of this training (no epoch could be "
                         "measured, or another process wrote there): train again, alone."
                     )
+
+    def _forget_last(self) -> None:
+        """Delete the last state, when no process reads it any more."""
+        self.group.barrier()
+        if self.group.is_main:
+            self.last_file.unlink(missing_ok=True)
+        self.group.barrier()
 
     def _takes_up_finished(self, train_data: Any) -> bool:
         """With ``resume: True`` load the finished training that differs in what is decided after it, if it is there."""
@@ -224,6 +239,7 @@ class SIDTrainer(RankingTrainer):
 
     def _read_best(self) -> None:
         """Load the best weights so far, and what is known of them, from ``saved_model_file``."""
+        self.group.barrier()  # written by the main process
         checkpoint = load_checkpoint(self.saved_model_file, self.config["model"], self.device)
         load_weights(self.model, checkpoint["state_dict"], self.saved_model_file)
         self._take_best(checkpoint)
@@ -255,13 +271,23 @@ class SIDTrainer(RankingTrainer):
             )
         if self.config["compile_model"]:
             self.model.compile()
-        self.loss = self.model
-        if self.config["capture_training"] and hardware.has_graphs(self.device) and not self.scaler.is_enabled():
-            learning = [weight for weight in self.model.parameters() if weight.requires_grad]
-            self.loss = CapturedLosses(self.model, learning)
+        self.loss = self._stage_loss()
         self.start_epoch, self.cur_step, self.best_epoch = 0, 0, -1
         self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.best_valid_result = None
+
+    def _stage_loss(self) -> Callable[..., torch.Tensor]:
+        """Return the model's loss, as it is to be called in training."""
+        loss: Callable[..., torch.Tensor] = self.model
+        if self.captures and hardware.has_graphs(self.device) and not self.scaler.is_enabled():
+            learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+            loss = CapturedLosses(self.model, learning)
+        return ParallelLoss(loss, self.model) if self.group.size > 1 else loss
+
+    @property
+    def captures(self) -> bool:
+        """Whether loss and gradients are to be captured where there are graphs."""
+        return bool(self.config["capture_training"])
 
     def _build_optimizer(self, **kwargs: Any) -> Any:
         """Return RecBole's optimizer, as one kernel if there is such a form."""
@@ -285,7 +311,7 @@ class SIDTrainer(RankingTrainer):
 
     def batch_weight(self, batch: Any) -> float:
         """Return what a batch's loss, a mean over its rows, weighs in its step: its share of a full step's rows."""
-        return len(batch) / self.rows_per_step
+        return portion_of(batch).own.rows / self.rows_per_step
 
     def _parameters(self) -> list[Any]:
         """Return the parameters that require gradients, in groups if norms and biases are not to decay."""
@@ -357,18 +383,30 @@ class SIDTrainer(RankingTrainer):
         for number, batch in enumerate(progress(train_data, label, show_progress)):
             if number % self.accumulation_steps == 0:
                 self.optimizer.zero_grad(set_to_none=True)
-            with self._autocast():
-                loss = loss_func(batch.to(self.device)) * self.batch_weight(batch)
-            self.scaler.scale(loss).backward()
+            is_step = (number + 1) % self.accumulation_steps == 0 or number + 1 == len(train_data)
+            with nullcontext() if is_step else self._gradients_kept_back():
+                with self._autocast():
+                    loss = loss_func(batch.to(self.device)) * self.batch_weight(batch)
+                self._backward(loss)
             total += loss.detach()
-            if (number + 1) % self.accumulation_steps == 0 or number + 1 == len(train_data):
+            if is_step:
                 self._step()
             self.forecast.batch_done()
+        total = self.group.sum(total)
         if not torch.isfinite(total):
             raise InputError(
                 f"The loss of {self.stage.name} is no longer finite: lower learning_rate or set clip_grad_norm."
             )
         return total.item() / self.epoch_weight
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a batch's weighed loss; they are summed over the processes of the group."""
+        whole = loss * self.group.size if self.group.size > 1 else loss  # `ParallelLoss` takes means
+        self.scaler.scale(whole).backward()
+
+    def _gradients_kept_back(self) -> AbstractContextManager[None]:
+        """Let gradients stay in this process until the step: there they are summed over the group, once."""
+        return self.loss.kept_back() if isinstance(self.loss, ParallelLoss) else nullcontext()
 
     def _step(self) -> None:
         """Change the weights by the gradients of the batches since the last step."""
@@ -399,7 +437,8 @@ class SIDTrainer(RankingTrainer):
             "finished": kwargs.get("finished", False),
             "follows": self.last_weights or "",
         }
-        save_checkpoint(kwargs.get("saved_model_file", self.saved_model_file), content)
+        if self.group.is_main:
+            save_checkpoint(kwargs.get("saved_model_file", self.saved_model_file), content)
         self.best_weights = hash_state(content["state_dict"])
 
     def _content(self, epoch: int) -> dict[str, Any]:
@@ -422,21 +461,19 @@ class SIDTrainer(RankingTrainer):
         """Write everything that continuing after `epoch` of the stage with this number needs."""
         content = self._content(epoch)
         self.last_weights = hash_state(content["state_dict"])
-        save_checkpoint(
-            self.last_file,
-            {
-                **content,
-                "best_weights": self.best_weights or "",
-                "stage": stage,
-                "stopped": stopped,
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "cur_step": self.cur_step,
-                "best_epoch": self.best_epoch,
-                **random_states(self.device, train_data.generator),
-            },
-        )
+        content |= {
+            "best_weights": self.best_weights or "",
+            "stage": stage,
+            "stopped": stopped,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "cur_step": self.cur_step,
+            "best_epoch": self.best_epoch,
+            **random_states(self.device, train_data.generator, self.group),
+        }
+        if self.group.is_main:
+            save_checkpoint(self.last_file, content)
 
     def _restore(self, state: dict[str, Any], train_data: Any) -> None:
         """Set optimizer, schedule, random states and the best so far to what they were."""
@@ -448,7 +485,8 @@ class SIDTrainer(RankingTrainer):
         self.best_weights, self.last_weights = state["best_weights"] or None, hash_state(state["state_dict"])
         self.best_valid_score, self.best_epoch = state["best_valid_score"], state["best_epoch"]
         self.best_valid_result = state["best_valid_result"] or None
-        set_random_states(state, self.device, train_data.generator)
+        seed_apart(self.group, self.config["seed"], self.config["reproducibility"], self.start_epoch)
+        set_random_states(state, self.device, train_data.generator, self.group)
 
     def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
         """Make `fit` continue from `resume_file`, a ``*.last.pth`` of this configuration, as RecBole's method does.

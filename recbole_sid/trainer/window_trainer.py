@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_sid.data.batch import portion_of
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.trainer.stage import Stage
 
@@ -18,5 +19,7 @@ class WindowTrainer(SIDTrainer):
         self.model.targets_per_batch = len(train_data._dataset) / max(1, self.epoch_weight)
 
     def batch_weight(self, batch: Any) -> float:
-        """Return 1: the loss is a sum over targets already, divided by what is the same for all batches."""
-        return 1.0
+        """Return 1: the loss is a sum over targets already, divided by what is the same for all batches; 0 where the
+        batch holds no rows of this process.
+        """
+        return float(portion_of(batch).own.rows > 0)

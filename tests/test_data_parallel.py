@@ -1,0 +1,148 @@
+"""Two processes that train one model find what one finds: losses, best epochs, metrics, lists; one of them writes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import group_work
+import pytest
+import torch
+from conftest import OWN, SETTINGS, SMALL_TIGER, random_sequences, write_dataset
+
+from recbole_sid.data.batch import Batch, portion_of
+from recbole_sid.data.shares import SharedBatches
+from recbole_sid.distributed.group import Group
+from recbole_sid.distributed.launch import launch
+from recbole_sid.distributed.place import Processes
+from recbole_sid.errors import InputError
+from recbole_sid.evaluation.parts import part_of
+
+TWO = Processes(2, 2)
+_PLAIN = {key: value for key, value in SETTINGS["TIGER"].items() if key not in {*SMALL_TIGER, *OWN, "beam_size"}}
+_STAGES = ["encoder", "decoder", "joint"]
+# Batches that do not divide evenly, and short last ones of a single row.
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "TIGER": ("TIGER", {**SETTINGS["TIGER"], "train_batch_size": 33, "eval_batch_size": 7}),
+    "steps": ("TIGER", {**SETTINGS["TIGER"], "accumulation_steps": 3, "clip_grad_norm": {"max_norm": 0.5}}),
+    "bf16": ("TIGER", {**SETTINGS["TIGER"], "enable_amp": True}),
+    "windows": ("TIGER", {**SETTINGS["TIGER"], "encoder_attention": "causal", "train_batch_size": 9}),
+    "CausalSID": ("CausalSID", {**SETTINGS["CausalSID"], "train_batch_size": 13}),
+    "SIDMLP": ("SIDMLP", {**SETTINGS["SIDMLP"], "memory": "transitions", "distill_cache": "memory"}),
+    "SIDMLPPlusPlus": (
+        "SIDMLPPlusPlus",
+        {**SETTINGS["SIDMLPPlusPlus"], "distill_stages": _STAGES, "distill_cache": "disk"},
+    ),
+    "hybrid": ("SIDMLPHybrid", {**SETTINGS["SIDMLPHybrid"], "memory": "transitions", "memory_smoothing": 0.3}),
+    "memory": ("TransitionMemory", _PLAIN),
+}
+WITH_DROPOUT = {**SETTINGS["TIGER"], "dropout_prob": 0.3, "epochs": 3}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """What two processes found, and what one does, of all that this file asks."""
+    folder = tmp_path_factory.mktemp("parallel")
+    data = str(write_dataset(folder / "data", random_sequences()))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with mock.patch("sys.argv", ["pytest"]), mock.patch.dict(os.environ, {"RAY_worker_niceness": "0"}):
+            works = [
+                ("train_each", [_in_folder(RUNS, data, folder / "two")]),
+                ("interrupt_and_resume", ["TIGER", {**WITH_DROPOUT, "data_path": data}, str(folder)]),
+            ]
+            two, resumed = launch(group_work.do_all, [works], TWO)
+            one = group_work.train_each(_in_folder(RUNS, data, folder / "one"))
+            yield {"one": one, "two": two, "resumed": resumed, "folder": folder, "data": data}
+    finally:
+        os.chdir(before)
+
+
+def _in_folder(runs: dict[str, Any], data: str, folder: Path) -> dict[str, Any]:
+    return {
+        name: (model, {**settings, "data_path": data, "checkpoint_dir": str(folder)})
+        for name, (model, settings) in runs.items()
+    }
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_two_processes_are_as_one(found: Any, run: str) -> None:
+    one, two = found["one"][run], found["two"][run]
+    close = 2e-2 if run == "bf16" else 1e-5
+    assert len(one["losses"]) == len(two["losses"])
+    assert two["losses"] == pytest.approx(one["losses"], abs=close)
+    assert two["chosen"] == one["chosen"]
+    assert len(set(two["weights"])) == 1
+    if run != "bf16":
+        assert two["best"] == one["best"]
+        assert two["measured"] == one["measured"]
+        assert two["users"] == one["users"]
+
+
+def test_main_process_writes_alone(found: Any) -> None:
+    """The same files as of one process, no last states, and one log for each training."""
+    one, two = (
+        # A cache is named by the weights, which differ by rounding.
+        sorted(re.sub("[0-9a-f]{16}", "", path.name) for path in (found["folder"] / name).rglob("*"))
+        for name in ("one", "two")
+    )
+    assert two == one
+    assert not [name for name in two if ".last." in name]
+    logs = [path for path in (found["folder"] / "log_tensorboard").rglob("*") if path.is_file()]
+    assert not [path for path in logs if path.parent.name.startswith("model-")], "of a process without a log"
+
+
+def test_resumed_by_as_many_to_the_bit(found: Any) -> None:
+    resumed = found["resumed"]
+    assert resumed["epochs"] == [2]
+    assert len({*resumed["whole"], *resumed["resumed"]}) == 1
+
+
+def test_resumed_by_one(found: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The state that two processes left goes on in one, from the epoch's start, and says what differs."""
+    settings = {**WITH_DROPOUT, "data_path": found["data"], "checkpoint_dir": str(found["folder"] / "left")}
+    run = group_work._run("TIGER", {**settings, "resume": True})
+    assert list(run.trainer.train_loss_dict) == [2]
+    assert "began in 2 processes and goes on in 1" in caplog.text
+
+
+def test_loss_that_is_not_finite_ends_all_in_one_sentence(data_path: Path, settings: Any) -> None:
+    given = settings("TIGER", learning_rate=1e30, learner="sgd", warmup_steps=0)
+    with pytest.raises(InputError, match=r"^The loss of TIGER is no longer finite: lower learning_rate"):
+        launch(group_work.train_each, [{"TIGER": ("TIGER", given)}], TWO)
+
+
+@pytest.mark.parametrize("n_rows", [7, 5, 2, 1])
+def test_shares_are_the_batch(n_rows: int) -> None:
+    lengths = torch.arange(20) % 4
+    index = list(range(20))[3 : 3 + n_rows]
+    shares = [
+        SharedBatches(lambda rows: Batch({"row": torch.tensor(rows)}), lengths, Group(rank, 3))(index)
+        for rank in range(3)
+    ]
+    counted = [share["row"][: portion_of(share).own.rows].tolist() for share in shares]
+    assert sorted(row for rows in counted for row in rows) == index
+    assert all(len(share) >= 1 for share in shares)
+    assert max(map(len, counted)) - min(map(len, counted)) <= 1
+    for portion in map(portion_of, shares):
+        assert portion.whole == (n_rows, int(lengths[index].sum()))
+    assert sum(portion_of(share).own.items for share in shares) == int(lengths[index].sum())
+
+
+@pytest.mark.parametrize("n_rows", [10, 2])
+def test_parts_are_the_split(n_rows: int) -> None:
+    class Loader:
+        sample_size = n_rows
+        batch_sampler = mock.Mock(sampler=range(n_rows))
+
+    rows = []
+    for rank in range(3):
+        with part_of(Loader, Group(rank, 3)):
+            rows += list(Loader.batch_sampler.sampler)
+        assert list(Loader.batch_sampler.sampler) == list(range(n_rows))
+    assert rows == list(range(n_rows))
