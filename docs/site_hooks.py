@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 # Path in the repository -> in the site; other files of docs/ stand in the site's root.
-_MOVED = {"README.md": "index.md", "CHANGELOG.md": "CHANGELOG.md"}
+_MOVED = {path.name: path.name for path in ROOT.glob("*.md")} | {"README.md": "index.md"}
 _FOLDERS = ("results", "benchmarks")  # their .md and pictures keep their paths
 _LINK = re.compile(r"(\]\()([^()\s]+)(\))")
 _FENCED = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`)", re.M | re.S)
@@ -34,7 +34,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, path in outside.items():
         uri = _MOVED.get(name, name)
         if path.suffix == ".md":
-            files.append(File.generated(config, uri, content=path.read_text(encoding="utf-8")))
+            files.append(
+                File.generated(config, uri, content=path.read_text(encoding="utf-8"), inclusion=_inclusion(uri))
+            )
         else:
             files.append(File.generated(config, uri, abs_src_path=str(path)))
     linked = set()
@@ -58,6 +60,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     parts = _FENCED.split(markdown)
     return "".join(part if number % 2 else _LINK.sub(led, part) for number, part in enumerate(parts))
+
+
+def _inclusion(uri: str) -> InclusionLevel:
+    """Let pages of the repository's root be there without a place in the navigation."""
+    in_nav = "/" in uri or uri in ("index.md", "CHANGELOG.md")
+    return InclusionLevel.UNDEFINED if in_nav else InclusionLevel.NOT_IN_NAV
 
 
 def _led(here: str, target: str, files: Files) -> str:
