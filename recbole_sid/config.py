@@ -36,6 +36,7 @@ from recbole_sid.settings.recbole_checks import check_launch, check_recbole_keys
 from recbole_sid.settings.run import LaunchSettings, RecBoleSettings
 from recbole_sid.settings.time_split import with_time_defaults
 from recbole_sid.settings.whole_data import with_whole_data_defaults
+from recbole_sid.util.atomic_files import atomic_path
 from recbole_sid.util.hashing import as_json_type, fingerprint
 from recbole_sid.util.names import check_dataset_name
 from recbole_sid.util.reading import read_yaml
@@ -182,7 +183,7 @@ class Config(RecBoleConfig):
         own = os.path.join(self.final_config_dict["data_path"], self.dataset)
         super()._set_default_parameters()
         # RecBole 1.2.1 reads its own copy of ml-100k whatever data_path says (config/configurator.py, line 330).
-        if os.path.isfile(os.path.join(own, f"{self.dataset}.inter")):
+        if atomic_path(own, self.dataset, "inter").is_file():
             self.final_config_dict["data_path"] = own
 
     def _init_device(self) -> None:

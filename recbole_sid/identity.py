@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.features.sources import feature_sources
+from recbole_sid.util.atomic_files import PARQUET
 from recbole_sid.util.hashing import content_hash, fingerprint
 
 _ATOMIC = ("inter", "item", "user", "kg", "link", "net")
@@ -33,7 +34,12 @@ def _atomic_hashes(config: Any) -> dict[str, str]:
     folder = Path(config["data_path"])
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     ours = [file for file in files if file.name.startswith(f"{config['dataset']}.") and file.is_file()]
-    return {file.name: content_hash(file) for file in ours if file.suffix[1:] in endings}
+    return {file.name: content_hash(file) for file in ours if _ending(file) in endings}
+
+
+def _ending(file: Path) -> str:
+    """Return what kind of atomic file it is, of text or Parquet: `inter` of ``NAME.inter.parquet``."""
+    return Path(file.name.removesuffix(PARQUET)).suffix[1:]
 
 
 def with_contents(

@@ -15,15 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from pandas.api.types import is_numeric_dtype
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_sid.config import Config
+from recbole_sid.data.atomic_dataset import AtomicDataset, read_by_arrow
 from recbole_sid.data.headers import check_headers
+from recbole_sid.data.splitting import split_rows
 from recbole_sid.data.time_split import TimeSplit
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.settings.time_split import moments_of
 from recbole_sid.settings.whole_data import trains_on_all
+from recbole_sid.util.atomic_files import atomic_path
 
 # Number of the prefix in the whole dataset; tells a batch's rows apart (distillation cache).
 ROW_FIELD = "row_index"
@@ -35,7 +39,7 @@ _WHY_EMPTY = {
 }
 
 
-class TimeOrderedDataset(Dataset):
+class TimeOrderedDataset(AtomicDataset):
     """RecBole's Dataset, ordered by user and float64 time, ties in file order, before RecBole rounds time to float32.
 
     General and sequential models so get the same order and the same split.
@@ -47,7 +51,6 @@ class TimeOrderedDataset(Dataset):
     """
 
     times: np.ndarray
-    inter_feat: Any  # a DataFrame while RecBole reads and filters, an Interaction afterwards
     recbole_orders_otherwise = False
     time_split: TimeSplit | None = None
 
@@ -62,7 +65,7 @@ class TimeOrderedDataset(Dataset):
         """Refuse times that cannot be ordered: RecBole numbers tokens as they appear and fills gaps with the mean."""
         file, field = f"{self.dataset_name}.inter", self.time_field
         times = self.inter_feat[field]
-        if not np.issubdtype(times.dtype, np.number):
+        if not is_numeric_dtype(times.dtype):
             raise InputError(
                 f"The time field '{field}' of '{file}' is of type {self.field2type[field].value}, which has no order "
                 f"in time: write it as numbers under '{field}:float' (`recbole-sid convert` does)."
@@ -129,7 +132,7 @@ class TimeOrderedDataset(Dataset):
         if trains_on_all(asked):
             return self._whole_and_two_empty()
         unfilled = left_empty(asked) if isinstance(asked, dict) else ()
-        splits = super().build()
+        splits = self._parts_as_recbole()
         for name, split in zip(_SPLITS, splits, strict=True):
             if len(split) == 0 and name not in unfilled:
                 mode = next(iter(asked))
@@ -139,6 +142,19 @@ class TimeOrderedDataset(Dataset):
                 )
         return splits
 
+    def _parts_as_recbole(self) -> list[Dataset]:
+        """Return RecBole's parts, found for all users at once."""
+        evaluation = self.config["eval_args"]
+        if evaluation["order"] != "TO" or not isinstance(evaluation["split"], dict):
+            return super().build()
+        self._change_feat_format()
+        users, times = (self.inter_feat[field].numpy() for field in (self.uid_field, self.time_field))
+        parts = split_rows(users, times, evaluation["split"], evaluation["group_by"])
+        if parts is None:
+            raise NotImplementedError(f"eval_args={dict(evaluation)!r} is no split of RecBole's")
+        self._drop_unused_col()
+        return [self.copy(rows_at(self.inter_feat, part)) for part in parts]
+
     def _parts_by_time(self) -> list[Dataset]:
         """Return the rows of each part of the split by time, by user and time."""
         self._change_feat_format()
@@ -146,7 +162,7 @@ class TimeOrderedDataset(Dataset):
         assert self.time_split is not None
         getLogger().info(self.time_split.description)
         part = self.time_split.part[self.target_positions()]
-        return [self.copy(self.inter_feat[np.flatnonzero(part == number)]) for number in range(len(_SPLITS))]
+        return [self.copy(rows_at(self.inter_feat, np.flatnonzero(part == number))) for number in range(len(_SPLITS))]
 
     def _whole_and_two_empty(self) -> list[Dataset]:
         """Return all rows as the training part, and parts for validation and test that have none."""
@@ -162,6 +178,12 @@ class TimeOrderedDataset(Dataset):
         if ROW_FIELD not in self.inter_feat:
             self.inter_feat.update(Interaction({ROW_FIELD: torch.arange(len(self.inter_feat))}))
         return self.inter_feat[ROW_FIELD].numpy()
+
+
+def rows_at(rows: Interaction, index: np.ndarray) -> Interaction:
+    """Return `rows` at int64 [m]; an Interaction itself would make a list of the index first."""
+    place = torch.from_numpy(np.asarray(index, dtype=np.int64))
+    return Interaction({field: values[place] for field, values in rows.interaction.items()})
 
 
 def left_empty(split: Mapping[str, Any]) -> Sequence[str]:
@@ -220,7 +242,7 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         self.sequences = dict(self.inter_feat.interaction)
         self.history_start = torch.from_numpy(starts)
         self.opens_sequence = torch.from_numpy(targets - sequence_start[targets] == 1)
-        rows = self.inter_feat[targets]
+        rows = rows_at(self.inter_feat, targets)
         rows.update(
             Interaction(
                 {
@@ -341,7 +363,10 @@ def create_dataset(config: Any) -> Dataset:
     if config["eval_args"]["order"] == "TO":
         ours |= {ModelType.GENERAL: TimeOrderedDataset, ModelType.TRADITIONAL: TimeOrderedDataset}
     recboles = _recboles_class(config)
-    own = recboles in _PLAIN_DATASETS and not config["benchmark_filename"] and isinstance(config, Config)
+    if isinstance(config, Config):
+        plain = recboles in _PLAIN_DATASETS
+        recboles = read_by_arrow(recboles)
+    own = isinstance(config, Config) and plain and not config["benchmark_filename"]
     split = config["eval_args"]["split"]
     if not own and (moments_of(split) is not None or trains_on_all(split)):
         raise InputError(
@@ -401,8 +426,7 @@ def check_files(config: Any) -> None:
     folder, name = config["data_path"], config["dataset"]
     if config["benchmark_filename"]:
         return
-    file = os.path.join(folder, f"{name}.inter")
-    if os.path.isdir(folder) and not os.path.isfile(file):
+    if os.path.isdir(folder) and not atomic_path(folder, name, "inter").is_file():
         raise InputError(f"'{folder}' has no file '{name}.inter': put the dataset's atomic files there.")
     if not os.path.isdir(folder) and not _recbole_can_download(name):
         raise InputError(

@@ -13,6 +13,7 @@ import pandas as pd
 from recbole.utils import FeatureType, ModelType
 
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.util.atomic_files import PARQUET, atomic_path, parquet_columns
 from recbole_sid.util.item_tokens import CHARACTER, LARGEST_ARRAY, LONGEST_TOKEN
 
 _BOM = "\ufeff"
@@ -43,16 +44,16 @@ def check_headers(config: Any) -> None:
             and the keys in `_OWNERS`.
     """
     for source in _FILES + (_KNOWLEDGE_FILES if config["MODEL_TYPE"] == ModelType.KNOWLEDGE else ()):
-        path = Path(config["data_path"]) / f"{config['dataset']}.{source}"
+        path = atomic_path(config["data_path"], config["dataset"], source)
         wanted = _columns(config, "load_col", source)
         if not path.is_file() or (wanted is not None and not wanted):
             continue
-        fields = _fields(path, config)
+        fields = _fields_of_parquet(path, config) if path.name.endswith(PARQUET) else _fields(path, config)
         if config["MODEL_TYPE"] not in _WITHOUT_IDS:
             for key, sources in _OWNERS.items():
                 if source in sources:
                     _check_loaded(config, source, key, list(fields))
-        if _may_be_too_wide(path):
+        if not path.name.endswith(PARQUET) and _may_be_too_wide(path):
             loaded = fields.keys() if wanted is None else fields.keys() & set(wanted)
             _check_texts(path, config, {field: fields[field] for field in fields if field in loaded})
 
@@ -95,6 +96,11 @@ def _fields(path: Path, config: Any) -> dict[str, str]:
     raise InputError(
         f"The column '{wrong[0][:80]}' in the first line of '{path}' must be name:type, of type {', '.join(_TYPES)}."
     )
+
+
+def _fields_of_parquet(path: Path, config: Any) -> dict[str, str]:
+    ids = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"])
+    return {column.field: column.type for column in parquet_columns(path, ids)}
 
 
 def _may_be_too_wide(path: Path) -> bool:
@@ -162,7 +168,7 @@ def _check_texts(path: Path, config: Any, types: dict[str, str]) -> None:
 
 
 def _check_loaded(config: Any, source: str, key: str, fields: list[str]) -> None:
-    field, file = config[key], f"{config['dataset']}.{source}"
+    field, file = config[key], atomic_path(config["data_path"], config["dataset"], source).name
     if field is None:
         return
     if field not in fields:

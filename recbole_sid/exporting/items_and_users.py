@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from recbole_sid.errors import InputError, nearest
 from recbole_sid.features.atomic import read_atomic
 from recbole_sid.serving.catalogue import Catalogue
 from recbole_sid.serving.histories import KnownUsers
+from recbole_sid.util.atomic_files import atomic_path
 from recbole_sid.util.item_tokens import match_rows
 
 # Fields of the .item file that are titles by their name, the first that is there is shown.
@@ -55,8 +55,8 @@ def display_fields(config: Any, tokens: np.ndarray, fields: Sequence[str] | None
     Raises:
         InputError: if a field is asked for that is not there.
     """
-    path = os.path.join(config["data_path"], f"{config['dataset']}.item")
-    if not os.path.isfile(path):
+    path = atomic_path(config["data_path"], config["dataset"], "item")
+    if not path.is_file():
         if fields:
             raise InputError(f"fields={list(fields)} are to be shown and there is no file '{path}': leave them out.")
         return {}

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import csv
+import os
 from typing import Any
 
 import pandas as pd
 
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.util.atomic_files import PARQUET, parquet_columns, read_parquet_columns, texts_of
 
 
-def read_atomic(path: str, config: Any) -> pd.DataFrame:
-    """Return all columns as text, named ``field:type``, by the call of RecBole's `_load_feat`.
+def read_atomic(path: str | os.PathLike[str], config: Any) -> pd.DataFrame:
+    """Return all columns as text, named ``field:type``, by the call of RecBole's `_load_feat`, or of a Parquet file.
 
     Args:
         path: the file.
-        config: reads ``field_separator`` and ``encoding``.
+        config: reads ``field_separator`` and ``encoding``; of a Parquet file ``seq_separator`` and the fields of ids.
 
     Raises:
-        InputError: if the file cannot be read with these two.
+        InputError: if the file cannot be read with these, or is damaged.
     """
+    if os.fspath(path).endswith(PARQUET):
+        columns = parquet_columns(path, (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]))
+        found = read_parquet_columns(path, columns)
+        names = [f"{column.field}:{column.type}" for column in columns]
+        texts = [texts_of(values, config["seq_separator"]) for values in found]
+        return pd.DataFrame(dict(zip(names, texts, strict=True)))
     separator, encoding = config["field_separator"], config["encoding"] or "utf-8"
     try:
         return pd.read_csv(

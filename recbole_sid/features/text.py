@@ -17,6 +17,7 @@ from recbole_sid.features.scaling import training_items
 from recbole_sid.features.sentence import SentenceEncoder
 from recbole_sid.features.sources import encoder_source
 from recbole_sid.settings import Settings, declare
+from recbole_sid.util.atomic_files import atomic_path
 from recbole_sid.util.item_tokens import match_rows
 
 
@@ -143,8 +144,8 @@ def item_texts(config: Any, item_tokens: np.ndarray) -> list[str]:
     """
     fields = config["text_fields"]
     fields = [fields] if isinstance(fields, str) else list(fields or ())
-    path = os.path.join(config["data_path"], f"{config['dataset']}.item")
-    if not os.path.isfile(path):
+    path = atomic_path(config["data_path"], config["dataset"], "item")
+    if not path.is_file():
         raise InputError(f"Text features need the file '{path}', which does not exist.")
     table = read_atomic(path, config)
     table.columns = [column.split(":")[0] for column in table.columns]
