@@ -6,6 +6,7 @@ setup(
     package_dir={"recbole_sid.properties": "properties"},
     package_data={
         "recbole_sid.properties": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
+        "recbole_sid.pages": ["static/*", "templates/*"],
         "recbole_sid.serving.server": ["static/*"],
     },
 )

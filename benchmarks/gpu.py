@@ -36,7 +36,7 @@ import torch
 
 from recbole_sid.bench.document import document, table
 from recbole_sid.bench.options import BenchOptions
-from recbole_sid.bench.run import Measured, processor, run_bench, versions
+from recbole_sid.bench.run import Measured, run_bench
 from recbole_sid.bench.synthetic_catalogue import synthetic_semantic_ids, synthetic_sequences
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
@@ -45,6 +45,7 @@ from recbole_sid.quick_start import make_trainer, run_recbole_sid
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.util.files import replacing
 from recbole_sid.util.hardware import peak_memory
+from recbole_sid.util.machine import processor, versions
 
 ROOT = Path(__file__).parents[1]
 # Items and interactions of the data sets, for sets of their shape; and which ready-made semantic IDs are used.

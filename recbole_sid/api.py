@@ -1,4 +1,4 @@
-"""`compare`, `tune`, `tokenize` and `analyze` as functions: what the commands of these names do, as DataFrames.
+"""`compare`, `reproduce`, `tune`, `tokenize` and `analyze` as functions: what these commands do, as DataFrames.
 
 ``from recbole_sid import compare, tune, tokenize, analyze``. What each returns has a ``table``, which a notebook shows;
 further tables and files are attributes. `config_file_list` and `config_dict` are RecBole's: property files, later ones
@@ -15,13 +15,15 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_sid.api_tables import AnalysisTables, ComparisonTables, SearchTables, SemanticIDTables
+from recbole_sid.api_tables import AnalysisTables, ComparisonTables, ReproductionTables, SearchTables, SemanticIDTables
 from recbole_sid.comparison.comparison_files import write_comparison
 from recbole_sid.comparison.groups import in_plan_order
 from recbole_sid.comparison.job import make_jobs
 from recbole_sid.comparison.latex import METRICS, check_columns
+from recbole_sid.comparison.panel import standing_of
 from recbole_sid.comparison.plan import Plan, check_baseline, make_plan, read_plan, with_tuned_files
 from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
+from recbole_sid.comparison.sheet import check_data, compared, read_sheet, write_sheet
 from recbole_sid.comparison.summary import summarise
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_folder, create_history_dataset
@@ -35,12 +37,13 @@ from recbole_sid.property_files import PROPERTIES, space_file
 from recbole_sid.semantic_ids.build import build_semantic_ids, semantic_id_recipe, semantic_ids_file
 from recbole_sid.semantic_ids.report import report_of_config, sid_report, write_report
 from recbole_sid.util.files import locked
+from recbole_sid.util.hashing import content_hash
 from recbole_sid.util.reading import read_yaml
 from recbole_sid.util.values import PropertyLoader
 
 __all__ = [
-    *("AnalysisTables", "ComparisonTables", "SearchTables", "SemanticIDTables"),
-    *("analyze", "compare", "tokenize", "tune"),
+    *("AnalysisTables", "ComparisonTables", "ReproductionTables", "SearchTables", "SemanticIDTables"),
+    *("analyze", "compare", "reproduce", "tokenize", "tune"),
 ]
 
 FIRST_SEED = 2020
@@ -61,6 +64,7 @@ def compare(
     gpus: float = 0,
     address: str | None = None,
     output: FileName | None = None,
+    command: str = "",
     report: Callable[[str], None] = print,
 ) -> ComparisonTables:
     """Train several models with several seeds and compare them: means, tests over users, breakdowns.
@@ -80,28 +84,81 @@ def compare(
         gpus: of a model, in Ray tasks.
         address: of a running Ray cluster.
         output: folder for tables, picture and runs; None: ``saved/comparison/<dataset>``.
+        command: what the page says was asked for.
         report: told what begins and what ended, a line each.
 
     Raises:
         InputError: for input that the user can mend, or if no model could be trained.
     """
     planned = _plan(models, dataset, plan, _seeds(seeds), config_file_list, config_dict or {}, report)
-    check_baseline(planned, baseline)
     folder = Path(output if output is not None else Path("saved") / "comparison" / planned.dataset)
-    jobs = make_jobs(planned, folder / "runs")
-    config = jobs[0].config()
-    in_latex = _names(columns) or [METRICS]
-    check_columns(in_latex, [f"{name.lower()}@{k}" for name in config["metrics"] for k in config["topk"]])
+    options = None
     if workers > 1 or address is not None:
         cpus = 1 if address is not None else max(1, (os.cpu_count() or 1) // max(1, int(workers)))
-        outcomes = run_jobs_on_ray(jobs, RayOptions(address, cpus, gpus), report)
-    else:
-        outcomes = run_jobs(jobs, report=report)
+        options = RayOptions(address, cpus, gpus)
+    return _compared(planned, baseline, folder, _names(columns) or [METRICS], options, command, report)
+
+
+def _compared(
+    planned: Plan,
+    baseline: str | None,
+    folder: Path,
+    columns: Sequence[str],
+    on_ray: RayOptions | None,
+    command: str,
+    report: Callable[[str], None],
+) -> ComparisonTables:
+    """Run a plan and write what was found; the arguments are those of `compare`."""
+    check_baseline(planned, baseline)
+    jobs = make_jobs(planned, folder / "runs")
+    config = jobs[0].config()
+    check_columns(columns, [f"{name.lower()}@{k}" for name in config["metrics"] for k in config["topk"]])
+    with standing_of(jobs, report) as standing:
+        if on_ray is None:
+            outcomes = run_jobs(jobs, report=report, standing=standing)
+        else:
+            outcomes = run_jobs_on_ray(jobs, on_ray, report, standing)
     summary = summarise(outcomes, baseline)
-    details = {"dataset": planned.dataset, "seeds": list(planned.seeds), "runs": [job.folder for job in jobs]}
-    files = write_comparison(summary, folder, details, in_latex)
+    details: dict[str, Any] = {"dataset": planned.dataset, "seeds": list(planned.seeds)}
+    details["runs"] = [job.folder for job in jobs]
+    if command:
+        details["command"] = command
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    files = write_comparison(summary, folder, details, columns, results)
+    files.append(write_sheet(folder / "comparison.yaml", planned, baseline, summary, results, command))
     table, tests, breakdown = map(pd.DataFrame, (summary.rows, summary.tests, summary.breakdown))
     return ComparisonTables(table, tests, breakdown, summary.failures, files, details, summary, config)
+
+
+def reproduce(
+    sheet: FileName,
+    *,
+    config_dict: Mapping[str, Any] | None = None,
+    output: FileName | None = None,
+    report: Callable[[str], None] = print,
+) -> ReproductionTables:
+    """Run a comparison again from the sheet that it wrote, ``comparison.yaml``, and compare.
+
+    All is trained anew in a folder of its own; the same call goes on there after an interruption.
+
+    Args:
+        sheet: the file.
+        config_dict: settings over those of its plan, such as ``{"data_path": ...}``.
+        output: folder for tables, picture, runs and checkpoints; None: ``saved/reproduced/<dataset>-<hash>``.
+        report: told what begins and what ended, a line each.
+
+    Raises:
+        InputError: if the sheet cannot be read, or the data are not those that it names.
+    """
+    stated = read_sheet(sheet, config_dict)
+    check_data(stated)
+    name = f"{stated.plan.dataset}-{content_hash(sheet)}"
+    folder = Path(output if output is not None else Path("saved") / "reproduced" / name)
+    there = {"checkpoint_dir": str(folder / "checkpoints")}
+    entries = tuple(entry._replace(settings={**entry.settings, **there}) for entry in stated.plan.entries)
+    plan = stated.plan._replace(entries=entries)
+    found = _compared(plan, stated.baseline, folder, [METRICS], None, "", report)
+    return ReproductionTables(pd.DataFrame(compared(stated, found.summary)), found)
 
 
 def _plan(

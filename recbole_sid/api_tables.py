@@ -56,6 +56,19 @@ class ComparisonTables(Tables):
 
 
 @dataclass(frozen=True, repr=False)
+class ReproductionTables(Tables):
+    """A comparison run again.
+
+    Attributes:
+        table: a row for each value of the sheet: model, metric, stated, found, difference, allowed, same (bool).
+        comparison: what was found.
+    """
+
+    table: pd.DataFrame
+    comparison: ComparisonTables
+
+
+@dataclass(frozen=True, repr=False)
 class SearchTables(Tables):
     """A finished search.
 

@@ -28,6 +28,7 @@ from recbole_sid.commands.export_model import EXPORT_MODEL
 from recbole_sid.commands.extend import EXTEND
 from recbole_sid.commands.quick_start import QUICK_START
 from recbole_sid.commands.recommend import RECOMMEND
+from recbole_sid.commands.reproduce import REPRODUCE
 from recbole_sid.commands.run import RUN
 from recbole_sid.commands.semantic_ids import EXPORT, IMPORT, REPORT, TOKENIZE
 from recbole_sid.commands.serve import SERVE
@@ -44,12 +45,12 @@ from recbole_sid.property_files import (
     parse_keys,
 )
 from recbole_sid.registry import MODELS, get_model
-from recbole_sid.util.files import check_folder_writable, check_writable
+from recbole_sid.util.files import check_folder_writable, check_writable, full_disk, no_room
 from recbole_sid.util.installed import imported, with_installed
 from recbole_sid.util.values import parse_value
 
 _COMMANDS = (
-    *(QUICK_START, RUN, COMPARE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
+    *(QUICK_START, RUN, COMPARE, REPRODUCE, TUNE, TOKENIZE, EXTEND, REPORT, ANALYZE, IMPORT, EXPORT, CONVERT, BENCH),
     *(EXPORT_MODEL, EXTEND_BUNDLE, APPLY_DELTA, RECOMMEND, SERVE, COMPLETION),
 )
 COMMANDS: dict[str, Command] = {
@@ -92,12 +93,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         call = parse(arguments)
         check_outputs(call)
         _check_group(call, place.size)
-        COMMANDS[call.command].run(call)
-    except (InputError, OSError) as error:
+        return COMMANDS[call.command].run(call) or 0
+    except InputError as error:
         _say(f"recbole-sid: {error}", error)
         return 2
-    except RuntimeError as error:
-        if not _is_loss(error):
+    except Exception as error:
+        cause = full_disk(error)
+        if cause is not None or isinstance(error, OSError):
+            _say(f"recbole-sid: {error if cause is None else no_room(cause)}", error)
+            return 2
+        if not isinstance(error, RuntimeError) or not _is_loss(error):
             raise
         lost = "Another process of the group is gone: --resume=True goes on from the last epoch"
         _say(f"recbole-sid: {lost} ({first_line(error)}).", error)
@@ -105,7 +110,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _say("\nInterrupted. --resume=True continues the training of our models.", error)
         return 130
-    return 0
 
 
 def _check_group(call: Call, n_processes: int) -> None:

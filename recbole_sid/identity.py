@@ -25,10 +25,11 @@ def data_hash(config: Any) -> str:
     ready_made = config["semantic_ids_path"]
     if ready_made and Path(ready_made).is_file():
         sources["semantic_ids_path"] = content_hash(ready_made)
-    return fingerprint({"atomic": _atomic_hashes(config), "sources": sources})
+    return fingerprint({"atomic": atomic_hashes(config), "sources": sources})
 
 
-def _atomic_hashes(config: Any) -> dict[str, str]:
+def atomic_hashes(config: Any) -> dict[str, str]:
+    """Return the hash of the content of each atomic file of the dataset, by name."""
     further = config["additional_feat_suffix"] or ()
     endings = {*_ATOMIC, *([further] if isinstance(further, str) else further)}
     folder = Path(config["data_path"])

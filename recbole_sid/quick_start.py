@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ class Run(NamedTuple):
         test_data: the loader of the test split.
         best_valid_score, best_valid_result, test_result: as RecBole's; the last is None if there is no test part.
         train_s: seconds of training and validation.
+        curve: a row for each epoch: stage, epoch (from 1), loss, and metrics of validation where there was one.
     """
 
     config: Config
@@ -56,6 +58,7 @@ class Run(NamedTuple):
     best_valid_result: Any
     test_result: Any
     train_s: float
+    curve: list[dict[str, Any]]
 
 
 def run_recbole_sid(
@@ -114,6 +117,22 @@ def run_model(config: Config, saved: bool = True) -> Run:
 
     A process that was launched as one of several joins these.
     """
+    run = train_model(config, saved)
+    log = getLogger()
+    if not run.test_data:
+        log.info(f"{config['model']} is not tested: eval_args.split={config['eval_args']['split']} has no test part.")
+        return run
+    result = run.trainer.evaluate(run.test_data, load_best_model=saved, show_progress=config["show_progress"])
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in result.items())
+    log.info(f"{config['model']} test result: {shown}")
+    return run._replace(test_result=result)
+
+
+def train_model(config: Config, saved: bool = True) -> Run:
+    """Do as `run_model`, but leave the test split alone: the run has no test result.
+
+    The model of one of RecBole's trainers holds its last weights: its trainer's ``evaluate`` reads the best.
+    """
     config.settle_name()
     if is_launcher(config) or not is_ours(config.model_class):
         refuse_launch(config, f"{config['model']} trains here")
@@ -130,18 +149,44 @@ def run_model(config: Config, saved: bool = True) -> Run:
         log.warning(f"{config['model']} is trained by RecBole's trainer, which starts afresh in spite of resume.")
     trainer = make_trainer(config, train_data)
     started = perf_counter()
+    noted = _Scores()
     with _packages_of(config):
         best_valid_score, best_valid_result = trainer.fit(
-            train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+            train_data, valid_data, saved=saved, show_progress=config["show_progress"], **noted.for_fit(trainer)
         )
-    train_s = trainer.train_s if isinstance(trainer, SIDTrainer) else perf_counter() - started
-    test_result = None
-    if test_data:
-        test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
-        log.info(f"{config['model']} test result: {test_result}")
-    else:
-        log.info(f"{config['model']} is not tested: eval_args.split={config['eval_args']['split']} has no test part.")
-    return Run(config, trainer, test_data, best_valid_score, best_valid_result, test_result, train_s)
+    ours = isinstance(trainer, SIDTrainer)
+    train_s = trainer.train_s if ours else perf_counter() - started
+    curve = trainer.epoch_log.curve if ours else noted.curve(trainer)
+    return Run(config, trainer, test_data, best_valid_score, best_valid_result, None, train_s, curve)
+
+
+class _Scores:
+    """Notes the validation scores of one of RecBole's trainers, which keeps the losses alone."""
+
+    def __init__(self) -> None:
+        self.by_epoch: dict[int, float] = {}
+
+    def for_fit(self, trainer: Any) -> dict[str, Any]:
+        """Return the further argument of the trainer's `fit`: none for ours, and those that take none (trees)."""
+        takes_it = "callback_fn" in inspect.signature(trainer.fit).parameters
+        return {"callback_fn": self.note} if takes_it and not isinstance(trainer, SIDTrainer) else {}
+
+    def note(self, epoch: int, score: float) -> None:
+        self.by_epoch[epoch] = float(score)
+
+    def curve(self, trainer: Any) -> list[dict[str, Any]]:
+        """Return a row for each epoch: stage (the model), epoch (from 1), loss and, where there was one, the score."""
+        losses = getattr(trainer, "train_loss_dict", {})
+        name, metric = trainer.config["model"], trainer.config["valid_metric"].lower()
+        return [
+            {
+                "stage": name,
+                "epoch": epoch + 1,
+                "loss": float(loss),
+                **({metric: self.by_epoch[epoch]} if epoch in self.by_epoch else {}),
+            }
+            for epoch, loss in losses.items()
+        ]
 
 
 def _check_same_run(config: Config, group: Group) -> None:

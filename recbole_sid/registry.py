@@ -58,6 +58,7 @@ _FORMATS = {
 _BREAKDOWNS = {
     "history": "recbole_sid.comparison.breakdown:HISTORY",
     "popularity": "recbole_sid.comparison.breakdown:POPULARITY",
+    "support": "recbole_sid.comparison.breakdown:SUPPORT",
 }
 
 MODELS = with_installed("models", _MODELS)

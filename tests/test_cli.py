@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import runpy
 import shlex
@@ -350,3 +352,22 @@ def test_a_search_resumes_or_not(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("text", "line"), [("\n  first\nsecond", "ValueError: first"), ("", "ValueError: ")])
 def test_errors_are_quoted_by_their_first_words(text: str, line: str) -> None:
     assert first_line(ValueError(text)) == line
+
+
+@pytest.mark.parametrize("cause", ["itself", "of another error"])
+def test_a_full_disk_is_told_in_a_sentence_wherever_it_is_met(
+    cause: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(call: Any) -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "log/somewhere.log")
+        except OSError as error:
+            if cause == "itself":
+                raise
+            raise ValueError("the writer's own") from error
+
+    monkeypatch.setitem(COMMANDS, "run", dataclasses.replace(COMMANDS["run"], run=fails))
+    assert main(["run", "--model=Pop"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("recbole-sid: 'log/somewhere.log' cannot be written (No space left on device; ")
+    assert told.rstrip().endswith("make room, or write elsewhere.")

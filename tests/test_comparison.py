@@ -27,6 +27,7 @@ from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
 from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
 from recbole_sid.comparison.summary import Summary, summarise
 from recbole_sid.config import Config
+from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import per_user_results, rank_metrics
 from recbole_sid.evaluation.runs import read_per_user, write_per_user
@@ -347,7 +348,8 @@ def test_holm_against_its_definition() -> None:
 
 def test_instances_and_breakdown_on_known_sequences(data_path: Path) -> None:
     config = Config("SASRec", "tiny", config_dict={"data_path": str(data_path), "MAX_ITEM_LIST_LENGTH": 3})
-    instances = test_instances(config).set_index("user")
+    train, _, test = create_dataset(config).build()
+    instances = test_instances(train, test).set_index("user")
     frame = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")
     sequences = frame.groupby("user_id:token")["item_id:token"].agg(list)
     training = pd.Series([item for items in sequences for item in items[:-2]]).value_counts()

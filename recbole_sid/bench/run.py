@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from recbole_sid.bench.synthetic_catalogue import branching
 from recbole_sid.bench.timing import Samples, Task, measure, peak_megabytes, thread_count
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import InputError
+from recbole_sid.util.machine import processor, versions
 from recbole_sid.util.progress import progress
 
 TEACHER, RECBOLE = "tiger-constrained", "sasrec"
@@ -189,30 +189,3 @@ def _facts(options: BenchOptions, workload: Workload) -> dict[str, Any]:
         facts["trie_ms"] = 1e3 * Timer("build()", globals={"build": build}).blocked_autorange().median
         facts["trie_bytes"] = build().n_bytes
     return facts
-
-
-def processor(device: torch.device) -> str:
-    """Return the name of the processor that `device` is."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            name = next((line.split(":")[1].strip() for line in stream if line.startswith("model name")), name)
-    except OSError:
-        pass
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {psutil.cpu_count()} threads"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what times depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, str] = {"python": platform.python_version()}
-    packages: Sequence[str] = ("torch", "transformers", "numba")
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

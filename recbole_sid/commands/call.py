@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ class Command:
     Attributes:
         name: on the command line.
         help: one line.
-        run: does it.
+        run: does it; returns nothing, or the exit status.
         options: those of its own.
         example: a command line.
         input: the option that may also be given as the word behind the command.
@@ -66,7 +67,7 @@ class Command:
 
     name: str
     help: str
-    run: Callable[[Call], None]
+    run: Callable[[Call], int | None]
     options: tuple[Option, ...]
     example: str
     input: Option | None = None
@@ -106,6 +107,13 @@ def is_set(call: Call, name: str) -> bool:
 def config_files(call: Call) -> list[str]:
     """Return the property files given, later ones win."""
     return call.options.get("config_files", "").split()
+
+
+def command_line(call: Call) -> str:
+    """Return the command line that says what `call` does, quoted for a shell."""
+    given = {**call.options, **call.overrides}
+    words = [f"--{key}={value}" for key, value in given.items()]
+    return shlex.join(["recbole-sid", call.command, *words])
 
 
 def result_object(

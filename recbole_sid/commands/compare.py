@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from recbole_sid.commands.call import CONFIG_FILES, DATASET, JSON, Call, Command, Option, config_files, write_result
+from recbole_sid.commands.call import (
+    CONFIG_FILES,
+    DATASET,
+    JSON,
+    Call,
+    Command,
+    Option,
+    command_line,
+    config_files,
+    write_result,
+)
 from recbole_sid.errors import InputError
 from recbole_sid.util.values import parse_value
 
@@ -25,6 +35,7 @@ def compare(call: Call) -> None:
         gpus=_number(call, "gpus", 0),
         config_file_list=config_files(call),
         config_dict=call.overrides,
+        command=command_line(call),
     )
     write_result(call, found.config, found.summary.rows, {**found.details, "tests": found.summary.tests})
     first, *others = found.files

@@ -22,7 +22,8 @@ name. A command that takes **configuration keys** takes every key of [settings.m
 `--KEY=VALUE` over those of `--config_files`. `recbole-sid --version` says what is installed; without a command,
 `--model` means `run`.
 
-The exit status is 0, 2 for input that the user can mend (one sentence says how), 130 after an interruption."""
+The exit status is 0, 1 where `reproduce` finds that something differs, 2 for input that the user can mend (one sentence
+says how), 130 after an interruption."""
 
 
 def cli_page() -> str:

@@ -15,6 +15,7 @@ from recbole_sid.commands.call import (
     Option,
     config_files,
     input_file,
+    is_set,
     write_result,
 )
 from recbole_sid.errors import InputError
@@ -48,14 +49,17 @@ def report(call: Call) -> None:
     from recbole_sid.features import item_features
     from recbole_sid.semantic_ids.ready_made import read_semantic_ids
     from recbole_sid.semantic_ids.report import report_of_config, report_text, sid_report, write_report
+    from recbole_sid.semantic_ids.tree_page import write_tree_page
 
     file, settings = input_file(call), {"seed": None, "device": "cpu"}
+    as_page, titles = is_set(call, "html"), None
     options: dict[str, Any] = {"file_format": call.options.get("format"), "numbering": call.options.get("numbering")}
     if "dataset" in call.options:
         settings = config = Config("TIGER", call.options["dataset"], config_files(call), call.overrides)
         train_dataset = create_history_dataset(config).build()[0]
         semantic_ids = read_semantic_ids(file, train_dataset.item_tokens(), dataset=config["dataset"], **options)
         found = report_of_config(semantic_ids, train_dataset, item_features(config, train_dataset), config)
+        titles = _titles(config, semantic_ids) if as_page else None
     elif call.overrides or config_files(call):
         raise InputError("report needs --dataset for configuration keys to mean something: add it, or leave them out.")
     else:
@@ -64,7 +68,19 @@ def report(call: Call) -> None:
     folder = Path(call.options.get("output", Path("saved") / "reports" / Path(file).name))
     write_report(found, semantic_ids, folder)
     write_result(call, settings, found["rows"], {key: value for key, value in found.items() if key != "rows"})
-    print(f"{report_text(found)}\nWritten: {folder}/report.md, .json, .png, .pdf, .svg")
+    if as_page:
+        write_tree_page(found, semantic_ids, folder / "report.html", titles, call.options.get("dataset", ""))
+    print(f"{report_text(found)}\nWritten: {folder}/report.md, .json, .png, .pdf, .svg{', .html' if as_page else ''}")
+
+
+def _titles(config: Any, semantic_ids: Any) -> Any:
+    """Return the titles of the items, str [n_items]; None if the dataset has none."""
+    import numpy as np
+
+    from recbole_sid.exporting.items_and_users import display_fields
+
+    fields = display_fields(config, semantic_ids.item_tokens, None)
+    return np.asarray(next(iter(fields.values())), dtype=str) if fields else None
 
 
 def import_files(call: Call) -> None:
@@ -150,13 +166,16 @@ REPORT = Command(
     report,
     (
         DATASET,
+        Option(
+            "html", "write a page too: the tree to walk through, shared codes, neighbours", default=False, alone="True"
+        ),
         _FORMAT,
         _NUMBERING,
         CONFIG_FILES,
         JSON,
         Option("output", "folder for report and picture", metavar="FOLDER", output="folder"),
     ),
-    "recbole-sid report saved/semantic_ids/FILE.npz --dataset=ml-100k",
+    "recbole-sid report saved/semantic_ids/FILE.npz --dataset=ml-100k --html",
     _INPUT,
 )
 IMPORT = Command(

@@ -1,4 +1,6 @@
-"""Where models differ: metrics by history length, by popularity of the target, and on targets unseen in training."""
+"""Where models differ: metrics by history length, by popularity of the target, and by what training holds of the step
+to it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from recbole_sid.config import Config
-from recbole_sid.data import create_dataset
+from recbole_sid.generalization.curves import support
+from recbole_sid.generalization.instances import instances_of, training_graph_sequences
 from recbole_sid.registry import BREAKDOWNS, resolve
 from recbole_sid.semantic_ids.build import training_popularity
 from recbole_sid.util.numbers import bins_of
@@ -40,19 +42,25 @@ def _popularity(train: Any, test: Any) -> np.ndarray:
     return training_popularity(train)[test.inter_feat[test.iid_field].numpy() - 1]
 
 
+def _support(train: Any, test: Any) -> np.ndarray:
+    """How often the target directly followed the last item in training: what can be memorized."""
+    found = instances_of(test, 1)
+    return support(training_graph_sequences(train), found.recent[:, 0], found.targets, train.item_num)
+
+
 HISTORY, POPULARITY = Breakdown(_history), Breakdown(_popularity, zero="cold")
+SUPPORT = Breakdown(_support, zero="never")
 
 
-def test_instances(config: Config) -> pd.DataFrame:
+def test_instances(train: Any, test: Any) -> pd.DataFrame:
     """Return what is known of each test instance before any model sees it.
 
     Args:
-        config: of any sequential model on the dataset.
+        train, test: the training and the test split, as any sequential model has them.
 
     Returns:
         user and target (tokens), and the values of each registered `Breakdown`.
     """
-    train, _, test = create_dataset(config).build()
     rows = test.inter_feat
     return pd.DataFrame(
         {

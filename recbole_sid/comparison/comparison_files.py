@@ -9,8 +9,11 @@ from typing import Any
 import pandas as pd
 
 from recbole_sid.comparison.latex import METRICS, latex, metrics_of, with_deviation
-from recbole_sid.comparison.summary import TEST_METRIC, Summary
+from recbole_sid.comparison.page import write_comparison_page
+from recbole_sid.comparison.statistics import TEST_METRIC
+from recbole_sid.comparison.summary import Summary
 from recbole_sid.evaluation.figures import accuracy_speed_figure
+from recbole_sid.evaluation.runs import RunResult
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.util.files import replacing, write_json, write_text
 
@@ -18,14 +21,20 @@ _TEST_COLUMNS = ("model", "difference", "ci_low", "ci_high", "t_test", "t_test_h
 
 
 def write_comparison(
-    summary: Summary, folder: str | Path, details: dict[str, Any], columns: Sequence[str] = (METRICS,)
+    summary: Summary,
+    folder: str | Path,
+    details: dict[str, Any],
+    columns: Sequence[str] = (METRICS,),
+    results: Sequence[RunResult] = (),
 ) -> list[Path]:
-    """Write ``comparison.md``, ``.tex``, ``.csv``, ``.json`` and the picture as ``.png``, ``.pdf`` and ``.svg``.
+    """Write ``comparison.md``, ``.html`` (one page that needs no network), ``.tex``, ``.csv``, ``.json`` and the
+    picture as ``.png``, ``.pdf`` and ``.svg``.
 
     Args:
         summary: what was found.
         folder: made if need be.
-        details: beside the rows in the JSON file; the dataset's name among them.
+        details: beside the rows in the JSON file; the dataset's name and the seeds among them.
+        results: of the runs, for the page.
         columns: of the LaTeX table, as `latex` has them.
     """
     paths = {ending: Path(folder) / f"comparison.{ending}" for ending in ("md", "tex", "csv", "json")}
@@ -36,7 +45,8 @@ def write_comparison(
     write_json(paths["json"], {**details, **summary._asdict()})
     metrics = metrics_of(summary.rows)
     shown = TEST_METRIC if TEST_METRIC in metrics else metrics[0]
-    return [*paths.values(), *accuracy_speed_figure(summary.rows, Path(folder) / "comparison.png", shown)]
+    page = write_comparison_page(summary, results, Path(folder) / "comparison.html", details)
+    return [*paths.values(), page, *accuracy_speed_figure(summary.rows, Path(folder) / "comparison.png", shown)]
 
 
 def markdown(summary: Summary) -> str:
@@ -51,7 +61,8 @@ def markdown(summary: Summary) -> str:
         ]
     if summary.breakdown:
         parts += [
-            "NDCG@10 in bins: history is its length, popularity how often the target occurs in the training part."
+            "NDCG@10 in bins: history is its length, popularity how often the target occurs in the training part, "
+            "support how often it directly followed the last item there (never: nothing to memorize)."
         ]
         parts += [markdown_table(summary.breakdown)]
     if summary.failures:

@@ -6,6 +6,7 @@ import glob
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,9 @@ from recbole_sid.comparison.plan import Entry, Plan
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_files, left_empty
 from recbole_sid.errors import InputError
-from recbole_sid.evaluation.per_user import per_user_results
+from recbole_sid.evaluation.one_pass import RankedSplit, rank_split
 from recbole_sid.evaluation.runs import (
     RESULT,
-    Evaluation,
     KeptEvaluation,
     RunResult,
     per_user_file,
@@ -28,16 +28,17 @@ from recbole_sid.evaluation.runs import (
     write_per_user,
     write_result,
 )
-from recbole_sid.evaluation.throughput import users_per_second
 from recbole_sid.features.pipeline import check_sources
 from recbole_sid.identity import data_hash
-from recbole_sid.quick_start import Run, count_parameters, run_model
+from recbole_sid.quick_start import Run, count_parameters, train_model
 from recbole_sid.registry import get_model, is_ours
 from recbole_sid.semantic_ids.build import used_semantic_id_keys
+from recbole_sid.semantic_ids.report import sid_report
 from recbole_sid.settings.known import flagged
 from recbole_sid.settings.recbole_checks import refuse_launch
 from recbole_sid.util.attributes import attributes_set
 from recbole_sid.util.hardware import peak_memory
+from recbole_sid.util.machine import machine
 
 
 class Job(NamedTuple):
@@ -209,13 +210,21 @@ def _compared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_job(job: Job) -> RunResult:
-    """Train and evaluate, and write ``result.json`` and the results per user into the job's folder."""
+    """Train and evaluate, each way to evaluate by one ranking of the test split, and write ``result.json`` and the
+    results per user into the job's folder.
+    """
     folder = Path(job.folder)
     run = train(job)
     found: dict[str, KeptEvaluation] = {}
     for evaluation, changes in job.entry.evaluations.items():
-        found[evaluation] = {**evaluate(run, changes), "per_user": per_user_file(evaluation)}
-        write_per_user(_per_user(run, changes), folder / per_user_file(evaluation))
+        ranked = _ranked(run, changes)
+        found[evaluation] = {
+            "settings": changes,
+            "metrics": ranked.metrics,
+            "users_per_s": ranked.users_per_s,
+            "per_user": per_user_file(evaluation),
+        }
+        write_per_user(ranked.per_user, folder / per_user_file(evaluation))
     result = _result(job, run, found)
     write_result(folder, result)
     return result
@@ -239,7 +248,7 @@ def train(job: Job) -> Run:
     config = job.config()
     if config.run_name() != Path(job.folder).name:
         raise InputError("A file that it reads has changed since the comparison began: start the comparison again.")
-    return run_model(config)
+    return train_model(config)
 
 
 def _result(job: Job, run: Run, evaluations: dict[str, KeptEvaluation]) -> RunResult:
@@ -261,32 +270,35 @@ def _result(job: Job, run: Run, evaluations: dict[str, KeptEvaluation]) -> RunRe
         "device": str(config["device"]),
         "version": __version__,
         "evaluations": evaluations,
+        "curve": [row for row in run.curve if all(map(_is_finite, row.values()))],
+        "semantic_ids": _quality(run.trainer.model),
+        "machine": machine(config["device"]),
     }
 
 
-def evaluate(run: Run, changes: dict[str, Any], repeats: int = 1) -> Evaluation:
-    """Return what a trained model reaches on the test split, with `changes` set on it.
-
-    Args:
-        run: the trained model.
-        changes: attribute -> value.
-        repeats: evaluations that users_per_s is the median of.
-    """
-    with _changed(run.trainer.model, changes):
-        result = run.trainer.evaluate(run.test_data, load_best_model=False)
-        speed = users_per_second(run.trainer, run.test_data, repeats)
-    metrics = {name: float(value) for name, value in result.items()}
-    return {"settings": changes, "metrics": metrics, "users_per_s": speed}
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or isfinite(value)
 
 
-def _per_user(run: Run, changes: dict[str, Any]) -> Any:
-    with _changed(run.trainer.model, changes):
-        return per_user_results(run.trainer, run.test_data, show_progress=run.config["show_progress"])
+def _quality(model: Any) -> dict[str, Any] | None:
+    """Return the quality of a model's semantic IDs; None for one without."""
+    semantic_ids = getattr(model, "semantic_ids", None)
+    return None if semantic_ids is None else sid_report(semantic_ids)
+
+
+def _ranked(run: Run, changes: dict[str, Any]) -> RankedSplit:
+    """Rank the test split by the best weights, with `changes` set on the model."""
+    with changed(run.trainer.model, changes):
+        return rank_split(run.trainer, run.test_data, show_progress=run.config["show_progress"])
 
 
 @contextmanager
-def _changed(model: Any, changes: dict[str, Any]) -> Iterator[None]:
-    """Set attributes of `model` for the block."""
+def changed(model: Any, changes: dict[str, Any]) -> Iterator[None]:
+    """Set attributes of `model` for the block, as an evaluation of a plan says.
+
+    Raises:
+        InputError: if it has no such attribute.
+    """
     for key in changes:
         if not hasattr(model, key):
             raise InputError(f"{type(model).__name__} has no {key} that an evaluation could change.")

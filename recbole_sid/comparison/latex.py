@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from recbole_sid.comparison.summary import TEST_METRIC, Summary
+from recbole_sid.comparison.statistics import TEST_METRIC
+from recbole_sid.comparison.summary import Summary
 from recbole_sid.errors import require_known
 from recbole_sid.evaluation.names import display_names
 from recbole_sid.evaluation.tables import column_title, format_value, latex_table, latex_text

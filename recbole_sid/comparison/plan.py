@@ -98,12 +98,22 @@ def read_plan(
     """
     if not Path(file).is_file():
         raise InputError(f"The plan '{file}' does not exist.")
-    content = read_yaml(file)
+    return plan_of(read_yaml(file), f"The plan '{file}'", overrides, seeds, files)
+
+
+def plan_of(
+    content: Any,
+    source: str,
+    overrides: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    files: Sequence[str] = (),
+) -> Plan:
+    """Return the plan that the content of a file is, which messages call `source`; as `read_plan`."""
     if not isinstance(content, dict) or not content.get("dataset") or not isinstance(content.get("models"), dict):
-        raise InputError(f"The plan '{file}' must name dataset and models (name: settings).")
+        raise InputError(f"{source} must name dataset and models (name: settings).")
     for name, own in content["models"].items():
         if own is not None and not isinstance(own, dict):
-            raise InputError(f"The plan '{file}' gives {name} the settings {own!r}: write {name}: {{key: value}}.")
+            raise InputError(f"{source} gives {name} the settings {own!r}: write {name}: {{key: value}}.")
     for key in content:
         require_known("key of a plan", key, _PLAN_KEYS)
     seeds = seeds or content.get("seeds") or [2020]
@@ -112,7 +122,7 @@ def read_plan(
         folder = _TUNED / str(content["dataset"])
         if not folder.is_dir():
             raise InputError(
-                f"The plan '{file}' says tuned, but nothing is tuned on {content['dataset']} (only on "
+                f"{source} says tuned, but nothing is tuned on {content['dataset']} (only on "
                 f"{', '.join(sorted(path.name for path in _TUNED.iterdir()))}): leave out tuned."
             )
         models = with_tuned_files(content["dataset"], models, files, content.get("settings"), overrides)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from recbole_sid.cluster import assigned_gpus, check_resources, limit_threads, ray_running
 from recbole_sid.comparison.job import Job, run_job_quietly, run_of_other_version, stored
+from recbole_sid.comparison.panel import Standing
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.runs import RunResult
 from recbole_sid.util.processes import without_callers_script
@@ -47,7 +48,10 @@ class RayOptions(NamedTuple):
 
 
 def run_jobs(
-    jobs: Sequence[Job], execute: Callable[[Job], RunResult] | None = None, report: Callable[[str], None] = print
+    jobs: Sequence[Job],
+    execute: Callable[[Job], RunResult] | None = None,
+    report: Callable[[str], None] = print,
+    standing: Standing | None = None,
 ) -> list[JobOutcome]:
     """Run `jobs` in order, those aside whose results are stored.
 
@@ -55,8 +59,10 @@ def run_jobs(
         jobs: teachers before their students.
         execute: runs one job and returns its result; by default in a process of its own.
         report: told what begins and what ended, a line each.
+        standing: told the same, for a panel.
     """
-    execute = execute or in_own_process
+    standing = standing or Standing(jobs)
+    execute = execute or (_beside_panel if standing.shown else in_own_process)
     outcomes: list[JobOutcome] = []
     for number, job in enumerate(jobs, start=1):
         label = f"[{number}/{len(jobs)}] {job.name}"
@@ -64,10 +70,12 @@ def run_jobs(
         if result is not None:
             report(f"{label}: reused from {job.folder}")
             outcomes.append(JobOutcome(job, result, None))
+            standing.ended(job, result)
             continue
         other = run_of_other_version(job)
         report(f"{label}: {other}" if other else label)
         started = perf_counter()
+        standing.began(job)
         try:
             _bring_back_teacher(job, jobs, execute, report)
             result = execute(job)
@@ -80,16 +88,43 @@ def run_jobs(
         else:
             outcomes.append(JobOutcome(job, result, None))
             report(f"{label}: {perf_counter() - started:.0f} s, {_shown(result)}")
+        standing.ended(job, outcomes[-1].result)
     return outcomes
 
 
-def in_own_process(job: Job) -> RunResult:
+def _beside_panel(job: Job) -> RunResult:
+    """Do as `in_own_process`, and print what the process says in lines, above the panel that this one draws."""
+    quiet = job._replace(settings={**job.settings, "show_progress": False})
+    ours, theirs = get_context("spawn").Pipe(duplex=False)
+    with ours, os.fdopen(os.dup(ours.fileno()), encoding="utf-8", errors="replace") as said:
+        reader = Thread(target=lambda: [print(line.rstrip("\n")) for line in said], daemon=True)
+        reader.start()
+        try:
+            return in_own_process(quiet, _say_to, (theirs,))
+        finally:
+            theirs.close()
+            reader.join(5)  # a process that it left behind may keep the pipe open
+
+
+def _say_to(connection: Any) -> None:
+    """Let all that this process prints go to a pipe."""
+    for stream in (1, 2):
+        os.dup2(connection.fileno(), stream)
+    connection.close()
+
+
+def in_own_process(job: Job, before: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()) -> RunResult:
     """Run `job` in a fresh process, so that its peak memory is its own and a crash ends nothing else.
+
+    Args:
+        job: which.
+        before: called there with `arguments` first.
+        arguments: of it.
 
     Raises:
         InputError: if the process died.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), before, arguments) as pool:
         with without_callers_script():
             running = pool.submit(_run_with_parent, job, os.getpid())
         try:
@@ -113,7 +148,10 @@ def _run_with_parent(job: Job, parent: int) -> RunResult:
 
 
 def run_jobs_on_ray(
-    jobs: Sequence[Job], options: RayOptions, report: Callable[[str], None] = print
+    jobs: Sequence[Job],
+    options: RayOptions,
+    report: Callable[[str], None] = print,
+    standing: Standing | None = None,
 ) -> list[JobOutcome]:
     """Run `jobs` as Ray tasks, as many at a time as there are CPUs and GPUs for, those aside whose results are stored.
 
@@ -123,9 +161,11 @@ def run_jobs_on_ray(
         jobs: teachers before their students.
         options: where, and what each job gets.
         report: told what begins and what ended, a line each.
+        standing: told the same, for a panel.
     """
     import ray
 
+    standing = standing or Standing(jobs)
     found = {job.name: JobOutcome(job, result, None) for job in jobs if (result := stored(job)) is not None}
     unfinished = [job for job in jobs if job.name not in found]
     again = {teacher.name for job in unfinished for teacher in _lost_teacher(job, jobs)}
@@ -136,11 +176,13 @@ def run_jobs_on_ray(
         for job in jobs:
             if job.name in found and job.name not in again:
                 report(f"{job.name}: reused from {job.folder}")
+                standing.ended(job, found[job.name].result)
                 continue
             if (other_version := run_of_other_version(job)) is not None:
                 report(f"{job.name}: {other_version}")
             before = [running[other.name] for other in _needed(job, jobs) if other.name in running]
             running[job.name] = task.remote(job, *before)
+            standing.began(job)
         by_reference = {running[job.name]: job for job in jobs if job.name in running}
         n_running = len(by_reference)
         while by_reference:
@@ -149,6 +191,7 @@ def run_jobs_on_ray(
             failed = [other for other in _needed(job, jobs) if _failed(found.get(other.name))]
             found[job.name] = _outcome(job, done, failed)
             outcome = found[job.name]
+            standing.ended(job, outcome.result)
             shown = outcome.failure if outcome.result is None else _shown(outcome.result)
             report(f"[{n_running - len(by_reference)}/{n_running}] {job.name}: {shown}")
     return [found[job.name] for job in jobs]

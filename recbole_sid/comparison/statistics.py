@@ -10,6 +10,7 @@ from scipy import stats
 
 from recbole_sid.evaluation.by_user import ByUser
 
+TEST_METRIC = "ndcg@10"  # what models are compared by
 TESTS = ("t_test", "wilcoxon")
 _RESAMPLES, _RESAMPLED_AT_ONCE = 10_000, 4_000_000
 
@@ -57,6 +58,37 @@ def paired_tests(
     for test in TESTS:
         for row, adjusted in zip(rows, holm(np.array([row[test] for row in rows])), strict=True):
             row[f"{test}_holm"] = float(adjusted)
+    return rows
+
+
+def over_users(
+    values: Mapping[str, np.ndarray], baseline: str, users: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Return how every model differs from `baseline` user by user.
+
+    Args:
+        values, baseline, users: as for `paired_tests`.
+
+    Returns:
+        a row for each other model: model, baseline, users (how many), better and worse (shares of the users, by their
+        means over their instances), quantiles (101 of the users' differences, from the least to the largest).
+    """
+    rows = []
+    for model in values:
+        if model == baseline:
+            continue
+        of_users = ByUser.of(np.asarray(values[model], dtype=float) - np.asarray(values[baseline], dtype=float), users)
+        means = of_users.sums / of_users.counts
+        rows.append(
+            {
+                "model": model,
+                "baseline": baseline,
+                "users": len(means),
+                "better": float((means > 0).mean()),
+                "worse": float((means < 0).mean()),
+                "quantiles": np.quantile(means, np.linspace(0, 1, 101)).tolist(),
+            }
+        )
     return rows
 
 

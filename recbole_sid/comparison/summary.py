@@ -11,13 +11,13 @@ import pandas as pd
 
 from recbole_sid.comparison.breakdown import breakdown, test_instances
 from recbole_sid.comparison.runner import JobOutcome
-from recbole_sid.comparison.statistics import paired_tests
+from recbole_sid.comparison.statistics import TEST_METRIC, over_users, paired_tests
+from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.evaluation.recorded_data import data_config
 from recbole_sid.evaluation.runs import instance_index, read_per_user
 
-TEST_METRIC = "ndcg@10"
 _CUT_OFF = 10
 
 
@@ -29,6 +29,8 @@ class Summary(NamedTuple):
             share_of_teacher, users_per_s, parameters, train_s, peak_memory_mb (means).
         tests: of `paired_tests` on NDCG@10, each user's mean over seeds; empty for one model.
         breakdown: of NDCG@10, each user's mean over seeds.
+        differences: of `over_users`, of the same values.
+        data: users, items, interactions and the like of the dataset and its split.
         failures: one sentence a failed job.
     """
 
@@ -36,6 +38,8 @@ class Summary(NamedTuple):
     tests: list[dict[str, Any]]
     breakdown: list[dict[str, Any]]
     failures: list[str]
+    differences: list[dict[str, Any]] = []  # never written to
+    data: dict[str, Any] = {}
 
 
 def summarise(outcomes: Sequence[JobOutcome], baseline: str | None = None) -> Summary:
@@ -78,15 +82,39 @@ def summarise(outcomes: Sequence[JobOutcome], baseline: str | None = None) -> Su
         baseline = None
     values = aligned(per_user)
     assert done[0].result is not None
-    instances = test_instances(data_config(done[0].result))
+    train, _, test = create_dataset(data_config(done[0].result)).build()
+    instances = test_instances(train, test)
     first = next(iter(per_user.values()))
     order = instance_index(instances).get_indexer(first.index)
+    users = first.index.get_level_values("user").to_numpy()
+    reference = baseline or rows[0]["model"]
     return Summary(
         rows,
-        paired_tests(values, baseline or rows[0]["model"], users=first.index.get_level_values("user").to_numpy()),
+        paired_tests(values, reference, users=users),
         breakdown(instances.iloc[order].reset_index(drop=True), values),
         failures,
+        over_users(values, reference, users),
+        _data(train, test, instances),
     )
+
+
+def _data(train: Any, test: Any, instances: pd.DataFrame) -> dict[str, Any]:
+    """Return the sizes of a dataset and its split, JSON types only."""
+    items, offsets = train.training_sequences()
+    lengths = np.diff(offsets)
+    users, n_items = train.user_num - 1, train.item_num - 1
+    return {
+        "users": int(users),
+        "items": int(n_items),
+        "training_interactions": len(items),
+        "training_sequences": len(lengths),
+        "sequence_length_mean": float(lengths.mean()) if len(lengths) else 0.0,
+        "sequence_length_median": float(np.median(lengths)) if len(lengths) else 0.0,
+        "density": len(items) / max(1, users * n_items),
+        "items_in_training": len(np.unique(items)),
+        "test_instances": len(instances),
+        "test_users": int(instances["user"].nunique()),
+    }
 
 
 def _means(evaluation: str, runs: Sequence[JobOutcome]) -> dict[str, Any]:

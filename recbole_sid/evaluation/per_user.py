@@ -11,7 +11,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
 from recbole_sid import compat  # noqa: F401 - patches RecBole
-from recbole_sid.distributed.group import current_group
+from recbole_sid.distributed.group import Group, current_group
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.parts import part_of
 from recbole_sid.evaluation.retrieved import Retrieved
@@ -40,29 +40,69 @@ def per_user_results(trainer: Any, data: Any, size: int = LIST_SIZE, show_progre
     Raises:
         InputError: if the split is not ranked in full.
     """
-    if not isinstance(data, FullSortEvalDataLoader):
-        raise InputError("Results per user need full ranking: set eval_args.mode to full.")
+    require_full_ranking(data)
     trainer.model.eval()
     trainer.tot_item_num = data._dataset.item_num
-    group = current_group()
+    answers, group = AnswersOfUsers(trainer, data, size), current_group()
     with part_of(data, group):
-        parts = [_batch(trainer, batch, size) for batch in progress(data, "results per user", show_progress)]
-    parts = [part for of_process in group.gather(parts) for part in of_process]
-    users, targets, ranks, items, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
-    dataset = data._dataset
-    user_tokens, item_tokens = (
-        pa.array(np.asarray(dataset.field2id_token[field], dtype=str))
-        for field in (dataset.uid_field, dataset.iid_field)
-    )
-    offsets = np.concatenate([[0], np.cumsum((items > 0).sum(1))]).astype(np.int32)
-    columns = {
-        "user": user_tokens.take(pa.array(users)),
-        "target": item_tokens.take(pa.array(targets)),
-        "rank": pa.array(ranks),
-        "items": pa.ListArray.from_arrays(offsets, item_tokens.take(pa.array(items[items > 0]))),
-        "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[items > 0])),
-    }
-    return pa.table(columns).to_pandas(types_mapper=list_types)
+        for batch in progress(data, "results per user", show_progress):
+            answers.add(*trainer._full_sort_batch_eval(batch))
+    return answers.frame(group)
+
+
+def require_full_ranking(data: Any) -> None:
+    """Raise InputError if a split is not ranked in full."""
+    if not isinstance(data, FullSortEvalDataLoader):
+        raise InputError("Results per user need full ranking: set eval_args.mode to full.")
+
+
+class AnswersOfUsers:
+    """Gathers what a model answered, batch by batch.
+
+    Args:
+        trainer: that ranks.
+        data: loader of the split.
+        size: length of the lists that are kept.
+    """
+
+    def __init__(self, trainer: Any, data: Any, size: int) -> None:
+        self.dataset, self.size = data._dataset, size
+        self.user_field = trainer.config["USER_ID_FIELD"]
+        self.evaluated = max(trainer.config["topk"])
+        self.parts: list[tuple[torch.Tensor, ...]] = []
+
+    def add(self, interaction: Any, found: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
+        """Keep a batch as a trainer's ``_full_sort_batch_eval`` returns it; nothing waits for a GPU."""
+        if isinstance(found, Retrieved):
+            lists, scores = found.top_lists(self.size), found.top_scores(self.size)
+        else:
+            scores, lists = _top(found, self.size, self.evaluated)
+        rows = positive_u.to(lists.device)
+        targets = positive_i.to(lists.device)
+        hits = (lists[rows] == targets.unsqueeze(1)) & (lists[rows] > 0)
+        ranks = torch.where(hits.any(1), hits.int().argmax(1) + 1, 0)
+        users = interaction[self.user_field][positive_u]
+        self.parts.append((users, positive_i, ranks.int(), lists[rows], scores[rows].float()))
+
+    def frame(self, group: Group) -> pd.DataFrame:
+        """Return what all processes of `group` gathered, as `per_user_results` does."""
+        parts = [[values.cpu().numpy() for values in part] for part in self.parts]
+        every = [part for of_process in group.gather(parts) for part in of_process]
+        users, targets, ranks, items, scores = (np.concatenate(column) for column in zip(*every, strict=True))
+        dataset = self.dataset
+        user_tokens, item_tokens = (
+            pa.array(np.asarray(dataset.field2id_token[field], dtype=str))
+            for field in (dataset.uid_field, dataset.iid_field)
+        )
+        offsets = np.concatenate([[0], np.cumsum((items > 0).sum(1))]).astype(np.int32)
+        table = {
+            "user": user_tokens.take(pa.array(users)),
+            "target": item_tokens.take(pa.array(targets)),
+            "rank": pa.array(ranks),
+            "items": pa.ListArray.from_arrays(offsets, item_tokens.take(pa.array(items[items > 0]))),
+            "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[items > 0])),
+        }
+        return pa.table(table).to_pandas(types_mapper=list_types)
 
 
 def rank_metrics(ranks: np.ndarray, topk: list[int]) -> dict[str, np.ndarray]:
@@ -79,19 +119,6 @@ def rank_metrics(ranks: np.ndarray, topk: list[int]) -> dict[str, np.ndarray]:
         found[f"recall@{k}"] = hit.astype(np.float64)
         found[f"ndcg@{k}"] = np.where(hit, gain, 0.0)
     return found
-
-
-def _batch(trainer: Any, batch: Any, size: int) -> tuple[np.ndarray, ...]:
-    interaction, found, positive_u, positive_i = trainer._full_sort_batch_eval(batch)
-    if isinstance(found, Retrieved):
-        lists, scores = found.top_lists(size), found.top_scores(size)
-    else:
-        scores, lists = _top(found, size, max(trainer.config["topk"]))
-    hits = (lists[positive_u] == positive_i.to(lists.device).unsqueeze(1)) & (lists[positive_u] > 0)
-    ranks = torch.where(hits.any(1), hits.int().argmax(1) + 1, 0)
-    users = interaction[trainer.config["USER_ID_FIELD"]][positive_u]
-    columns = (users, positive_i, ranks.int(), lists[positive_u], scores[positive_u].float())
-    return tuple(column.cpu().numpy() for column in columns)
 
 
 def _top(table: torch.Tensor, size: int, evaluated: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -58,7 +58,15 @@ class KeptEvaluation(Evaluation):
     per_user: str
 
 
-class RunResult(TypedDict):
+class _Noted(TypedDict, total=False):
+    """What runs of 0.4 did not keep."""
+
+    curve: list[dict[str, Any]]
+    semantic_ids: dict[str, Any] | None
+    machine: dict[str, Any]
+
+
+class RunResult(_Noted):
     """What ``result.json`` holds of a run; JSON types only.
 
     Attributes:
@@ -77,6 +85,9 @@ class RunResult(TypedDict):
         device: as torch calls it.
         version: of this package.
         evaluations: suffix of the name -> what was found.
+        curve: a row for each epoch: stage, epoch (from 1), loss, and the metrics of validation where there was one.
+        semantic_ids: their quality (`recbole_sid.semantic_ids.report.sid_report`); None without.
+        machine: `recbole_sid.util.machine.machine`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""An analysis as Markdown, CSV and JSON, with its picture."""
+"""An analysis as Markdown, CSV, JSON and a page, with its picture."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from recbole_sid.evaluation.tables import column_title, markdown_table
 from recbole_sid.generalization.analysis import Analysis, Labelled
 from recbole_sid.generalization.analysis_figure import figure
+from recbole_sid.generalization.analysis_page import write_analysis_page
 from recbole_sid.generalization.labels import CLASSES
 from recbole_sid.generalization.per_instance import METRICS
 from recbole_sid.util.files import replacing, write_json, write_text
@@ -21,8 +22,9 @@ TABLES = ("shares", "categories", "predicted", "tokens", "support", "dilution", 
 def write_analysis(
     analysis: Analysis, labelled: Labelled, folder: str | Path, details: Mapping[str, Any]
 ) -> list[Path]:
-    """Write ``analysis.md`` and ``.json``, each table as CSV, ``labels.parquet`` (one row an instance) and, if there
-    are runs, the picture ``analysis`` as PNG, PDF and SVG into `folder`; return the paths.
+    """Write ``analysis.md``, ``.json`` and ``.html`` (one page that needs no network), each table as CSV,
+    ``labels.parquet`` (one row an instance) and, if there are runs, the picture ``analysis`` as PNG, PDF and SVG into
+    `folder`; return the paths.
     """
     folder = Path(folder)
     written = [folder / "analysis.md", folder / "analysis.json", folder / "labels.parquet"]
@@ -36,6 +38,7 @@ def write_analysis(
             written.append(folder / f"{name}.csv")
             with replacing(written[-1]) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
+    written.append(write_analysis_page(analysis, folder / "analysis.html", details))
     if analysis.categories:
         written += figure(analysis, folder / "analysis.png")
     return written

@@ -247,6 +247,7 @@ class SIDTrainer(RankingTrainer):
     def _take_best(self, checkpoint: dict[str, Any]) -> None:
         self.best_epoch, self.best_valid_score = checkpoint["epoch"], checkpoint["best_valid_score"]
         self.best_valid_result = checkpoint["best_valid_result"] or None
+        self.epoch_log.take_up(self.epoch_log.curve or checkpoint.get("curve"))
         self.train_s = max(self.train_s, checkpoint["train_s"])
 
     def start_stage(self, stage: Stage, train_data: Any) -> None:
@@ -454,6 +455,7 @@ class SIDTrainer(RankingTrainer):
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": {name: float(value) for name, value in (self.best_valid_result or {}).items()},
             "chosen": self.model.chosen,
+            "curve": self.epoch_log.curve,
             "state_dict": self.model.state_dict(),
         }
 
@@ -485,6 +487,7 @@ class SIDTrainer(RankingTrainer):
         self.best_weights, self.last_weights = state["best_weights"] or None, hash_state(state["state_dict"])
         self.best_valid_score, self.best_epoch = state["best_valid_score"], state["best_epoch"]
         self.best_valid_result = state["best_valid_result"] or None
+        self.epoch_log.take_up(state.get("curve"))
         seed_apart(self.group, self.config["seed"], self.config["reproducibility"], self.start_epoch)
         set_random_states(state, self.device, train_data.generator, self.group)
 

@@ -13,7 +13,7 @@ from recbole_sid.util.progress import progress
 STOPPED = "stopped"  # in a trial's folder: the scheduler stopped it
 RESTARTED = "restarted"  # in a trial's folder: a line for each restart after a crash
 
-_LINE = "{desc}: {n_fmt}/{total_fmt} trials in {elapsed}{postfix}"
+_LINE = "{desc}: {n_fmt}/{total_fmt} trials in {elapsed}, {remaining} left{postfix}"
 
 
 class Progress(Callback):

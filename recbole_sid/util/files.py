@@ -310,15 +310,28 @@ def _full_disk_in_a_sentence(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _full_disk(error)
+        cause = full_disk(error)
         if cause is None:
             raise
-        raise InputError(
-            f"'{path}' cannot be written ({cause.strerror or cause}{_free(path)}): make room, or write elsewhere."
-        ) from error
+        raise InputError(no_room(cause, path)) from error
 
 
-def _full_disk(error: BaseException | None) -> OSError | None:
+def no_room(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
+    """Return the sentence for a full disk.
+
+    Args:
+        error: the system's.
+        path: what was to be written; None: what the error names, if it does.
+    """
+    name = path if path is not None else error.filename
+    if not isinstance(name, (str, os.PathLike)):
+        return (
+            f"A file cannot be written ({error.strerror or error}): make room, also where temporary files lie (TMPDIR)."
+        )
+    return f"'{name}' cannot be written ({error.strerror or error}{_free(name)}): make room, or write elsewhere."
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
     """Return the OSError of a full disk that `error` is or comes from (torch raises another in its place)."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

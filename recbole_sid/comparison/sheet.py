@@ -1,0 +1,188 @@
+"""A comparison's reproducibility sheet: all that is needed to run it again, and how near the same it has to come."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from recbole_sid import __version__
+from recbole_sid.comparison.latex import metrics_of
+from recbole_sid.comparison.plan import Plan, plan_of
+from recbole_sid.comparison.summary import Summary
+from recbole_sid.config import Config
+from recbole_sid.errors import InputError
+from recbole_sid.evaluation.runs import RunResult
+from recbole_sid.identity import atomic_hashes
+from recbole_sid.util.files import write_text
+from recbole_sid.util.hashing import as_json_type
+from recbole_sid.util.reading import read_yaml
+from recbole_sid.util.values import PropertyLoader
+
+FORMAT = "recbole_sid comparison 1"
+# What another processor's rounding does to trained models; those that train nothing come out the same.
+TOLERANCE = {"absolute": 0.001, "relative": 0.05}
+_COSTS = ("users_per_s", "parameters", "train_s", "peak_memory_mb")
+# Of a run but not of what it computes, and other wherever it runs.
+_LEFT_OUT = ("checkpoint_dir", "resume", "show_progress", "state", "seed")
+
+
+class Sheet(NamedTuple):
+    """What a sheet says.
+
+    Attributes:
+        plan: what is run.
+        baseline: of the tests; None: the first row.
+        results: row -> metric -> mean over seeds.
+        absolute, relative: a value may differ by the first plus the second times what the sheet has.
+        files: of the dataset: name -> hash of its content.
+    """
+
+    plan: Plan
+    baseline: str | None
+    results: dict[str, dict[str, float]]
+    absolute: float
+    relative: float
+    files: dict[str, str]
+
+
+def write_sheet(
+    path: str | Path,
+    plan: Plan,
+    baseline: str | None,
+    summary: Summary,
+    results: Sequence[RunResult],
+    command: str = "",
+) -> Path:
+    """Write the sheet of a finished comparison as YAML; return its path."""
+    metrics = metrics_of(summary.rows)
+    config = Config(plan.entries[0].model, plan.dataset, plan.entries[0].files, plan.entries[0].settings)
+    content = {
+        "format": FORMAT,
+        "recbole_sid": __version__,
+        "command": command,
+        "plan": _content(plan),
+        "baseline": baseline,
+        "data": {"files": atomic_hashes(config), **summary.data},
+        "machine": results[0].get("machine") if results else None,
+        "tolerance": dict(TOLERANCE),
+        "results": {row["model"]: {metric: row[metric] for metric in metrics} for row in summary.rows},
+        "deviations": {
+            row["model"]: {metric: row[f"{metric}_sd"] for metric in metrics if row[f"{metric}_sd"] is not None}
+            for row in summary.rows
+        },
+        "costs": {row["model"]: {key: row[key] for key in _COSTS} for row in summary.rows},
+        "checklist": _checklist(plan, config, summary, results),
+    }
+    head = "# recbole-sid reproduce FILE runs this comparison again and says what differs by more than the tolerance.\n"
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    return Path(path)
+
+
+def _content(plan: Plan) -> dict[str, Any]:
+    """Return a plan as a plan's file holds it, with the content of property files in their place."""
+    models = {}
+    for entry in plan.entries:
+        settings: dict[str, Any] = {}
+        for file in entry.files:
+            settings |= read_yaml(file, PropertyLoader) or {}
+        settings |= entry.settings
+        own: dict[str, Any] = {"model": entry.model, "evaluate": entry.evaluations}
+        own |= {key.removesuffix("_path"): member for key, member in entry.members.items()}
+        if entry.teacher is not None:
+            own["teacher"] = entry.teacher
+        models[entry.name] = own | {key: value for key, value in settings.items() if key not in _LEFT_OUT}
+    content = {"dataset": plan.dataset, "seeds": list(plan.seeds), "models": models}
+    return json.loads(json.dumps(content, default=as_json_type))
+
+
+def _checklist(plan: Plan, config: Config, summary: Summary, results: Sequence[RunResult]) -> dict[str, str]:
+    """Return what reviewers ask (after the checklist of Pineau and others, JMLR 22, 2021), with its answer."""
+    hours = sum(result["train_s"] for result in results) / 3600
+    seeds = len(plan.seeds)
+    return {
+        "settings of every model, those by default too": "comparison.html; result.json of each run",
+        "how settings were selected": f"best epoch by {config['valid_metric']} of validation; settings as in the plan",
+        "data, its split and what was left out": f"data above; eval_args={config['eval_args']}",
+        "how many seeds, and the spread over them": f"{seeds}; {'deviations above' if seeds > 1 else 'no spread'}",
+        "error bars and tests": "95% bootstrap interval over users; paired t-test and Wilcoxon test, Holm's adjustment",
+        "metrics, and what is ranked": f"{', '.join(config['metrics'])} at {config['topk']}; the whole catalogue",
+        "cost": f"{hours:.2f} hours of training in all; the machine above",
+        "trainings that failed": "; ".join(summary.failures) or "none",
+    }
+
+
+def read_sheet(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Sheet:
+    """Read what `write_sheet` wrote.
+
+    Args:
+        file: the sheet.
+        overrides: settings over those of its plan, such as the data_path of data that lie elsewhere.
+
+    Raises:
+        InputError: if the file is missing, no such sheet, or its plan cannot be run.
+    """
+    if not Path(file).is_file():
+        raise InputError(f"The sheet '{file}' does not exist: `recbole-sid compare` writes one, comparison.yaml.")
+    content = read_yaml(file)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(
+            f"'{file}' is no sheet of a comparison (format: {FORMAT}), as `recbole-sid compare` writes it."
+        )
+    results, tolerance, data = (content.get(key) for key in ("results", "tolerance", "data"))
+    files = data.get("files") if isinstance(data, dict) else None
+    if not isinstance(results, dict) or not results or not all(map(_is_numbers, results.values())):
+        raise InputError(f"'{file}' must hold results: model, metric and number.")
+    if (
+        not isinstance(tolerance, dict)
+        or not _is_numbers(tolerance)
+        or set(tolerance) != set(TOLERANCE)
+        or min(tolerance.values()) < 0
+    ):
+        raise InputError(f"'{file}' must hold tolerance: {{absolute: 0.001, relative: 0.05}}, numbers of at least 0.")
+    if not isinstance(files, dict):
+        raise InputError(f"'{file}' must hold data: files: the hash of each.")
+    plan = plan_of(content.get("plan"), f"The plan in '{file}'", overrides)
+    return Sheet(plan, content.get("baseline"), results, **tolerance, files=files)
+
+
+def _is_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        for value in values.values()
+    )
+
+
+def check_data(sheet: Sheet) -> None:
+    """Raise InputError if the dataset's files are not those of the sheet."""
+    entry = sheet.plan.entries[0]
+    found = atomic_hashes(Config(entry.model, sheet.plan.dataset, entry.files, entry.settings))
+    for name, of_content in sheet.files.items():
+        if found.get(name) != of_content:
+            what = "has other content than" if name in found else "is not there, but"
+            raise InputError(
+                f"'{name}' {what} in the sheet: its results are of other data. Name the folder of "
+                "the same by --data_path."
+            )
+
+
+def compared(sheet: Sheet, summary: Summary) -> list[dict[str, Any]]:
+    """Return a row for each value of the sheet: model, metric, stated, found, difference, allowed and same (bool).
+
+    What is not there any more, as a model that failed, has None for found and is not the same.
+    """
+    rows = {row["model"]: row for row in summary.rows}
+    table = []
+    for model, metrics in sheet.results.items():
+        for metric, stated in metrics.items():
+            found = rows.get(model, {}).get(metric)
+            allowed = sheet.absolute + sheet.relative * abs(stated)
+            difference = None if found is None else found - stated
+            same = difference is not None and abs(difference) <= allowed
+            values = {"stated": float(stated), "found": found, "difference": difference, "allowed": allowed}
+            table.append({"model": model, "metric": metric, **values, "same": same})
+    return table

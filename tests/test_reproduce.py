@@ -1,0 +1,81 @@
+"""Sheets of comparisons: written beside them, and run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recbole_sid import compare
+from recbole_sid.cli import main
+from recbole_sid.comparison.sheet import read_sheet
+from recbole_sid.errors import InputError
+
+
+def changed(file: Path, **parts: Any) -> Path:
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for key, part in parts.items():
+        content[key] = {**content[key], **part} if isinstance(part, dict) else part
+    other = file.with_name("changed.yaml")
+    other.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return other
+
+
+def test_a_comparison_is_run_again_from_its_sheet(data_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = Path("own.yaml")
+    own.write_text("hops: 2\n", encoding="utf-8")
+    models = {"Pop": None, "memory": {"model": "TransitionMemory", "pseudo_counts": 3, "files": [str(own)]}}
+    settings = {"use_gpu": False, "show_progress": False, "state": "WARNING", "data_path": str(data_path)}
+    found = compare(models, "tiny", config_dict=settings, output="out", baseline="memory", report=lambda line: None)
+    sheet = Path("out/comparison.yaml")
+    assert sheet in found.files
+    own.unlink()  # what it said stands in the sheet
+    content = yaml.safe_load(sheet.read_text(encoding="utf-8"))
+    assert content["plan"]["models"]["memory"]["hops"] == 2
+    assert set(content["data"]["files"]) == {"tiny.inter", "tiny.item"}
+    assert content["results"]["memory"]["ndcg@10"] == found.table["ndcg@10"][1]
+    assert content["machine"]["versions"]["recbole"]
+
+    results = {"Pop": {"ndcg@10": content["results"]["Pop"]["ndcg@10"] + 0.5}}
+    wrong = changed(sheet, results=results)
+    assert main(["reproduce", str(wrong), "--output=again"]) == 1
+    told = capsys.readouterr().out
+    assert "Not reproduced: 1 of" in told
+    assert "| Pop" in told
+    assert (Path("again") / "runs").is_dir()
+    assert main(["reproduce", str(sheet), "--output=again"]) == 0  # what is there is not run again
+    told = capsys.readouterr().out
+    assert "reused from again" in told
+    assert "Reproduced: all" in told
+
+    with (data_path / "tiny" / "tiny.item").open("a", encoding="utf-8") as stream:
+        stream.write("i999\tnew thing\tkind1\n")
+    assert main(["reproduce", str(sheet)]) == 2
+    assert "'tiny.item' has other content than in the sheet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1", "is no sheet of a comparison"),
+        ("[1]", "is no sheet of a comparison"),
+        ("format: recbole_sid comparison 1", "must hold results"),
+        ("{format: recbole_sid comparison 1, results: {Pop: {x: a}}}", "must hold results"),
+        (
+            "{format: recbole_sid comparison 1, results: {Pop: {x: .1}}, tolerance: {absolute: -1, relative: 0}}",
+            "tolerance",
+        ),
+        (
+            "{format: recbole_sid comparison 1, results: {P: {x: .1}}, tolerance: {absolute: 1, relative: 0}, "
+            "data: {files: {}}, plan: 3}",
+            "must name dataset and models",
+        ),
+    ],
+)
+def test_other_files_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.yaml"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_sheet(file)
