@@ -93,7 +93,7 @@ def main() -> None:
     for number, found in rounds.items():
         kept = {name: median(each[name] for each in found) for name in found[0]}
         rows.append({"processes": number, **{name: f"{value:.4g}" for name, value in kept.items()}})
-    print(markdown_table(rows))
+    print(markdown_table([{**dict.fromkeys(rows[-1], ""), **row} for row in rows]), flush=True)
     one, two = ({name: median(each[name] for each in found) for name in found[0]} for found in rounds.values())
     for unit in ("", ", CPU"):
         step, alone = two[f"step{unit}"], two[f"kept back{unit}"]
