@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -1139,3 +1140,28 @@ def test_wandb_that_is_missing_is_named(data_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match="log_wandb needs the package wandb: `pip install wandb`"):
         Config(model, "tiny", config_dict={"data_path": str(data_path), "log_wandb": True})
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_cache_for_which_there_is_no_room_is_refused_before_it_is_made(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    trainer, train_data, _, _ = make(configure("SIDMLP"))
+    online = OnlineSupervision(trainer.model.eval(), trainer.model.teacher.history_encoder, trainer.model.teacher)
+    folder = Path("cache") if where == "disk" else None
+
+    def cached() -> CachedSupervision:
+        return CachedSupervision(online, train_data, torch.device("cpu"), folder, show_progress=False)
+
+    made = cached()
+    size = 2 * (made.states.numel() + made.logits.numel())
+    shutil.rmtree("cache", ignore_errors=True)
+    for free in (size - 1, size):
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: types.SimpleNamespace(available=free))
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
+        if free == size:
+            assert cached().states.shape == made.states.shape
+            continue
+        with pytest.raises(InputError, match=rf"distill_cache={where}: the .* of [\d,]+ histories takes"):
+            cached()
+        assert folder is None or [path for path in folder.iterdir() if path.is_dir()] == []

@@ -14,6 +14,7 @@ from recbole.utils import ModelType
 from torch.utils.data import Sampler
 
 from recbole_sid.capabilities import capabilities_of
+from recbole_sid.data.eval_users import on_sampled_users
 from recbole_sid.data.histories import CutBatches
 from recbole_sid.data.instance_loader import InstanceLoader
 from recbole_sid.data.shares import SharedBatches
@@ -96,6 +97,10 @@ def data_preparation(
         raise
     except (ValueError, NotImplementedError) as error:  # for example an order or split that RecBole does not do
         raise InputError(f"RecBole cannot prepare '{config['dataset']}' so ({first_line(error)}).") from error
+    sampled = (
+        on_sampled_users(loader, config, phase) for loader, phase in zip(loaders[1:], ("valid", "test"), strict=True)
+    )
+    loaders = (loaders[0], *sampled)
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         if moments_of(config["eval_args"]["split"]) is not None:
             loaders = (loaders[0], *(InstanceLoader(config, loader._dataset) for loader in loaders[1:]))

@@ -20,7 +20,24 @@ class RunSettings(Settings):
     size: str = declare(
         "paper", "paper, or small: sizes for minutes on a CPU (properties/size/).", choices=sizes, shared=True
     )
+    eval_users: int | dict[str, Any] | None = declare(
+        None,
+        "Users that validation and test are measured on, drawn at random, as in {valid: 10000}; empty: all.",
+        least=1,
+    )
+    eval_users_seed: int = declare(0, "Decides which; the same in runs that are compared.", least=0)
     resume: bool = declare(False, "Continue an interrupted training of the same configuration.", volatile=True)
+
+    def check(self) -> None:
+        asked = self.eval_users
+        if not isinstance(asked, dict):
+            return
+        counts = [count for count in asked.values() if count is not None]
+        whole = all(isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in counts)
+        if not asked.keys() <= {"valid", "test"} or not whole:
+            raise InputError(
+                f"eval_users={asked!r} must be a number of users, or one each for valid and test, as {{valid: 10000}}."
+            )
 
 
 _RECBOLES_PORT = 5678  # where the processes of several machines meet if nobody says

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from recbole_sid.checkpoint import hash_weights
@@ -31,6 +32,7 @@ from recbole_sid.util.reading import read_json
 _FILES = ("states.npy", "logits.npy")
 _MANIFEST = "manifest.json"  # of sizes and hashes; written last
 _CHUNK = 1 << 24
+_BYTES = torch.float16.itemsize
 
 
 def cached_if_asked(
@@ -66,6 +68,7 @@ class CachedSupervision:
         self, online: OnlineSupervision, loader: Any, device: torch.device, folder: Path | None, show_progress: bool
     ) -> None:
         dataset = loader._dataset
+        self.where = "memory" if folder is None else "disk"
         self.rows = dataset.inter_feat[ROW_FIELD]
         self.lengths = dataset.inter_feat[dataset.item_list_length_field]
         self.device, self.group = device, current_group()
@@ -136,12 +139,32 @@ class CachedSupervision:
         self, folder: Path | None, batch: torch.Tensor, states: torch.Tensor, logits: torch.Tensor | None
     ) -> None:
         if not len(self.logits):
+            self._check_room(folder, states.shape[-1])
             self.logits = _allocate(folder, "logits", (len(self.rows), sum(self.sizes)))
             self.states = _allocate(folder, "states", (int(self.n_tokens.sum()), states.shape[-1]))
         index, valid = self._packed(batch, int(self.n_tokens[batch].max()))
         self.states[index[valid]] = states
         if logits is not None:
             self.logits[batch] = logits
+
+    def _check_room(self, folder: Path | None, width: int) -> None:
+        """Say how much the states, each of `width` numbers, and logits take before any is kept.
+
+        Raises:
+            InputError: if the memory, or the disk that `folder` is on, has not as much left.
+        """
+        size = _BYTES * (int(self.n_tokens.sum()) * width + len(self.rows) * sum(self.sizes))
+        if folder is None:
+            place, free, other = "memory", psutil.virtual_memory().available, "disk"
+        else:
+            place, free, other = f"disk at '{folder.parent}'", shutil.disk_usage(folder).free, "none"
+        says = f"the distillation cache of {len(self.rows):,} histories takes {size / 1e9:,.1f} GB of {place}"
+        if size > free:
+            raise InputError(
+                f"distill_cache={self.where}: {says}, of which {free / 1e9:,.1f} GB are free: set distill_cache to "
+                f"{other}, or train on shorter histories (MAX_ITEM_LIST_LENGTH)."
+            )
+        getLogger().info(f"{says[0].upper()}{says[1:]}.")
 
     def _width(self, interaction: Any) -> int:
         """Return how many tokens the histories of a batch are serialised to."""
