@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_sid.nn.packing import Group, Packed, Packing, chunked
+from recbole_sid.nn.packing import EqualLengths, Packed, Packing, chunked
 
 
 def mask_of(lengths: list[int], n_columns: int) -> torch.Tensor:
@@ -63,4 +63,4 @@ def test_chunks_hold_every_history_once_within_the_bound(max_rows: int) -> None:
 
 def test_nothing_makes_no_chunk() -> None:
     assert list(chunked([], 5)) == []
-    assert list(chunked([Group(slice(0, 2), slice(0, 0), 0)], 5)) == []
+    assert list(chunked([EqualLengths(slice(0, 2), slice(0, 0), 0)], 5)) == []

@@ -20,7 +20,7 @@ _MOST_GRAPHS, _SPARE = 16, 4
 _WIDTHS = 4
 
 
-class Ranked(NamedTuple):
+class FoundItems(NamedTuple):
     """What a model finds for B users.
 
     Attributes:
@@ -81,15 +81,15 @@ class CapturedSearch:
             # Of no items: one without any tokens would give NaN, or be read before its beginning.
             self.empty[:, 0], self.empty[:, 1] = vocabulary.user_offset, vocabulary.eos
             self.tokens = self.empty.clone()
-            self.recording: Recording[Ranked] = Recording(lambda: model.found(self.tokens), pool)
+            self.recording: Recording[FoundItems] = Recording(lambda: model.found(self.tokens), pool)
 
-    def __call__(self, tokens: torch.Tensor) -> Ranked:
+    def __call__(self, tokens: torch.Tensor) -> FoundItems:
         """Return what is found for serialised histories int64 [b, S] of no more users and places."""
         n_users, n_tokens = tokens.shape
         self.tokens.copy_(self.empty)
         self.tokens[:n_users, :n_tokens].copy_(tokens)
         scorer, items, scores = self.recording.replay()
-        return Ranked(scorer, items[:n_users].clone(), scores[:n_users].clone())
+        return FoundItems(scorer, items[:n_users].clone(), scores[:n_users].clone())
 
 
 class Size(NamedTuple):
@@ -117,7 +117,7 @@ class CapturedSearches:
         self._met: set[tuple[Hashable, Size]] = set()
         self._pool: Any = None
 
-    def rank(self, model: Any, tokens: torch.Tensor, settings: Hashable) -> Ranked:
+    def rank(self, model: Any, tokens: torch.Tensor, settings: Hashable) -> FoundItems:
         """Return what ``model.found(tokens)`` does, for serialised histories int64 [B, S].
 
         Args:

@@ -26,7 +26,7 @@ from recbole_sid.fast.t5_parts import (
     unit_rows,
     view,
 )
-from recbole_sid.nn.packing import Group, Packed, Packing, chunked
+from recbole_sid.nn.packing import EqualLengths, Packed, Packing, chunked
 from recbole_sid.util import hardware
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class EncoderForm:
         return Packed(values, packing)
 
     def _encode(
-        self, tokens: torch.Tensor, groups: list[Group], bias: torch.Tensor, buffers: Buffers, out: torch.Tensor
+        self, tokens: torch.Tensor, groups: list[EqualLengths], bias: torch.Tensor, buffers: Buffers, out: torch.Tensor
     ) -> None:
         # The residual stream lives in `out`.
         x = torch.index_select(self.embedding, 0, tokens, out=out)
@@ -101,7 +101,7 @@ class EncoderForm:
             layer.feed_forward.add_to(x, unit_rows(x, self.eps, out=normed), buffers.wide)
         unit_rows(x, self.eps, out=x).mul_(self.final_gain)
 
-    def _attention(self, qkv: torch.Tensor, groups: list[Group], bias: torch.Tensor) -> torch.Tensor:
+    def _attention(self, qkv: torch.Tensor, groups: list[EqualLengths], bias: torch.Tensor) -> torch.Tensor:
         contexts = []
         first = groups[0].rows.start
         for users, rows, length in groups:

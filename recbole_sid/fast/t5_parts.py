@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from recbole_sid.nn.packing import Group
+from recbole_sid.nn.packing import EqualLengths
 from recbole_sid.util import hardware
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def chunk_rows(device: torch.device) -> int:
     return CPU_CHUNK_ROWS if hardware.on_cpu(device) else 2**62
 
 
-def n_rows(chunk: list[Group]) -> int:
+def n_rows(chunk: list[EqualLengths]) -> int:
     """Return how many packed rows a chunk has."""
     return chunk[-1].rows.stop - chunk[0].rows.start
 

@@ -20,7 +20,7 @@ from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs, ranked_it
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.decoding.walk import walk
 from recbole_sid.errors import InputError
-from recbole_sid.fast.captured import Ranked
+from recbole_sid.fast.captured import FoundItems
 from recbole_sid.fast.prepared import weights_unchanged
 from recbole_sid.memory import Memory, Recall
 from recbole_sid.memory.mixture import best_with_memory, scores_of_all, sharpened
@@ -242,9 +242,9 @@ class SIDRecommender(RanksByGraphs, Capabilities, SequentialRecommender):
             scorer: of B users.
             recall: of their histories, on the host.
         """
-        return self._with_memory(Ranked(scorer, *self.candidates(scorer)), recall)
+        return self._with_memory(FoundItems(scorer, *self.candidates(scorer)), recall)
 
-    def _with_memory(self, ranked: Ranked, recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
+    def _with_memory(self, ranked: FoundItems, recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `best_items` of what was found."""
         scorer, found, log_p0 = ranked
         of_remembered = self.mixed(self.part_log_probs(scorer, recall.rows, recall.items))

@@ -10,7 +10,7 @@ from recbole_sid.decoding import decoder_named
 from recbole_sid.decoding.beam import beam_search
 from recbole_sid.decoding.full import MOST_PLACES
 from recbole_sid.decoding.trie import Trie
-from recbole_sid.fast.captured import CapturedSearches, Ranked
+from recbole_sid.fast.captured import CapturedSearches, FoundItems
 from recbole_sid.fast.prepared import Prepared, weights_unchanged
 from recbole_sid.nn.history_encoder import HistoryEncoder
 from recbole_sid.util import hardware
@@ -42,12 +42,12 @@ class RanksByGraphs:
         self.captured = captured
         self.graphs = Prepared(_no_graphs)
 
-    def found(self, tokens: torch.Tensor) -> Ranked:
+    def found(self, tokens: torch.Tensor) -> FoundItems:
         """Return the `candidates` of histories int64 [B, S] and the scorer that they are by."""
         scorer = self.scorer(self.encode(tokens))
-        return Ranked(scorer, *self.candidates(scorer))
+        return FoundItems(scorer, *self.candidates(scorer))
 
-    def ranked(self, tokens: torch.Tensor) -> Ranked:
+    def ranked(self, tokens: torch.Tensor) -> FoundItems:
         """Return `found`, on a GPU as one captured graph where it is possible; until the next call."""
         if not (self.captured and hardware.has_graphs(tokens.device) and self.found_by_shapes):
             return self.found(tokens)

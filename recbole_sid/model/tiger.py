@@ -31,7 +31,7 @@ from recbole_sid.nn.t5 import (
     initialise,
     to_transformers,
 )
-from recbole_sid.nn.t5_windows import Prefixes, windows_alike
+from recbole_sid.nn.t5_windows import WindowPrefixes, windows_alike
 from recbole_sid.nn.vocabulary import PAD
 from recbole_sid.settings import declare
 from recbole_sid.settings.training import GeneratorSettings
@@ -167,7 +167,7 @@ class TIGER(Generator):
             first: items of the shortest prefix that is followed by one of them; less costs time.
         """
         items, lengths = self.with_targets(interaction)
-        prefixes = Prefixes(first, items.shape[1] - 1, self.vocabulary.n_levels, items.device)
+        prefixes = WindowPrefixes(first, items.shape[1] - 1, self.vocabulary.n_levels, items.device)
         past = lengths.unsqueeze(1) - prefixes.lengths  # 1 for the prefix of all items but the last
         trained = (past >= 1) & (past <= n_targets.unsqueeze(1))
         tokens = self.vocabulary.serialise(self.item_tokens[items[:, :-1]], lengths - 1, self._users(interaction))

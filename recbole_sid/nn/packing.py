@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 
-class Group(NamedTuple):
+class EqualLengths(NamedTuple):
     """Neighbouring histories of one length.
 
     Attributes:
@@ -37,7 +37,7 @@ class Packing:
 
     order: torch.Tensor
     index: torch.Tensor
-    groups: tuple[Group, ...]
+    groups: tuple[EqualLengths, ...]
     shape: tuple[int, int]
 
     @classmethod
@@ -50,14 +50,14 @@ class Packing:
         index = order[place // n_columns] * n_columns + place % n_columns
         groups, user, row = [], 0, 0
         for length, count in Counter(lengths.tolist()).items():
-            groups.append(Group(slice(user, user + count), slice(row, row + count * length), length))
+            groups.append(EqualLengths(slice(user, user + count), slice(row, row + count * length), length))
             user, row = user + count, row + count * length
         return cls(order, index, tuple(groups), (mask.shape[0], n_columns))
 
 
-def chunked(groups: Sequence[Group], max_rows: int) -> Iterator[list[Group]]:
+def chunked(groups: Sequence[EqualLengths], max_rows: int) -> Iterator[list[EqualLengths]]:
     """Split `groups` into runs of neighbouring histories of at most `max_rows` rows, or of one longer history."""
-    chunk: list[Group] = []
+    chunk: list[EqualLengths] = []
     room = max_rows
     for group in groups:
         user, row, length = group.users.start, group.rows.start, group.length
@@ -66,7 +66,7 @@ def chunked(groups: Sequence[Group], max_rows: int) -> Iterator[list[Group]]:
                 yield chunk
                 chunk, room = [], max_rows
             count = min(max(room // length, 1), group.users.stop - user)
-            chunk.append(Group(slice(user, user + count), slice(row, row + count * length), length))
+            chunk.append(EqualLengths(slice(user, user + count), slice(row, row + count * length), length))
             user, row, room = user + count, row + count * length, room - count * length
     if chunk:
         yield chunk

@@ -36,7 +36,7 @@ def windows_alike(lengths: torch.Tensor, n_targets: torch.Tensor, n_levels: int)
     return parts if sum(map(positions, parts)) < (1 - _WORTHWHILE_SAVING) * whole else [order]
 
 
-class Prefixes:
+class WindowPrefixes:
     """Where the prefixes of `first` to `last` items of histories lie in one pass.
 
     A row is ``[user, codes of `last` items, eos, ..., eos]``, an end for each of the ``T = last - first + 1`` prefixes.
