@@ -7,7 +7,7 @@ patched when the first module that needs it imports `recbole_sid.compat`. `compa
 
 from importlib import import_module
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _FUNCTIONS = ("analyze", "compare", "reproduce", "tokenize", "tune")
 __all__ = ["__version__", *_FUNCTIONS]

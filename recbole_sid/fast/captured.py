@@ -92,7 +92,7 @@ class CapturedSearch:
         return FoundItems(scorer, items[:n_users].clone(), scores[:n_users].clone())
 
 
-class Size(NamedTuple):
+class Shape(NamedTuple):
     """Of a batch that a graph ranks: its users, and the places of their histories."""
 
     n_users: int
@@ -113,8 +113,8 @@ class CapturedSearches:
     """
 
     def __init__(self) -> None:
-        self._graphs: OrderedDict[tuple[Hashable, Size], CapturedSearch] = OrderedDict()
-        self._met: set[tuple[Hashable, Size]] = set()
+        self._graphs: OrderedDict[tuple[Hashable, Shape], CapturedSearch] = OrderedDict()
+        self._met: set[tuple[Hashable, Shape]] = set()
         self._pool: Any = None
 
     def rank(self, model: Any, tokens: torch.Tensor, settings: Hashable) -> FoundItems:
@@ -125,7 +125,7 @@ class CapturedSearches:
         """
         n_users, n_tokens = tokens.shape
         longest, n_levels = model.max_seq_length, model.vocabulary.n_levels
-        size = Size(captured_users(n_users), captured_items((n_tokens - 2) // n_levels, longest))
+        size = Shape(captured_users(n_users), captured_items((n_tokens - 2) // n_levels, longest))
         found = self._serving(settings, size)
         if found is None and (settings, size) in self._met:
             found = self._capture(model, settings, size, tokens.device)
@@ -135,7 +135,7 @@ class CapturedSearches:
         self._graphs.move_to_end(found)
         return self._graphs[found](tokens)
 
-    def _capture(self, model: Any, settings: Hashable, size: Size, device: torch.device) -> tuple[Hashable, Size]:
+    def _capture(self, model: Any, settings: Hashable, size: Shape, device: torch.device) -> tuple[Hashable, Shape]:
         while len(self._graphs) >= _MOST_GRAPHS:
             self._graphs.popitem(last=False)
         if self._pool is None and device.type == "cuda":
@@ -143,7 +143,7 @@ class CapturedSearches:
         self._graphs[settings, size] = CapturedSearch(model, *size, device, self._pool)
         return settings, size
 
-    def _serving(self, settings: Hashable, size: Size) -> tuple[Hashable, Size] | None:
+    def _serving(self, settings: Hashable, size: Shape) -> tuple[Hashable, Shape] | None:
         """Return the key of the smallest graph that serves batches of `size` without much waste; None if none does.
 
         One that was met before and has none of its own gets it.
@@ -156,7 +156,7 @@ class CapturedSearches:
         return min(keys, key=lambda key: key[1].cells, default=None)
 
 
-def _holds(graph: Size, size: Size) -> bool:
+def _holds(graph: Shape, size: Shape) -> bool:
     fits = graph.n_users >= size.n_users and graph.n_items >= size.n_items
     return fits and graph.cells <= _SPARE * size.cells
 

@@ -12,6 +12,7 @@ from recbole.utils import init_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from recbole_sid import compat  # noqa: F401 - patches RecBole
 from recbole_sid.distributed.group import Group
 
 Loss = Callable[..., torch.Tensor]
