@@ -1,8 +1,9 @@
 """`compare`, `reproduce`, `tune`, `tokenize` and `analyze` as functions: what these commands do, as DataFrames.
 
-``from recbole_sid import compare, tune, tokenize, analyze``. What each returns has a ``table``, which a notebook shows;
-further tables and files are attributes. `config_file_list` and `config_dict` are RecBole's: property files, later ones
-win, and settings over them, which is what ``--config_files`` and ``--KEY=VALUE`` are on the command line.
+``from recbole_sid import compare, reproduce, tune, tokenize, analyze``. What each returns has a ``table``, which a
+notebook shows; further tables and files are attributes. `config_file_list` and `config_dict` are RecBole's: property
+files, later ones win, and settings over them, which is what ``--config_files`` and ``--KEY=VALUE`` are on the command
+line.
 """
 
 from __future__ import annotations
@@ -113,11 +114,11 @@ def _compared(
     jobs = make_jobs(planned, folder / "runs")
     config = jobs[0].config()
     check_columns(columns, [f"{name.lower()}@{k}" for name in config["metrics"] for k in config["topk"]])
-    with standing_of(jobs, report) as standing:
-        if on_ray is None:
+    if on_ray is None:
+        with standing_of(jobs, report) as standing:
             outcomes = run_jobs(jobs, report=report, standing=standing)
-        else:
-            outcomes = run_jobs_on_ray(jobs, on_ray, report, standing)
+    else:  # in lines alone: when a task of Ray begins is not told here
+        outcomes = run_jobs_on_ray(jobs, on_ray, report)
     summary = summarise(outcomes, baseline)
     details: dict[str, Any] = {"dataset": planned.dataset, "seeds": list(planned.seeds)}
     details["runs"] = [job.folder for job in jobs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -30,6 +31,14 @@ def test_the_package_gives_functions_and_not_modules_of_their_names() -> None:
     assert {"analyze", "compare", "tokenize", "tune"} <= set(dir(recbole_sid))
     with pytest.raises(AttributeError, match="no attribute 'compair'"):
         recbole_sid.compair  # noqa: B018 # type: ignore[attr-defined]
+
+
+def test_type_checkers_know_all_that_the_package_has() -> None:
+    stub = ast.parse(Path(recbole_sid.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    functions = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    values = {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}  # type: ignore[union-attr]
+    assert functions | values == set(recbole_sid.__all__)
+    assert all(callable(getattr(recbole_sid, name)) for name in functions)
 
 
 def test_compare_and_analyze_give_what_the_commands_write(data_path: Path) -> None:

@@ -18,7 +18,8 @@ from recbole_sid.comparison.summary import Summary
 from recbole_sid.data import SemanticIDs
 from recbole_sid.generalization.analysis import Analysis
 from recbole_sid.generalization.analysis_page import write_analysis_page
-from recbole_sid.pages.page import as_script_data
+from recbole_sid.pages.charts import bars, chart
+from recbole_sid.pages.page import CHARTS, as_script_data, write_page
 from recbole_sid.semantic_ids.report import sid_report
 from recbole_sid.semantic_ids.tree_page import shown_rows, write_tree_page
 
@@ -141,7 +142,30 @@ def test_comparison_in_a_browser(page: Any, tmp_path: Path) -> None:
     head.locator("button").press("Enter")
     again = [float(text.split()[0]) for text in table.locator("tbody tr td:nth-child(2)").all_text_contents()]
     assert again == shown[::-1]
+    models = table.locator("th").first
+    for direction in ("ascending", "descending"):  # texts from A on first
+        models.locator("button").press("Enter")
+        assert models.get_attribute("aria-sort") == direction
+        names = [cell.split()[0] for cell in table.locator("tbody tr td:first-child").all_text_contents()]
+        assert names == sorted(names, key=str.lower, reverse=direction == "descending")
     assert table.locator("td.best").count() == 1
+
+
+def test_bars_of_long_names_stay_apart(page: Any, tmp_path: Path) -> None:
+    names = [f"{'a long name ' * 6}{end}" for end in ("one", "two", "<three>")]
+    bar = chart([bars(0, "share", names, [1, 2, 3])], "", "share")
+    charts = {"bars": bar}
+    details = {"title": "Bars", "facts": [], "charts": ["bars"], "tables": [], "indicator_of": ""}
+    file = write_page(tmp_path / "bars.html", "analysis", {"charts": charts}, CHARTS, **details)
+    page.goto(f"file://{file}")
+    page.wait_for_selector("[data-drawn]")
+    assert page.locator(".bars .point").count() == 3
+    heights = {round(box.bounding_box()["height"]) for box in page.locator(".bars .point path").all()}
+    assert len(heights) == 3
+    assert len({round(box.bounding_box()["x"]) for box in page.locator(".bars .point path").all()}) == 3
+    ticks = page.locator(".xtick text").all_text_contents()
+    assert len(ticks) == 3
+    assert max(map(len, ticks)) <= 60
 
 
 def test_the_policy_refuses_what_is_not_the_pages_own(page: Any, browser: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from recbole_sid.comparison.statistics import TEST_METRIC
 from recbole_sid.comparison.summary import Summary
 from recbole_sid.evaluation.runs import RunResult
 from recbole_sid.evaluation.tables import column_title
-from recbole_sid.pages.charts import Chart, bars, chart, curve, line, plain, points
+from recbole_sid.pages.charts import Chart, bars, chart, curve, line, points
 
 _BINS = {
     "history": "interactions before the target",
@@ -64,14 +64,13 @@ def breakdown_charts(summary: Summary, names: Mapping[str, str]) -> dict[str, Ch
         rows = [row for row in summary.breakdown if row["by"] == by]
         labels = [f"{row['bin']} (n={row['instances']:,})" for row in rows]
         series = [
-            line(number, names[each["model"]], [plain(label) for label in labels], [row[each["model"]] for row in rows])
+            line(number, names[each["model"]], labels, [row[each["model"]] for row in rows])
             for number, each in enumerate(summary.rows)
         ]
         found[f"breakdown-{by}"] = chart(
             series,
             _BINS.get(by, by),
             column_title(TEST_METRIC),
-            xaxis={"type": "category"},
             yaxis={"rangemode": "tozero"},
         )
     return found

@@ -151,7 +151,6 @@ def run_jobs_on_ray(
     jobs: Sequence[Job],
     options: RayOptions,
     report: Callable[[str], None] = print,
-    standing: Standing | None = None,
 ) -> list[JobOutcome]:
     """Run `jobs` as Ray tasks, as many at a time as there are CPUs and GPUs for, those aside whose results are stored.
 
@@ -160,12 +159,10 @@ def run_jobs_on_ray(
     Args:
         jobs: teachers before their students.
         options: where, and what each job gets.
-        report: told what begins and what ended, a line each.
-        standing: told the same, for a panel.
+        report: told what is reused and what ended, a line each.
     """
     import ray
 
-    standing = standing or Standing(jobs)
     found = {job.name: JobOutcome(job, result, None) for job in jobs if (result := stored(job)) is not None}
     unfinished = [job for job in jobs if job.name not in found]
     again = {teacher.name for job in unfinished for teacher in _lost_teacher(job, jobs)}
@@ -176,13 +173,11 @@ def run_jobs_on_ray(
         for job in jobs:
             if job.name in found and job.name not in again:
                 report(f"{job.name}: reused from {job.folder}")
-                standing.ended(job, found[job.name].result)
                 continue
             if (other_version := run_of_other_version(job)) is not None:
                 report(f"{job.name}: {other_version}")
             before = [running[other.name] for other in _needed(job, jobs) if other.name in running]
             running[job.name] = task.remote(job, *before)
-            standing.began(job)
         by_reference = {running[job.name]: job for job in jobs if job.name in running}
         n_running = len(by_reference)
         while by_reference:
@@ -191,7 +186,6 @@ def run_jobs_on_ray(
             failed = [other for other in _needed(job, jobs) if _failed(found.get(other.name))]
             found[job.name] = _outcome(job, done, failed)
             outcome = found[job.name]
-            standing.ended(job, outcome.result)
             shown = outcome.failure if outcome.result is None else _shown(outcome.result)
             report(f"[{n_running - len(by_reference)}/{n_running}] {job.name}: {shown}")
     return [found[job.name] for job in jobs]

@@ -11,12 +11,12 @@ from recbole_sid.evaluation.tables import column_title
 from recbole_sid.generalization.analysis import Analysis
 from recbole_sid.generalization.labels import CLASSES
 from recbole_sid.generalization.per_instance import METRICS
-from recbole_sid.pages.charts import Chart, bars, chart, line, plain, points
+from recbole_sid.pages.charts import Chart, bars, chart, line, points
 from recbole_sid.pages.page import CHARTS, write_page
 from recbole_sid.pages.page_table import facts_of, table_of
 
 _METRIC = METRICS[0]
-_BINS, _FROM_ZERO = {"type": "category"}, {"rangemode": "tozero"}
+_FROM_ZERO = {"rangemode": "tozero"}
 _ABOUT = {
     "shares": "Instances by category. Memorization, generalization and uncategorized partition them; types overlap.",
     "categories": "Metrics of each model by category, with 95% intervals over users (normal approximation).",
@@ -70,7 +70,7 @@ def _category_charts(analysis: Analysis, names: Mapping[str, str]) -> dict[str, 
         half = [0.0 if row[f"{_METRIC}_high"] is None else row[f"{_METRIC}_high"] - row[_METRIC] for row in own]
         series.append(points(number, name, [row["category"] for row in own], [row[_METRIC] for row in own], half))
     title = f"{column_title(_METRIC)}, 95% interval"
-    return {"categories": chart(series, "category", title, _BINS, _FROM_ZERO)} if series else {}
+    return {"categories": chart(series, "category", title, yaxis=_FROM_ZERO)} if series else {}
 
 
 def _share_chart(analysis: Analysis, names: Mapping[str, str]) -> dict[str, Chart]:
@@ -101,12 +101,12 @@ def _bin_charts(analysis: Analysis, names: Mapping[str, str]) -> dict[str, Chart
     }
     found = {}
     for key, (rows, title) in parts.items():
-        labels = [plain(row["bin"]) for row in rows]
+        labels = [str(row["bin"]) for row in rows]
         series = [
             line(number, name, labels, [row[model] for row in rows])
             for number, (model, name) in enumerate(names.items())
             if rows and model in rows[0]
         ]
         if series:
-            found[key] = chart(series, title, column_title(_METRIC), _BINS, _FROM_ZERO)
+            found[key] = chart(series, title, column_title(_METRIC), yaxis=_FROM_ZERO)
     return found

@@ -15,9 +15,13 @@ _LONGEST = 60
 Chart = dict[str, Any]
 
 
-def plain(text: str) -> str:
-    """Return any text as plotly shows it: it would read markup in it."""
-    return html.escape(textwrap.shorten(str(text), _LONGEST, placeholder="...") or str(text)[:_LONGEST], quote=False)
+def _plain(text: str) -> str:
+    """Return any text as plotly shows it, cut: it would read markup in it."""
+    return _whole(textwrap.shorten(str(text), _LONGEST, placeholder="...") or str(text)[:_LONGEST])
+
+
+def _whole(text: str) -> str:
+    return html.escape(str(text), quote=False)
 
 
 def points(number: int, name: str, x: Sequence[Any], y: Sequence[Any], spread: Sequence[Any] | None = None) -> Chart:
@@ -43,8 +47,8 @@ def bars(number: int, name: str, x: Sequence[str], y: Sequence[Any]) -> Chart:
     """Return a series of bars over names."""
     return {
         "type": "bar",
-        "name": plain(name),
-        "x": [plain(each) for each in x],
+        "name": _plain(name),
+        "x": list(x),
         "y": list(y),
         "marker": {"color": colour(number)},
     }
@@ -60,15 +64,21 @@ def chart(
     """Return a chart.
 
     Args:
-        series: what it shows.
+        series: what it shows; where x holds names, any texts, they are categories.
         x, y: titles of the axes.
         xaxis, yaxis: further attributes of them.
     """
+    names = list(dict.fromkeys(name for each in series for name in each["x"] if isinstance(name, str)))
+    if names:
+        series = [{**each, "x": [_whole(name) for name in each["x"]]} for each in series]
+        # Whole where they tell categories apart, cut where they are read.
+        ticks = {"tickvals": [_whole(name) for name in names], "ticktext": [_plain(name) for name in names]}
+        xaxis = {"type": "category", **ticks, **(xaxis or {})}
     layout = {
         "height": 380,
         "margin": {"l": 60, "r": 16, "t": 16, "b": 48},
-        "xaxis": {"title": {"text": plain(x)}, "automargin": True, **(xaxis or {})},
-        "yaxis": {"title": {"text": plain(y)}, "automargin": True, **(yaxis or {})},
+        "xaxis": {"title": {"text": _plain(x)}, "automargin": True, **(xaxis or {})},
+        "yaxis": {"title": {"text": _plain(y)}, "automargin": True, **(yaxis or {})},
         "legend": {"orientation": "h", "y": -0.2},
         "hovermode": "closest",
         "barmode": "group",
@@ -80,7 +90,7 @@ def _series(number: int, name: str, x: Sequence[Any], y: Sequence[Any], mode: st
     return {
         "type": "scatter",
         "mode": mode,
-        "name": plain(name),
+        "name": _plain(name),
         "x": list(x),
         "y": list(y),
         "marker": {"color": colour(number), "size": 5},

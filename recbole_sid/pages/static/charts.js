@@ -1,5 +1,5 @@
 "use strict";
-// Draws the charts as they come into view, and sorts tables by a click on a heading.
+// Draws the charts as they come into view, and sorts tables by a click on a heading: numbers from the largest, texts from A.
 const charts = JSON.parse(document.getElementById("data").textContent).charts;
 const dark = matchMedia("(prefers-color-scheme: dark)").matches;
 const look = {
@@ -26,20 +26,21 @@ addEventListener("beforeprint", () => document.querySelectorAll("[data-chart]:no
 function compare(left, right) {
   const [a, b] = [left.dataset.by, right.dataset.by];
   if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
-  return left.dataset.text === undefined ? b - a : a.localeCompare(b, undefined, { numeric: true });
+  return left.dataset.text === undefined ? a - b : a.localeCompare(b, undefined, { numeric: true });
 }
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-    const again = head.getAttribute("aria-sort") === "descending";
-    heads.forEach((other) => other.setAttribute("aria-sort", "none"));
-    head.setAttribute("aria-sort", again ? "ascending" : "descending");
     const rows = [...table.tBodies[0].rows];
+    const texts = rows.some((row) => row.cells[column].dataset.text !== undefined);
+    const [first, second] = texts ? ["ascending", "descending"] : ["descending", "ascending"];
+    const direction = head.getAttribute("aria-sort") === first ? second : first;
+    heads.forEach((other) => other.setAttribute("aria-sort", other === head ? direction : "none"));
     rows.sort((one, other) => {
       const [left, right] = [one.cells[column], other.cells[column]];
       const empty = (left.dataset.by === undefined) || (right.dataset.by === undefined);
-      return empty || !again ? compare(left, right) : compare(right, left);
+      return empty || direction === "ascending" ? compare(left, right) : compare(right, left);
     });
     table.tBodies[0].append(...rows);
   }));
