@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.util.visible_gpus import all_gpus_visible
 
 _PATIENCE = 10  # seconds for a cluster to answer
 _LONGEST = 28  # bytes of the folder for temporary files; Ray adds up to 75
@@ -49,7 +50,8 @@ def ray_running(address: str | None = None) -> Iterator[None]:
         return
     try:
         _knock(address)
-        ray.init(address=address, **_QUIET)
+        with all_gpus_visible():
+            ray.init(address=address, **_QUIET)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"The Ray cluster at '{address}' cannot be reached ({first_line(error)}): check --address (and, "
@@ -74,13 +76,14 @@ def local_ray(cpus: int) -> Iterator[None]:
     try:
         with tempfile.TemporaryDirectory(prefix="ray-", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
             try:
-                ray.init(
-                    include_dashboard=False,
-                    num_cpus=cpus,
-                    _temp_dir=os.path.join(folder, "r"),  # Ray opens its folder to all, but not the private one above
-                    _node_ip_address="127.0.0.1",
-                    **_QUIET,
-                )
+                with all_gpus_visible():
+                    ray.init(
+                        include_dashboard=False,
+                        num_cpus=cpus,
+                        _temp_dir=os.path.join(folder, "r"),  # Ray opens it to all, but not the private one above
+                        _node_ip_address="127.0.0.1",
+                        **_QUIET,
+                    )
                 yield
             finally:
                 ray.shutdown()

@@ -26,7 +26,7 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_sid import __version__, compat
 from recbole_sid.capabilities import ChecksConfig, capabilities_of, lacks_teacher
-from recbole_sid.distributed.place import device_of, launched_place, visible_gpus
+from recbole_sid.distributed.place import device_of, launched_place, visible_gpus, was_launched
 from recbole_sid.errors import InputError, first_line, nearest, require_known
 from recbole_sid.property_files import PAPER, PROPERTIES, models_with, size_files, sizes
 from recbole_sid.registry import METRICS, get_model, get_trainer, is_ours, resolve
@@ -42,6 +42,7 @@ from recbole_sid.util.names import check_dataset_name
 from recbole_sid.util.reading import read_yaml
 from recbole_sid.util.values import PropertyLoader
 from recbole_sid.util.values import parse_value as parse_value
+from recbole_sid.util.visible_gpus import hiding_gpus
 
 _RECBOLE_MODELS = Path(recbole.__file__).resolve().parent / "properties" / "model"
 _KIND_FOLDER = "quick_start_config"  # where RecBole keeps what it sets for a kind of model
@@ -192,9 +193,10 @@ class Config(RecBoleConfig):
             self.final_config_dict["gpu_id"] = ""
         check_launch(self.external_config_dict)
         place = launched_place()
-        if place.size > 1 and self.final_config_dict["use_gpu"] and "gpu_id" not in self.external_config_dict:
+        if was_launched() and self.final_config_dict["use_gpu"] and "gpu_id" not in self.external_config_dict:
             self.final_config_dict["gpu_id"] = visible_gpus(place)  # RecBole hides all but these; its default is one
-        super()._init_device()
+        with hiding_gpus():
+            super()._init_device()
         if place.size > 1 and self.final_config_dict["device"].type == "cuda":
             self.final_config_dict["device"] = device_of(place)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import group_work
 import pytest
 import torch
+import yaml
 
 from recbole_sid import cli
 from recbole_sid.config import Config
@@ -21,6 +23,7 @@ from recbole_sid.distributed.place import Place, Processes, launched_place
 from recbole_sid.errors import InputError
 from recbole_sid.quick_start import is_launcher, run_recbole_sid
 from recbole_sid.settings.run import LaunchSettings
+from recbole_sid.util.visible_gpus import all_gpus_visible
 
 TWO = Processes(2, 2)
 ROOT = Path(__file__).parents[1]
@@ -176,6 +179,45 @@ def test_each_process_has_its_own_gpu(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(InputError, match="4 processes on this machine see 3 GPUs"):
         Config("TIGER", "tiny", config_dict=settings("TIGER", use_gpu=True))
+
+
+def test_run_trains_in_two_processes_as_in_one(settings: Any, tmp_path: Path, capsys: Any) -> None:
+    """From the command line to the table, through processes of their own."""
+    file = tmp_path / "settings.yaml"
+    found = []
+    for nproc in (1, 2):
+        chosen = settings("TIGER", nproc=nproc, dropout_prob=0.0, epochs=1, use_gpu=False)
+        chosen["checkpoint_dir"] = str(tmp_path / f"saved{nproc}")
+        file.write_text(yaml.safe_dump(chosen))
+        words = ["--model=TIGER", "--dataset=tiny", f"--config_files={file}", f"--json={tmp_path / 'row.json'}"]
+        assert cli.main(["run", *words]) == 0, capsys.readouterr().err
+        found.append(json.loads((tmp_path / "row.json").read_text())["rows"][0])
+        assert len(list((tmp_path / f"saved{nproc}").glob("TIGER*.pth"))) == 1
+    metrics = [name for name in found[0] if "@" in name]
+    assert metrics
+    assert {name: found[0][name] for name in metrics} == {name: found[1][name] for name in metrics}
+
+
+@pytest.mark.parametrize("by_the_user", [None, "2,3", ""])
+def test_what_is_started_sees_the_gpus_that_the_user_lets_it_see(
+    by_the_user: str | None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RecBole's Config hides all GPUs but one from its process, the launcher's or Ray's driver too."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # put back afterwards
+    if by_the_user is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", by_the_user)
+    for gpu_id in ("0", "1"):  # one configuration after another
+        Config("TIGER", "tiny", config_dict=settings("TIGER", use_gpu=True, nproc=2, gpu_id=gpu_id))
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu_id
+    with all_gpus_visible():
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == by_the_user
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert launch(os.getenv, ("CUDA_VISIBLE_DEVICES",), Processes(n_here=2, n_all=2)) == by_the_user
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # said since
+    with all_gpus_visible():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
 
 @pytest.mark.parametrize("words", [["compare", "--models=TIGER", "--dataset=tiny"], ["tune", "--model=TIGER"]])

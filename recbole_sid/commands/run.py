@@ -44,7 +44,7 @@ def run(call: Call) -> None:
         trained = launch(train, (call,), LaunchSettings.of(config).processes())
     else:
         trained = train(call)
-    if current_group().is_main:
+    if current_group().is_main and not config["group_offset"]:  # the first machine's launcher writes
         write_result(call, {"seed": config["seed"], "device": trained["device"]}, [trained["row"]])
         print(f"\n{markdown_table([trained['row']])}\n\nWritten: {trained['file']}")
 

@@ -20,8 +20,10 @@ from recbole_sid.cluster import limit_threads
 from recbole_sid.distributed.joining import ProcessLost, is_loss, wait_until_open
 from recbole_sid.distributed.place import Processes, environment_set, silence_others
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.util.visible_gpus import all_gpus_visible
 
 _PATIENCE = 600.0  # seconds for the first machine to hold the meeting place
+_LAST_ACTS = 60.0  # seconds for a process to end by itself after its work
 _GRACE = 5.0  # seconds for a process to end when it is told to
 _ROOT_CAUSE = 1.0  # seconds to hear of what broke before what only noticed it
 _ENDED = "recbole_sid/ended"  # in the store: what ended the processes of a machine
@@ -51,14 +53,16 @@ def launch(work: Callable[..., Any], arguments: Sequence[Any], processes: Proces
     try:
         for local_rank in range(processes.n_here):
             reader, writer = context.Pipe(duplex=False)
-            with environment_set(_environment(processes, port, local_rank)):
+            with all_gpus_visible(), environment_set(_environment(processes, port, local_rank)):
                 child = context.Process(
                     target=_run, args=(work, tuple(arguments), writer, os.getpid(), _threads(processes.n_here))
                 )
                 child.start()
             writer.close()
             children.append((child, reader))
-        return _watch(children, store, processes)
+        result = _watch(children, store, processes)
+        _let_finish([child for child, _ in children])
+        return result
     except BaseException as error:
         _tell_other_machines(store, processes, error)
         raise
@@ -139,9 +143,7 @@ def _run(
     if threads is not None:
         limit_threads(threads)
     try:
-        result = work(*arguments)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be closed
-        told.send(("result", result))
+        told.send(("result", work(*arguments)))
     except (InputError, OSError) as error:
         told.send(("lost" if is_loss(error) else "error", str(error)))
         sys.exit(2)
@@ -232,6 +234,13 @@ def _tell_other_machines(store: Any, processes: Processes, error: BaseException)
         with suppress(RuntimeError):
             store.set(_ENDED, str(error) if isinstance(error, InputError) else first_line(error))  # type: ignore[arg-type]
             sleep(_ROOT_CAUSE * 2)  # for them to look
+
+
+def _let_finish(children: Sequence[Any]) -> None:
+    """Wait for what processes do after their work, such as sending the rest of a log."""
+    given_up = monotonic() + _LAST_ACTS
+    for child in children:
+        child.join(max(0.0, given_up - monotonic()))
 
 
 def _end(children: Sequence[Any]) -> None:

@@ -51,13 +51,18 @@ class Processes(NamedTuple):
         return self.n_here == self.n_all
 
 
+def was_launched() -> bool:
+    """Say whether torchrun, `launch` or Ray Train started this process, perhaps alone."""
+    return all(os.environ.get(name) for name in _NEEDED)
+
+
 def launched_place() -> Place:
     """Return this process's place as torchrun, `launch` or Ray Train said it; one alone if none of them did.
 
     Raises:
         InputError: if what the environment says makes no sense.
     """
-    if not all(os.environ.get(name) for name in _NEEDED):
+    if not was_launched():
         return Place()
     rank, size = _number("RANK"), _number("WORLD_SIZE")
     place = Place(rank, size, _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size))
@@ -76,7 +81,8 @@ def _number(name: str, default: int | None = None) -> int:
 
 def visible_gpus(place: Place) -> str:
     """Return the GPUs that the processes of this machine share out, as ``gpu_id``: those they see, else one each."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(place.local_size)))
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")  # empty: the user hides all
+    return ",".join(map(str, range(place.local_size))) if seen is None else seen
 
 
 def device_of(place: Place) -> Any:
