@@ -24,7 +24,7 @@ from recbole_sid.comparison.latex import METRICS, check_columns
 from recbole_sid.comparison.panel import standing_of
 from recbole_sid.comparison.plan import Plan, check_baseline, make_plan, read_plan, with_tuned_files
 from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
-from recbole_sid.comparison.sheet import check_data, compared, read_sheet, write_sheet
+from recbole_sid.comparison.sheet import check_data, check_runs, compared, other_versions, read_sheet, write_sheet
 from recbole_sid.comparison.summary import summarise
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_folder, create_history_dataset
@@ -128,7 +128,8 @@ def _compared(
     files = write_comparison(summary, folder, details, columns, results)
     files.append(write_sheet(folder / "comparison.yaml", planned, baseline, summary, results, command))
     table, tests, breakdown = map(pd.DataFrame, (summary.rows, summary.tests, summary.breakdown))
-    return ComparisonTables(table, tests, breakdown, summary.failures, files, details, summary, config)
+    reused = sum(outcome.reused for outcome in outcomes)
+    return ComparisonTables(table, tests, breakdown, summary.failures, files, details, summary, config, reused)
 
 
 def reproduce(
@@ -149,15 +150,23 @@ def reproduce(
         report: told what begins and what ended, a line each.
 
     Raises:
-        InputError: if the sheet cannot be read, or the data are not those that it names.
+        InputError: if the sheet cannot be read, lies in `output`, or the data are not those that it names.
     """
     stated = read_sheet(sheet, config_dict)
-    check_data(stated)
     name = f"{stated.plan.dataset}-{content_hash(sheet)}"
     folder = Path(output if output is not None else Path("saved") / "reproduced" / name)
+    if folder.resolve() == Path(sheet).resolve().parent:
+        raise InputError(
+            f"output={folder} holds the sheet, whose runs would be reused and their results overwritten: name another "
+            "folder."
+        )
+    check_data(stated)
     there = {"checkpoint_dir": str(folder / "checkpoints")}
     entries = tuple(entry._replace(settings={**entry.settings, **there}) for entry in stated.plan.entries)
     plan = stated.plan._replace(entries=entries)
+    check_runs(stated, make_jobs(plan, folder / "runs"))
+    if versions := other_versions(stated):
+        report(versions)
     found = _compared(plan, stated.baseline, folder, [METRICS], None, "", report)
     return ReproductionTables(pd.DataFrame(compared(stated, found.summary)), found)
 

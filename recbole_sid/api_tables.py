@@ -43,6 +43,7 @@ class ComparisonTables(Tables):
         details: dataset, seeds and runs (the folder of each training, which `analyze` takes).
         summary: the same as rows.
         config: of the first model.
+        reused: how many trainings were there before.
     """
 
     table: pd.DataFrame
@@ -53,6 +54,7 @@ class ComparisonTables(Tables):
     details: dict[str, Any]
     summary: Summary
     config: Config
+    reused: int
 
 
 @dataclass(frozen=True, repr=False)

@@ -251,11 +251,12 @@ def test_semantic_id_files(kind: Callable[[str, Files], None], own: Files, monke
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("door", ["plan", "config file", "result", "runs", "space"])
+@pytest.mark.parametrize("door", ["plan", "sheet", "config file", "result", "runs", "space"])
 @pytest.mark.filterwarnings("ignore")
 def test_plans_and_results(door: str, kind: Callable[[str, Files], None], own: Files, monkeypatch: Any) -> None:
     doors: dict[str, Door] = {
         "plan": lambda own, path: _command("compare", f"--plan={path}"),
+        "sheet": lambda own, path: _command("reproduce", path),
         "config file": lambda own, path: _command("run", "--model=Pop", "--dataset=tiny", f"--config_files={path}"),
         "result": _stored,
         "runs": _result,

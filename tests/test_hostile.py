@@ -101,6 +101,25 @@ def test_plans_and_spaces_run_nothing(data_path: Path, hostile: str) -> None:
     assert not MARKER.exists()
 
 
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ("plan: !!python/object/apply:os.mkdir [marker]", "no valid YAML"),
+        ("plan: !!python/name:os.system", "no valid YAML"),
+        ("plan: {dataset: tiny, models: {Pop: {}}, run: rm}", "key of a plan='run' must be one of"),
+        ("plan: {dataset: tiny, models: {Pop: {_code: rm}}}", "'_code'"),
+        ("run: rm", "key of a sheet='run' must be one of"),
+    ],
+)
+def test_sheets_run_nothing(sheet: str, message: str, capsys: Any) -> None:
+    head = ["format: recbole_sid comparison 1", "results: {Pop: {x: 0.1}}", "tolerance: {absolute: 0, relative: 0}"]
+    lines = [*head, "data: {files: {}, runs: {}}", "machines: []", sheet]
+    Path("sheet.yaml").write_text("\n".join(lines), encoding="utf-8")
+    assert main(["reproduce", "sheet.yaml"]) == 2
+    assert message in capsys.readouterr().err
+    assert not MARKER.exists()
+
+
 def test_kd_dagfm_evaluates_no_setting(settings: dict[str, Any], hostile: str) -> None:
     with pytest.raises(InputError, match="must be the name of a network"):
         Config("KD_DAGFM", "ml-100k", config_dict={"teacher": hostile})

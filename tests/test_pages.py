@@ -69,7 +69,12 @@ def run(name: str) -> Any:
         "train_s": 2.0,
         "fingerprint": "f" * 16,
         "data": "d" * 16,
-        "settings": {"data_path": HOSTILE},
+        "settings": {
+            "checkpoint_dir": "/home/me/saved",
+            "feature_file": "/home/me/vectors.npy",
+            "loss_type": HOSTILE,
+            "teacher_config": {"feature_file": "/home/me/theirs.npy", "d_model": 8},
+        },
         "evaluations": {"": {"metrics": {"ndcg@10": 0.1}}},
         "curve": [{"stage": name, "epoch": epoch, "loss": 1 / epoch, "ndcg@10": 0.1} for epoch in (1, 2, 3)],
         "semantic_ids": None,
@@ -123,6 +128,10 @@ def test_comparison_in_a_browser(page: Any, tmp_path: Path) -> None:
     found = summary()
     details = {"dataset": f"data {HOSTILE}", "seeds": [1, 2], "command": f"recbole-sid compare --x={HOSTILE}"}
     file = write_comparison_page(found, [run(name) for name in MODELS], tmp_path / "page.html", details)
+    text = file.read_text(encoding="utf-8")
+    assert "/home/me" not in text
+    assert "checkpoint_dir" not in text
+    assert "vectors.npy" in text
     page.goto(f"file://{file}")
     page.wait_for_selector("body[data-ready]")
     assert page.title() == f"Comparison on data {HOSTILE}"

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from recbole_sid import compare
+from recbole_sid import __version__, compare
 from recbole_sid.cli import main
 from recbole_sid.comparison.sheet import read_sheet
 from recbole_sid.errors import InputError
@@ -36,19 +37,33 @@ def test_a_comparison_is_run_again_from_its_sheet(data_path: Path, capsys: pytes
     assert content["plan"]["models"]["memory"]["hops"] == 2
     assert set(content["data"]["files"]) == {"tiny.inter", "tiny.item"}
     assert content["results"]["memory"]["ndcg@10"] == found.table["ndcg@10"][1]
-    assert content["machine"]["versions"]["recbole"]
+    (machine,) = content["machines"]
+    assert machine["versions"]["recbole"]
+    assert machine["runs"] == ["Pop (seed 2020)", "memory (seed 2020)"]
 
+    assert main(["reproduce", str(sheet), "--output=out"]) == 2
+    assert "output=out holds the sheet" in capsys.readouterr().err
     results = {"Pop": {"ndcg@10": content["results"]["Pop"]["ndcg@10"] + 0.5}}
     wrong = changed(sheet, results=results)
     assert main(["reproduce", str(wrong), "--output=again"]) == 1
     told = capsys.readouterr().out
     assert "Not reproduced: 1 of" in told
     assert "| Pop" in told
+    assert "were there from earlier" not in told
+    assert "Other versions" not in told
     assert (Path("again") / "runs").is_dir()
-    assert main(["reproduce", str(sheet), "--output=again"]) == 0  # what is there is not run again
+    versions = {"versions": {"torch": "1.0", "unheard-of": "2"}}
+    other = changed(sheet, recbole_sid="0.1", machines=[versions])
+    assert main(["reproduce", str(other), "--output=again"]) == 0  # what is there is not run again
     told = capsys.readouterr().out
     assert "reused from again" in told
+    assert f"recbole_sid {__version__} (in the sheet 0.1); torch {torch.__version__} (in the sheet 1.0)." in told
+    assert "2 of 2 runs were there from earlier" in told
     assert "Reproduced: all" in told
+
+    other = changed(sheet, data={"runs": {"memory": "0" * 16}})
+    assert main(["reproduce", str(other), "--output=again"]) == 2
+    assert "memory reads files of other content than in the sheet" in capsys.readouterr().err
 
     with (data_path / "tiny" / "tiny.item").open("a", encoding="utf-8") as stream:
         stream.write("i999\tnew thing\tkind1\n")
@@ -69,9 +84,10 @@ def test_a_comparison_is_run_again_from_its_sheet(data_path: Path, capsys: pytes
         ),
         (
             "{format: recbole_sid comparison 1, results: {P: {x: .1}}, tolerance: {absolute: 1, relative: 0}, "
-            "data: {files: {}}, plan: 3}",
+            "data: {files: {}, runs: {}}, machines: [], plan: 3}",
             "must name dataset and models",
         ),
+        ("{format: recbole_sid comparison 1, results: {}, shell: rm}", "key of a sheet='shell' must be one of"),
     ],
 )
 def test_other_files_are_refused(content: str, message: str, tmp_path: Path) -> None:

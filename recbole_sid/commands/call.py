@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -109,10 +109,10 @@ def config_files(call: Call) -> list[str]:
     return call.options.get("config_files", "").split()
 
 
-def command_line(call: Call) -> str:
-    """Return the command line that says what `call` does, quoted for a shell."""
+def command_line(call: Call, apart: Collection[str] = ()) -> str:
+    """Return the command line that says what `call` does, quoted for a shell, without the options `apart`."""
     given = {**call.options, **call.overrides}
-    words = [f"--{key}={value}" for key, value in given.items()]
+    words = [f"--{key}={value}" for key, value in given.items() if key not in apart]
     return shlex.join(["recbole-sid", call.command, *words])
 
 

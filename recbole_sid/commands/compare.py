@@ -23,6 +23,7 @@ def compare(call: Call) -> None:
     """Train several models with several seeds and compare them: means, tests over users, breakdowns."""
     from recbole_sid.api import compare as compared
     from recbole_sid.comparison.comparison_files import markdown
+    from recbole_sid.settings.known import flagged
 
     started = perf_counter()
     seeds = parse_value(call.options["seeds"]) if "seeds" in call.options else None
@@ -35,7 +36,7 @@ def compare(call: Call) -> None:
         gpus=_number(call, "gpus", 0),
         config_file_list=config_files(call),
         config_dict=call.overrides,
-        command=command_line(call),
+        command=command_line(call, apart=("output", "json", "address", *flagged("volatile"))),
     )
     write_result(call, found.config, found.summary.rows, {**found.details, "tests": found.summary.tests})
     first, *others = found.files

@@ -15,6 +15,9 @@ def reproduce(call: Call) -> int:
     write_result(call, found.comparison.config, rows, found.comparison.details)
     differing = [{key: value for key, value in row.items() if key != "same"} for row in rows if not row["same"]]
     print(f"\nWritten to {found.comparison.files[0].parent}.")
+    if found.comparison.reused:
+        n_runs = len(found.comparison.details["runs"])
+        print(f"{found.comparison.reused} of {n_runs} runs were there from earlier and are reused.")
     if not differing:
         print(f"Reproduced: all {len(rows)} values are within the tolerance that '{input_file(call)}' states.")
         return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sid.comparison.latex import is_significant, metrics_of, with_deviation
+from recbole_sid.comparison.machines import machines_of
 from recbole_sid.comparison.page_charts import breakdown_charts, curve_charts, difference_charts, speed_charts
 from recbole_sid.comparison.statistics import TEST_METRIC
 from recbole_sid.comparison.summary import Summary
@@ -16,6 +17,7 @@ from recbole_sid.evaluation.runs import RunResult
 from recbole_sid.evaluation.tables import column_title, format_value
 from recbole_sid.pages.page import CHARTS, write_page
 from recbole_sid.pages.page_table import Cell, PageTable, cell, facts_of, table_of
+from recbole_sid.settings.known import flagged
 
 _OTHERS = ("share_of_teacher", "users_per_s", "parameters", "train_s", "peak_memory_mb", "seeds")
 
@@ -136,20 +138,29 @@ def _qualities(results: Sequence[RunResult]) -> list[dict[str, Any]]:
 
 
 def _machines(results: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """Return the different machines, with the runs that they are of."""
-    found: dict[str, dict[str, Any]] = {}
-    for result in results:
-        machine = {"recbole_sid": result["version"], "device": result["device"], **(result.get("machine") or {})}
-        known = found.setdefault(json.dumps(machine, sort_keys=True), {"facts": facts_of(machine), "runs": []})
-        known["runs"].append(f"{result['name']} (seed {result['seed']})")
-    return [{**known, "runs": ", ".join(known["runs"])} for known in found.values()]
+    """Return the facts of each machine, with the runs that were made there."""
+    return [
+        {
+            "facts": facts_of({key: value for key, value in machine.items() if key != "runs"}),
+            "runs": ", ".join(machine["runs"]),
+        }
+        for machine in machines_of(results)
+    ]
 
 
 def _settings(results: Sequence[RunResult]) -> list[tuple[str, str]]:
-    """Return for each entry the settings of its first run, as YAML-like lines."""
+    """Return for each entry the settings of its first run, as YAML-like lines, without where it ran."""
+    places, files = set(flagged("volatile")), set(flagged("file"))
+
+    def shown(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):  # as teacher_config
+            return {inner: shown(inner, each) for inner, each in value.items() if inner not in places}
+        return Path(value).name if key in files and isinstance(value, str) else value
+
     found: dict[str, str] = {}
     for result in results:
-        lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(result["settings"].items())]
+        settings = shown("", result["settings"])
+        lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(settings.items())]
         found.setdefault(result["name"], "\n".join(lines))
     return list(found.items())
 

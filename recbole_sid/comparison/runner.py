@@ -27,11 +27,13 @@ class JobOutcome(NamedTuple):
         job: which.
         result: what `run_job` returned; None if it failed.
         failure: one sentence; None if it did not.
+        reused: the result is of a run before this one.
     """
 
     job: Job
     result: RunResult | None
     failure: str | None
+    reused: bool = False
 
 
 class RayOptions(NamedTuple):
@@ -69,7 +71,7 @@ def run_jobs(
         result = stored(job)
         if result is not None:
             report(f"{label}: reused from {job.folder}")
-            outcomes.append(JobOutcome(job, result, None))
+            outcomes.append(JobOutcome(job, result, None, reused=True))
             standing.ended(job, result)
             continue
         other = run_of_other_version(job)
@@ -163,7 +165,9 @@ def run_jobs_on_ray(
     """
     import ray
 
-    found = {job.name: JobOutcome(job, result, None) for job in jobs if (result := stored(job)) is not None}
+    found = {
+        job.name: JobOutcome(job, result, None, reused=True) for job in jobs if (result := stored(job)) is not None
+    }
     unfinished = [job for job in jobs if job.name not in found]
     again = {teacher.name for job in unfinished for teacher in _lost_teacher(job, jobs)}
     with ray_running(options.address):

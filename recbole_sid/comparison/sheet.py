@@ -11,15 +11,19 @@ from typing import Any, NamedTuple
 import yaml
 
 from recbole_sid import __version__
+from recbole_sid.comparison.job import Job
 from recbole_sid.comparison.latex import metrics_of
+from recbole_sid.comparison.machines import machines_of
 from recbole_sid.comparison.plan import Plan, plan_of
 from recbole_sid.comparison.summary import Summary
 from recbole_sid.config import Config
-from recbole_sid.errors import InputError
+from recbole_sid.errors import InputError, require_known
 from recbole_sid.evaluation.runs import RunResult
 from recbole_sid.identity import atomic_hashes
+from recbole_sid.settings.known import flagged
 from recbole_sid.util.files import write_text
 from recbole_sid.util.hashing import as_json_type
+from recbole_sid.util.machine import machine
 from recbole_sid.util.reading import read_yaml
 from recbole_sid.util.values import PropertyLoader
 
@@ -27,8 +31,15 @@ FORMAT = "recbole_sid comparison 1"
 # What another processor's rounding does to trained models; those that train nothing come out the same.
 TOLERANCE = {"absolute": 0.001, "relative": 0.05}
 _COSTS = ("users_per_s", "parameters", "train_s", "peak_memory_mb")
-# Of a run but not of what it computes, and other wherever it runs.
-_LEFT_OUT = ("checkpoint_dir", "resume", "show_progress", "state", "seed")
+# Of a run but not of what it computes, and other wherever it runs; data_path stays, without which nothing is found.
+_LEFT_OUT = (
+    *("checkpoint_dir", "dataset_save_path", "dataloaders_save_path", "distill_cache_dir", "config_files", "gpu_id"),
+    *("resume", "show_progress", "state", "seed", "log_wandb", "wandb_project"),
+)
+_KEYS = (
+    *("format", "recbole_sid", "command", "plan", "baseline", "data", "machines", "tolerance", "results"),
+    *("deviations", "costs", "checklist"),
+)
 
 
 class Sheet(NamedTuple):
@@ -40,6 +51,8 @@ class Sheet(NamedTuple):
         results: row -> metric -> mean over seeds.
         absolute, relative: a value may differ by the first plus the second times what the sheet has.
         files: of the dataset: name -> hash of its content.
+        runs: entry -> hash of all files that its runs read their data from.
+        versions: package, recbole_sid among them, or python -> those that its runs were made with.
     """
 
     plan: Plan
@@ -48,6 +61,8 @@ class Sheet(NamedTuple):
     absolute: float
     relative: float
     files: dict[str, str]
+    runs: dict[str, str]
+    versions: dict[str, set[str]]
 
 
 def write_sheet(
@@ -67,8 +82,12 @@ def write_sheet(
         "command": command,
         "plan": _content(plan),
         "baseline": baseline,
-        "data": {"files": atomic_hashes(config), **summary.data},
-        "machine": results[0].get("machine") if results else None,
+        "data": {
+            "files": atomic_hashes(config),
+            "runs": {result["name"]: result["data"] for result in results},
+            **summary.data,
+        },
+        "machines": machines_of(results),
         "tolerance": dict(TOLERANCE),
         "results": {row["model"]: {metric: row[metric] for metric in metrics} for row in summary.rows},
         "deviations": {
@@ -111,7 +130,7 @@ def _checklist(plan: Plan, config: Config, summary: Summary, results: Sequence[R
         "how many seeds, and the spread over them": f"{seeds}; {'deviations above' if seeds > 1 else 'no spread'}",
         "error bars and tests": "95% bootstrap interval over users; paired t-test and Wilcoxon test, Holm's adjustment",
         "metrics, and what is ranked": f"{', '.join(config['metrics'])} at {config['topk']}; the whole catalogue",
-        "cost": f"{hours:.2f} hours of training in all; the machine above",
+        "cost": f"{hours:.2f} hours of training in all; the machines above",
         "trainings that failed": "; ".join(summary.failures) or "none",
     }
 
@@ -124,7 +143,7 @@ def read_sheet(file: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         overrides: settings over those of its plan, such as the data_path of data that lie elsewhere.
 
     Raises:
-        InputError: if the file is missing, no such sheet, or its plan cannot be run.
+        InputError: if the file is missing, no such sheet, has keys that no sheet has, or its plan cannot be run.
     """
     if not Path(file).is_file():
         raise InputError(f"The sheet '{file}' does not exist: `recbole-sid compare` writes one, comparison.yaml.")
@@ -133,8 +152,10 @@ def read_sheet(file: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         raise InputError(
             f"'{file}' is no sheet of a comparison (format: {FORMAT}), as `recbole-sid compare` writes it."
         )
+    for key in content:
+        require_known("key of a sheet", key, _KEYS)
     results, tolerance, data = (content.get(key) for key in ("results", "tolerance", "data"))
-    files = data.get("files") if isinstance(data, dict) else None
+    files, runs = (data.get(key) if isinstance(data, dict) else None for key in ("files", "runs"))
     if not isinstance(results, dict) or not results or not all(map(_is_numbers, results.values())):
         raise InputError(f"'{file}' must hold results: model, metric and number.")
     if (
@@ -144,10 +165,25 @@ def read_sheet(file: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         or min(tolerance.values()) < 0
     ):
         raise InputError(f"'{file}' must hold tolerance: {{absolute: 0.001, relative: 0.05}}, numbers of at least 0.")
-    if not isinstance(files, dict):
-        raise InputError(f"'{file}' must hold data: files: the hash of each.")
+    if not isinstance(files, dict) or not isinstance(runs, dict):
+        raise InputError(f"'{file}' must hold data: files and runs, the hash of each.")
     plan = plan_of(content.get("plan"), f"The plan in '{file}'", overrides)
-    return Sheet(plan, content.get("baseline"), results, **tolerance, files=files)
+    return Sheet(
+        plan, content.get("baseline"), results, **tolerance, files=files, runs=runs, versions=_versions(content, file)
+    )
+
+
+def _versions(content: Mapping[str, Any], file: str | Path) -> dict[str, set[str]]:
+    machines = content.get("machines")
+    if not isinstance(machines, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("versions", {}), dict) for each in machines
+    ):
+        raise InputError(f"'{file}' must hold machines: a list of what each is, its versions among it.")
+    found: dict[str, set[str]] = {"recbole_sid": {str(content.get("recbole_sid"))}}
+    for each in machines:
+        for package, version in each.get("versions", {}).items():
+            found.setdefault(str(package), set()).add(str(version))
+    return found
 
 
 def _is_numbers(values: Any) -> bool:
@@ -168,6 +204,32 @@ def check_data(sheet: Sheet) -> None:
                 f"'{name}' {what} in the sheet: its results are of other data. Name the folder of "
                 "the same by --data_path."
             )
+
+
+def check_runs(sheet: Sheet, jobs: Sequence[Job]) -> None:
+    """Raise InputError if a job reads other files than in the sheet, as those of features or ready-made codes."""
+    for job in jobs:
+        stated = sheet.runs.get(job.entry.name, job.data)  # of one that failed then, nothing is known
+        if stated != job.data:
+            config = job.config()
+            files = ", ".join(
+                f"{key}={config[key]}" for key in flagged("file") if config[key] and key != "teacher_path"
+            )
+            raise InputError(
+                f"{job.entry.name} reads files of other content than in the sheet ({files or 'of its features'}): its "
+                "results are of other data. Name the same files."
+            )
+
+
+def other_versions(sheet: Sheet) -> str:
+    """Say which versions here are not among the sheet's; empty if all are."""
+    here = {"recbole_sid": __version__, **machine("cpu")["versions"]}
+    other = [
+        f"{name} {version} (in the sheet {', '.join(sorted(sheet.versions[name]))})"
+        for name, version in here.items()
+        if name in sheet.versions and version not in sheet.versions[name]
+    ]
+    return f"Other versions than in the sheet: {'; '.join(other)}." if other else ""
 
 
 def compared(sheet: Sheet, summary: Summary) -> list[dict[str, Any]]:
