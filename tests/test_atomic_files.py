@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -18,6 +19,7 @@ from recbole_sid.config import Config
 from recbole_sid.data import atomic_dataset, create_dataset
 from recbole_sid.data.atomic_dataset import AtomicDataset, TokenNumbers, read_csv
 from recbole_sid.errors import InputError
+from recbole_sid.features.text import item_texts
 from recbole_sid.identity import data_hash
 from recbole_sid.util import atomic_files
 
@@ -163,6 +165,17 @@ def test_numbers_are_those_of_pandas(tmp_path: Path, seed: int) -> None:
     np.testing.assert_array_equal(ours["b:float"], theirs["b:float"])
 
 
+@pytest.mark.parametrize("number", ["0x1F", "0X1F"])
+def test_no_number_to_recbole_is_none_to_us(tmp_path: Path, number: str) -> None:
+    (tmp_path / "tiny").mkdir()
+    rows = ["user_id:token\titem_id:token\tprice:float", "u1\ti1\t1", f"u1\ti2\t{number}"]
+    (tmp_path / "tiny" / "tiny.inter").write_text("\n".join(rows) + "\n")
+    with pytest.raises(ValueError, match="Unable to convert column price:float"):
+        Dataset(config(tmp_path))
+    with pytest.raises(InputError, match=r"RecBole cannot read .*Unable to convert column price:float"):
+        create_dataset(config(tmp_path))
+
+
 @pytest.mark.parametrize("content", ["u9\ti9\tmuch\t1\tred\t1\n", "\xff\n"])
 def test_damage_is_one_sentence(tmp_path: Path, content: str) -> None:
     with (write(tmp_path) / "tiny" / "tiny.inter").open("a", encoding="latin-1") as stream:
@@ -226,6 +239,43 @@ def test_wrong_parquet_is_one_sentence(tmp_path: Path, columns: dict[str, Any], 
     parquet.write_table(pa.table(columns), tmp_path / "tiny" / "tiny.inter.parquet")
     with pytest.raises(InputError, match=message):
         create_dataset(config(tmp_path))
+
+
+ODD = {
+    "struct": pa.array([{"c": 1}] * 2),
+    "date32": pa.array([0, 1], pa.date32()),
+    "decimal128": pa.array([1, 2], pa.decimal128(9, 2)),
+    "binary": pa.array([b"\xff"] * 2),
+    "fixed_size_list": pa.array([[1.0, 2.0]] * 2, pa.list_(pa.float64(), 2)),
+    "list<element: struct": pa.array([[{"c": 1}]] * 2),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_columns_of_parquet_are_refused_where_they_are_wanted(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "tiny").mkdir()
+    table = {"item_id": ["x", "y"], "odd": ODD[kind]}
+    for source, texts in (("inter", {"user_id": ["a", "b"]}), ("item", {"title": ["X", "Y"]})):
+        parquet.write_table(pa.table({**table, **texts}), tmp_path / "tiny" / f"tiny.{source}.parquet")
+    few = config(tmp_path, load_col={"inter": ["user_id", "item_id"], "item": ["item_id", "title"]})
+    assert create_dataset(few).item_feat["title"].tolist()[1:] == [1, 2]
+    left_out = config(tmp_path, load_col=None, unload_col={"inter": ["odd"], "item": ["odd"], "user": []})
+    assert create_dataset(left_out).item_feat["title"].tolist()[1:] == [1, 2]
+    tokens = np.array(["y", "x"])
+    assert item_texts({**few.final_config_dict, "text_item_field": None, "text_fields": "title"}, tokens) == ["Y", "X"]
+    refused = rf"The column 'odd' of .* is of type {kind}.*: a field is text, a number, a time, or a list"
+    with pytest.raises(InputError, match=refused):
+        create_dataset(config(tmp_path))
+    with pytest.raises(InputError, match=refused):
+        item_texts({**few.final_config_dict, "text_item_field": None, "text_fields": ["title", "odd"]}, tokens)
+
+
+@pytest.mark.parametrize("kind", ["token_seq", "float_seq"])
+def test_no_rows_are_no_lists(kind: str) -> None:
+    dataset = SimpleNamespace(config={"seq_len": None}, field2seqlen={})
+    values = pa.chunked_array([], pa.list_(pa.string() if kind == "token_seq" else pa.float64()))
+    found = AtomicDataset._sequences(dataset, values, "tiny.item.parquet", atomic_files.Column("x", "x", kind))
+    assert (len(found), dataset.field2seqlen) == (0, {"x": 0})
 
 
 def test_damaged_and_doubled_parquet(tmp_path: Path) -> None:

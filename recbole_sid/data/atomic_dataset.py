@@ -95,7 +95,7 @@ class AtomicDataset(Dataset):
             check_widths(path, column.field, flat.unique(), strict=True)
         flat = np.asarray(flat.to_pandas(), dtype=str if column.type == "token_seq" else np.float64)
         lengths = whole.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        rows = np.split(flat, np.cumsum(lengths)[:-1])
+        rows = np.split(flat, np.cumsum(lengths))[:-1]  # what is left behind the last is empty
         longest = (self.config["seq_len"] or {}).get(column.field, int(lengths.max(initial=0)))
         self.field2seqlen[column.field] = min(longest, int(lengths.max(initial=0)))
         found = np.empty(len(rows), dtype=object)
@@ -121,7 +121,7 @@ class AtomicDataset(Dataset):
                 feat[field] = here
             else:
                 lengths = feat[field].agg(len)
-                feat[field] = np.split(here.astype(np.int64), np.cumsum(lengths)[:-1])
+                feat[field] = np.split(here.astype(np.int64), np.cumsum(lengths))[:-1]
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
         """Convert as RecBole does, columns of single numbers without a loop over them."""

@@ -62,7 +62,7 @@ def display_fields(config: Any, tokens: np.ndarray, fields: Sequence[str] | None
         return {}
     if fields is not None and not fields:
         return {}
-    table = read_atomic(path, config)
+    table = read_atomic(path, config, fields or ())
     table.columns = [column.split(":")[0] for column in table.columns]
     if fields is None:
         fields = [name for name in _TITLES if name in table.columns][:1]

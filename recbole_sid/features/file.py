@@ -212,7 +212,7 @@ def _parquet(path: str, name: str | None, config: Any) -> Rows:
 
 def _atomic(path: str, name: str | None, config: Any) -> Rows:
     """Read RecBole's atomic file with a token column and a float_seq column, as `additional_feat_suffix` names it."""
-    table = read_atomic(path, config)
+    table = read_atomic(path, config, (name,) if name else ())
     types = dict(column.rsplit(":", 1) for column in table.columns)
     table.columns = list(types)
     token_fields = [field for field, kind in types.items() if kind == "token"]

@@ -147,11 +147,11 @@ def item_texts(config: Any, item_tokens: np.ndarray) -> list[str]:
     path = atomic_path(config["data_path"], config["dataset"], "item")
     if not path.is_file():
         raise InputError(f"Text features need the file '{path}', which does not exist.")
-    table = read_atomic(path, config)
+    item_field = config["text_item_field"] or config["ITEM_ID_FIELD"]
+    table = read_atomic(path, config, (item_field, *fields))
     table.columns = [column.split(":")[0] for column in table.columns]
     if not fields:
         raise InputError(f"text_fields is empty: name fields of '{path}' ({', '.join(table.columns)}).")
-    item_field = config["text_item_field"] or config["ITEM_ID_FIELD"]
     for name in [item_field, *fields]:
         if name not in table.columns:
             raise InputError(

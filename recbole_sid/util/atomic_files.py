@@ -32,7 +32,7 @@ class Column(NamedTuple):
 
     name: str  # as the file has it
     field: str
-    type: str
+    type: str  # of TYPES; empty where the file holds nothing of these types
 
 
 def atomic_path(folder: str | os.PathLike[str], dataset: str, source: str) -> Path:
@@ -116,6 +116,8 @@ def _numbers(texts: pa.Array) -> pa.Array | None:
     import pyarrow as pa
     from pyarrow import compute
 
+    if any(compute.any(compute.match_substring(texts, sign)).as_py() for sign in "xX"):
+        return None  # 0x1F is 31 to Arrow and no number to others
     try:
         digits = texts.cast(pa.int64())
         numbers = None
@@ -138,12 +140,14 @@ def _numbers(texts: pa.Array) -> pa.Array | None:
 def parquet_columns(path: str | os.PathLike[str], ids: Iterable[str]) -> list[Column]:
     """Return the columns of a Parquet file: by their names ``field:type``, else by what they hold.
 
+    A column of anything else, such as structs, has no type; `read_parquet_columns` refuses it.
+
     Args:
         path: the file.
         ids: fields that are tokens whatever they hold.
 
     Raises:
-        InputError: if the file is damaged, or a column has no name or type that an atomic file may have.
+        InputError: if the file is damaged, or a column has no name that an atomic file may have.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -164,29 +168,25 @@ def _column(path: str | os.PathLike[str], name: str, kind: pa.DataType, ids: set
     field, colon, type_ = name.partition(":")
     if colon and type_ not in TYPES:
         raise InputError(f"The column '{name[:80]}' of '{path}' must be name or name:type, of type {', '.join(TYPES)}.")
-    found = "token" if field in ids else _type_of(kind)
-    if found is None:
-        raise InputError(
-            f"The column '{name[:80]}' of '{path}' is of type {str(kind)[:80]}: a field is text, a number, a time, or "
-            "a list of texts or numbers."
-        )
-    return Column(name, field, type_ if colon else found)
+    if not colon:
+        type_ = "token" if field in ids else _type_of(kind)
+    return Column(name, field, type_)
 
 
-def _type_of(kind: pa.DataType) -> str | None:
-    """Return the type of a field that has no type in its name."""
+def _type_of(kind: pa.DataType) -> str:
+    """Return the type of a field that has no type in its name, "" for none."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
         kind = kind.value_type
     if types.is_list(kind) or types.is_large_list(kind):
         inner = _type_of(kind.value_type)
-        return f"{inner}_seq" if inner in ("token", "float") else None
+        return f"{inner}_seq" if inner in ("token", "float") else ""
     if types.is_string(kind) or types.is_large_string(kind):
         return "token"
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_timestamp(kind):
         return "float"
-    return None
+    return ""
 
 
 def read_parquet_columns(path: str | os.PathLike[str], columns: Sequence[Column]) -> list[pa.ChunkedArray]:
@@ -196,7 +196,8 @@ def read_parquet_columns(path: str | os.PathLike[str], columns: Sequence[Column]
     none.
 
     Raises:
-        InputError: if the file is damaged, unfolds to more than it should, or holds something else than its types say.
+        InputError: if the file is damaged, unfolds to more than it should, or holds something else than its types say,
+            or a column has no type.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -205,6 +206,8 @@ def read_parquet_columns(path: str | os.PathLike[str], columns: Sequence[Column]
         with parquet.ParquetFile(path) as file:
             check_parquet(file, path)
             schema = file.schema_arrow
+        for column in columns:
+            _require_type(path, column, schema)
         texts = [column.name for column in columns if _is_text(schema.field(column.name).type)]
         with parquet.ParquetFile(path, read_dictionary=texts) as file:  # a text of megabytes is stored once
             table = file.read(columns=[column.name for column in columns])
@@ -213,6 +216,15 @@ def read_parquet_columns(path: str | os.PathLike[str], columns: Sequence[Column]
             raise
         raise InputError(f"'{path}' is no readable Parquet file ({first_line(error)}).") from error
     return [_converted(path, column, table.column(column.name)) for column in columns]
+
+
+def _require_type(path: str | os.PathLike[str], column: Column, schema: pa.Schema) -> None:
+    if not column.type:
+        kind = str(schema.field(column.name).type)
+        raise InputError(
+            f"The column '{column.name[:80]}' of '{path}' is of type {kind[:80]}: a field is text, a number, a time, "
+            "or a list of texts or numbers. Leave it out of load_col, or turn it into one of these."
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:
