@@ -26,9 +26,13 @@ TITLES = [
 
 
 class Counting:
-    """Scores are a weighted sum of rows of a matrix of the history's items; `delay` seconds are slept by each call."""
+    """Scores are a weighted sum of rows of a matrix of the history's items.
+
+    Each call sleeps for `delay` seconds, and waits as long as the file `held` is there.
+    """
 
     delay = 0.0
+    held: Path | None = None
     calls: list[int] = []  # how many histories each had
 
     def __init__(self, matrix: np.ndarray) -> None:
@@ -45,6 +49,9 @@ class Counting:
         assert self.lock.acquire(blocking=False), "two batches of one bundle at once"
         type(self).calls.append(len(histories.lengths))
         time.sleep(self.delay)
+        given_up = time.monotonic() + 60
+        while self.held is not None and self.held.exists() and time.monotonic() < given_up:
+            time.sleep(0.01)
         steps = np.arange(histories.items.shape[1])
         weights = np.where(steps < histories.lengths[:, None], 0.5 ** (histories.lengths[:, None] - steps), 0)
         sums = np.einsum("bt,btn->bn", weights, self.matrix[histories.items])

@@ -523,20 +523,23 @@ def test_an_address_that_is_taken_is_told_before_bundles_are_read(capsys: pytest
 
 
 _PROCESS = f"""
+import os
 from served_bundles import *
 from recbole_sid.serving.engine import ENGINES
 from recbole_sid.cli import main
 ENGINES[{ENGINE!r}] = {WHERE!r}
-Counting.delay = 0.5
+Counting.held = Path(os.environ["HELD"])
 raise SystemExit(main())
 """
 
 
-def test_a_process_finishes_what_it_took(bundles: dict[str, Path]) -> None:
+def test_a_process_finishes_what_it_took(bundles: dict[str, Path], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    held = tmp_path / "held"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "HELD": str(held)}
     command = [sys.executable, "-c", _PROCESS, "serve", *map(str, bundles.values()), f"--port={port}"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     answers: list[httpx.Response] = []
@@ -549,15 +552,19 @@ def test_a_process_finishes_what_it_took(bundles: dict[str, Path]) -> None:
             except httpx.TransportError:
                 time.sleep(0.05)
         body = {"histories": [["i1"]]}
+        held.touch()
         threads = [
             threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/recommend", json=body, timeout=20)))
             for _ in range(3)
         ]
         for thread in threads:
             thread.start()
-        while 'waiting{model="first"} 2.0' not in httpx.get(f"{url}/metrics").text:
-            time.sleep(0.01)  # the first is being ranked, the others wait
+        for _ in range(3000):
+            if 'waiting{model="first"} 2.0' in httpx.get(f"{url}/metrics").text:
+                break  # the first is being ranked, the others wait
+            time.sleep(0.01)
         process.terminate()
+        held.unlink()
         for thread in threads:
             thread.join()
         assert process.wait(20) in (0, -15)
