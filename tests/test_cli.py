@@ -59,7 +59,10 @@ def test_parse(words: list[str], expected: Call) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tokenise"], "Unknown command 'tokenise' .did you mean 'tokenize'.*known: quick-start, run, compare, reproduce, tune"),
+        (
+            ["tokenise"],
+            "Unknown command 'tokenise' .did you mean 'tokenize'.*known: quick-start, run, compare, reproduce, tune",
+        ),
         (["xyz"], "Unknown command 'xyz'; known"),
         (["run", "epochs=3"], "'epochs=3' is no option: write --key=value"),
         (["run", "-e", "3"], "'-e' is no option"),
