@@ -6,25 +6,27 @@
 
 Needs a checkout, torch, RecBole and what the package imports; nothing is fetched. Parts, each of `--budget` seconds:
 
-    tests      pytest -m gpu: losses, gradients, rankings, graphs, caches, mixed precision equal the CPU's; no waiting
+    tests      pytest -m gpu: losses, gradients, rankings, graphs, caches, mixed precision equal the CPU's; no waiting;
+               one file after the other, and what passed is not run again
     decoding   the paper's set-up at batch 32, 256, 1024: milliseconds, users/s and peak memory of teacher and students
     training   tokens/s of TIGER and CausalSID at the paper's size in fp32 and bf16, and minutes of an epoch
     beauty     TIGER at the paper's size, then SID-MLP and SID-MLP++ over items: as far as the time goes, then further
 
 Data sets are read from `--data_path` (`scientific`, `beauty`, `games18`, with ready-made semantic IDs beside them);
 where one is not there, a synthetic set of its shape takes its place, and the page says so. Results are in
-``OUT/gpu.json``, which every measurement is added to as soon as it is there, and on the page ``OUT/gpu.md``.
+``OUT/gpu.json``, which every measurement is added to as soon as it is there, and on the page ``OUT/gpu.md``; a
+folder holds those of one device, one size and one set of packages.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -40,6 +42,7 @@ from recbole_sid.bench.run import Measured, run_bench
 from recbole_sid.bench.synthetic_catalogue import synthetic_semantic_ids, synthetic_sequences
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
+from recbole_sid.errors import InputError
 from recbole_sid.evaluation.tables import markdown_table
 from recbole_sid.quick_start import make_trainer, run_recbole_sid
 from recbole_sid.trainer.sid_trainer import SIDTrainer
@@ -67,6 +70,10 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 TINY = {"d_model": 16, "d_ff": 32, "n_heads": 2, "epochs": 2, "warmup_steps": 5, "train_batch_size": 32}
 TINY_T5 = {**TINY, "d_kv": 8, "encoder_layers": 1, "decoder_layers": 1}
 TINY_STUDENT = {"attention_heads": 2, "attention_dim": 16, "ffn_size": 32, "head_hidden": 16, "epochs": 1}
+# What pytest -v says of a test, and why one failed; and how it ends when it ran them all (5: there were none).
+_OUTCOME = re.compile(r"(tests/.+?::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b")
+_REASON = re.compile(r"(?:FAILED|ERROR) (tests/.+?::.+?) - (.*)")
+_ENDS = (0, 1, 5)
 WARM_UP, COUNTED = 8, 40  # batches: of a first epoch that does not count, and by which the rest is sized
 
 
@@ -94,13 +101,27 @@ class Options(NamedTuple):
 
 
 class Results:
-    """What was measured so far, by part and name, kept in a file from one run to the next."""
+    """What was measured so far, by part and name, kept in a file from one run to the next.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the file.
+        facts: what all measurements on a page have in common.
+
+    Raises:
+        InputError: if the folder holds results of something else.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self.folder, self.file = folder, folder / "gpu.json"
-        self.content: dict[str, dict[str, Any]] = {}
+        self.content: dict[str, dict[str, Any]] = {"facts": facts}
         if self.file.is_file():
             self.content = json.loads(self.file.read_text(encoding="utf-8"))
+        known = self.content.get("facts", {})
+        if name := next((name for name in facts if known.get(name) != facts[name]), None):
+            raise InputError(
+                f"'{self.file}' holds results of {name}={known.get(name)}, and these would be of {name}={facts[name]}: "
+                "name another folder in --out."
+            )
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key[1] in self.content.get(key[0], {})
@@ -138,50 +159,74 @@ def say(*words: object) -> None:
 
 
 def tests(options: Options, results: Results, clock: Clock) -> None:
-    """Run the tests marked `gpu`; on a CPU collect them."""
-    if ("tests", "gpu") in results:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-n",
-            "0",
-            "-m",
-            "gpu",
-            "-p",
-            "no:cacheprovider",
-            f"--junitxml={report}",
-        ]
-        command += ["tests/test_gpu.py"] if options.quick else ["tests"]
-        command += ["--collect-only"] if options.device.type == "cpu" else []
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=max(1, clock.left), check=False
-            )
-        except subprocess.TimeoutExpired:
-            say("tests: not done in time; they start anew next time")
+    """Run the tests marked `gpu` that have not passed yet, file by file; on a CPU collect them."""
+    known = results.content.get("tests", {})
+    files = ["tests/test_gpu.py"] if options.quick else test_files()
+    left = sorted((file for file in files if not _is_done(known.get(file))), key=known.__contains__)  # failed ones last
+    for number, file in enumerate(left):
+        if clock.left <= 0:
+            say(f"tests: {len(left) - number} of {len(files)} files are left for the next time")
             return
-        found = {"collected": len(re.findall(r"^tests/.*::", done.stdout, re.MULTILINE))}
-        if report.is_file():
-            found |= read_report(report)
-    say("tests:", {name: value for name, value in found.items() if name != "failures"})
-    results.add("tests", "gpu", found)
+        found = run_tests(file, known.get(file, {}).get("passed", []), clock.left, options.device.type == "cpu")
+        say(f"tests, {file}:", _counts(found))
+        results.add("tests", file, found)
 
 
-def read_report(file: Path) -> dict[str, Any]:
-    """Return numbers of tests, and the first line of what each failure says, from a JUnit file of our own pytest."""
-    suite = next(ElementTree.parse(file).getroot().iter("testsuite"))
-    failures = {}
-    for case in suite.iter("testcase"):
-        for kind in ("failure", "error"):
-            problem = case.find(kind)
-            if problem is not None:
-                failures[f"{case.get('classname')}::{case.get('name')}"] = (problem.get("message") or "")[:300]
-    numbers = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
-    return {**numbers, "seconds": float(suite.get("time", 0)), "messages": failures}
+def test_files() -> list[str]:
+    """Return the files with tests that are marked `gpu`, themselves or by their fixture."""
+    texts = {file: file.read_text(encoding="utf-8") for file in sorted((ROOT / "tests").glob("test_*.py"))}
+    marks = ("mark." + "gpu", "from other_device")
+    return [file.relative_to(ROOT).as_posix() for file, text in texts.items() if any(mark in text for mark in marks)]
+
+
+def _is_done(found: dict[str, Any] | None) -> bool:
+    return found is not None and found["finished"] and not found["failed"] and not found["skipped"]
+
+
+def _counts(found: dict[str, Any]) -> dict[str, int]:
+    return {name: len(found[name]) for name in ("collected", "passed", "failed", "skipped")}
+
+
+def run_tests(file: str, passed: list[str], seconds: float, only_collect: bool) -> dict[str, Any]:
+    """Return the names of tests by what came of them; those that ran before the time was up are kept too.
+
+    Args:
+        file: of the tests.
+        passed: names of tests that are not run again.
+        seconds: after which it is cut.
+        only_collect: names of tests are all that is wanted.
+    """
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-m", "gpu", "-p", "no:cacheprovider", "-rfE", file]
+    command += ["--collect-only", "-q"] if only_collect else ["-v", *(f"--deselect={name}" for name in passed)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "400"}
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        try:
+            code = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        output.seek(0)
+        lines = output.read().splitlines()
+    outcomes = dict(found.groups() for line in lines if (found := _OUTCOME.match(line)))  # an error at the end is last
+    reasons = dict(found.groups() for line in lines if (found := _REASON.match(line)))
+    by = {word: [name for name, outcome in outcomes.items() if outcome == word] for word in ("PASSED", "SKIPPED")}
+    failed = {name: reasons.get(name, "")[:300] for name, word in outcomes.items() if word in ("FAILED", "ERROR")}
+    if code not in (-1, *_ENDS) and not failed:
+        failed = {file: f"pytest ended with {code}: {lines[-1][:300] if lines else ''}"}
+    return {
+        "collected": [line for line in lines if only_collect and line.startswith(f"{file}::")],
+        "passed": [*passed, *by["PASSED"]],
+        "failed": failed,
+        "skipped": by["SKIPPED"],
+        "finished": code in _ENDS,
+    }
 
 
 # Decoding
@@ -390,17 +435,13 @@ def with_time(clock: Clock, run: Callable[[], dict[str, Any]]) -> dict[str, Any]
 
 def page(content: dict[str, dict[str, Any]]) -> str:
     """Return all results as Markdown."""
-    facts = content.get("facts", {}).get("machine", {})
-    lines = ["# One GPU", "", f"{facts.get('processor', '')}; {facts.get('versions', '')}. `benchmarks/gpu.py`."]
-    for found in content.get("tests", {}).values():
-        counts = ", ".join(f"{name} {value}" for name, value in found.items() if name != "messages")
-        lines += [
-            "",
-            "## Tests",
-            "",
-            counts,
-            *(f"- {name}: {text}" for name, text in found.get("messages", {}).items()),
-        ]
+    facts = content["facts"]
+    title = "# One GPU" if facts["device"] == "cuda" and not facts["quick"] else "# Without a GPU, or tiny: no figures"
+    lines = [title, "", f"{facts['processor']}; {facts['versions']}. `benchmarks/gpu.py`."]
+    if "tests" in content:
+        rows = [_tests_row(*row) for row in content["tests"].items()]
+        lines += ["", "## Tests", "", markdown_table(rows, left=["file", "state"]), ""]
+        lines += [f"- {name}: {text}" for found in content["tests"].values() for name, text in found["failed"].items()]
     for found in content.get("decoding", {}).values():
         whole = document(
             Measured(found["rows"], found["skipped"], found["facts"]), "benchmarks/gpu.py --parts=decoding"
@@ -417,6 +458,11 @@ def page(content: dict[str, dict[str, Any]]) -> str:
         lines += ["", "## TIGER and its students", ""]
         lines += [markdown_table([_beauty_row(*row) for row in content["beauty"].items()], left=["model", "state"])]
     return "\n".join(lines) + "\n"
+
+
+def _tests_row(file: str, found: dict[str, Any]) -> dict[str, str]:
+    numbers = {name: str(number) for name, number in _counts(found).items()}
+    return {"file": file, **numbers, "state": "all ran" if found["finished"] else "cut"}
 
 
 def _training_row(name: str, found: dict[str, Any]) -> dict[str, str]:
@@ -460,9 +506,12 @@ def main(arguments: list[str] | None = None) -> None:
             "--device=cuda needs a GPU that this torch can use: none is found; --device=cpu --quick goes without"
         )
     options = Options(chosen, device, given.data_path, given.out.resolve(), given.budget, given.quick)
-    results = Results(options.out)
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    results.add("facts", "machine", {"processor": processor(device), "versions": found})
+    facts = {"device": device.type, "quick": options.quick, "processor": processor(device), "versions": found}
+    try:
+        results = Results(options.out, facts)
+    except InputError as error:
+        parser.error(str(error))
     for name in chosen:
         started = perf_counter()
         say(f"== {name}")
