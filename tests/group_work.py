@@ -117,6 +117,8 @@ def _train_without_dropout(model: str, settings: dict[str, Any]) -> dict[str, An
     with (
         mock.patch.object(SIDTrainer, "start_stage", without_dropout),
         mock.patch.object(SIDTrainer, "_backward", noted),
+        # bf16 on any processor: where it is slow, enable_amp would be left out.
+        mock.patch("recbole_sid.trainer.sid_trainer.cpu_has_fast_bfloat16", return_value=True),
     ):
         run = _run(model, settings)
     trainer = run.trainer
@@ -124,6 +126,7 @@ def _train_without_dropout(model: str, settings: dict[str, Any]) -> dict[str, An
     return {
         "losses": trainer.group.sum(torch.stack(losses)).tolist() if losses else [],
         "best": trainer.best_epoch,
+        "is mixed": trainer.enable_amp and trainer.amp_pays,
         "measured": {"valid": _plain(run.best_valid_result), "test": _plain(run.test_result)},
         "users": {column: users[column].tolist() for column in ("user", "target", "rank", "items")},
         "chosen": dict(trainer.model.chosen),

@@ -73,15 +73,19 @@ def _in_folder(runs: dict[str, Any], data: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("run", RUNS)
 def test_two_processes_are_as_one(found: Any, run: str) -> None:
     one, two = found["one"][run], found["two"][run]
-    close = 2e-2 if run == "bf16" else 1e-5
+    close = 5e-3 if run == "bf16" else 1e-5
+    assert one["is mixed"] == two["is mixed"] == (run == "bf16")
     assert len(one["losses"]) == len(two["losses"])
     assert two["losses"] == pytest.approx(one["losses"], abs=close)
     assert two["chosen"] == one["chosen"]
     assert len(set(two["weights"])) == 1
-    if run != "bf16":
-        assert two["best"] == one["best"]
-        assert two["measured"] == one["measured"]
-        assert two["users"] == one["users"]
+    if run == "bf16":  # lists whose scores are as close as its rounding may change places
+        for split, metrics in one["measured"].items():
+            assert two["measured"][split] == pytest.approx(metrics, abs=0.05)
+        return
+    assert two["best"] == one["best"]
+    assert two["measured"] == one["measured"]
+    assert two["users"] == one["users"]
 
 
 def test_main_process_writes_alone(found: Any) -> None:
