@@ -176,6 +176,7 @@ def test_everything_is_written(runs: Path) -> None:
     assert names == {
         "analysis.md",
         "analysis.json",
+        "analysis.html",
         *(f"analysis.{ending}" for ending in ("png", "pdf", "svg")),
         "labels.parquet",
         *kept,

@@ -303,7 +303,9 @@ def test_failed_baseline_does_not_lose_the_comparison(plan_file: Path, tmp_path:
     summary = summarise(run_jobs(make_jobs(plan, tmp_path / "runs"), execute, report=lambda line: None), "lost")
     assert [(row["model"], row["baseline"]) for row in summary.tests] == [("again", "Pop")]
     assert summary.failures[-1] == "The tests are against Pop, as there are no results of lost."
-    files = write_comparison(summary, tmp_path / "out", {})  # without NDCG@10 among the metrics
+    files = write_comparison(
+        summary, tmp_path / "out", {"dataset": "tiny", "seeds": [1]}
+    )  # without NDCG@10 among the metrics
     assert all(file.stat().st_size for file in files)
 
 

@@ -17,11 +17,9 @@ import pytest
 from bundles import MANIFEST
 from pyarrow import parquet
 
-import recbole_sid
 from recbole_sid.cli import main
 from recbole_sid.exporting.card import model_card
 from recbole_sid.exporting.export import export_model
-from recbole_sid.exporting.trained import TrainedEngine
 from recbole_sid.serving import Recommender, answering, history_files
 from recbole_sid.serving.bundle import HISTORIES, ITEMS, WEIGHTS
 from recbole_sid.serving.bundle_files import write_bundle
@@ -340,18 +338,3 @@ def test_it_works_where_recbole_and_torch_cannot_be_imported(trained: dict[str, 
     lists, how, imported = done.stdout.splitlines()
     assert lists == str(Recommender.load(bundle).recommend([["i1", "i2"], ["i7"], []], k=5).lists())
     assert (how, imported) == ("model", "[]")
-
-
-def test_the_python_of_the_documentation_runs(trained: dict[str, str]) -> None:
-    export_model(trained["SIDMLP"], "bundle", histories=True)
-    text = (Path(recbole_sid.__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
-    section = text.split("\n## In Python\n")[1].split("\n## ")[0]
-    code = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
-    names = {"B00A": "i1", "B00B": "i2", "B00C": "i3", "B00X": "i4", "saved/FILE.pth": trained["SIDMLP"]}
-    for name, ours in names.items():
-        assert name in code
-        code = code.replace(name, ours)
-    space: dict[str, Any] = {}
-    exec(code, space)
-    assert space["lists"].counts.tolist() == [20, 20]
-    assert isinstance(space["recommender"].engine, TrainedEngine)

@@ -13,7 +13,7 @@ from conftest import SASREC
 from recbole_sid.errors import InputError
 from recbole_sid.exporting.export import export_model
 from recbole_sid.exporting.trained import trained_recommender
-from recbole_sid.model import base
+from recbole_sid.model import batches
 from recbole_sid.quick_start import load_data_and_model, run_recbole_sid
 from recbole_sid.serving import Recommender
 
@@ -108,7 +108,7 @@ def test_our_models_answer_as_they_are_evaluated(
     decoding: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(base, "_WORTHWHILE_SAVING", -1)  # histories are ranked in groups of alike length
+    monkeypatch.setattr(batches, "_WORTHWHILE_SAVING", -1)  # histories are ranked in groups of alike length
     given = {**settings(model, epochs=1, **changes), "decoding": decoding}
     file = run_recbole_sid(model, "tiny", config_dict=given)["model_file"]
     loaded = load_data_and_model(file)

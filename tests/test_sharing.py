@@ -110,7 +110,7 @@ def test_tokenize_takes_the_same_lock(
         taken.append(path)
         return locked(path)
 
-    monkeypatch.setattr("recbole_sid.util.files.locked", noted)
+    monkeypatch.setattr("recbole_sid.api.locked", noted)
     words = ["--dataset=tiny", *(f"--{key}={value}" for key, value in settings("TIGER").items())]
     assert main(["tokenize", *words, "--output=ids.npz"]) == 0
     assert taken == []

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from recbole_sid.api import _shipped_space
 from recbole_sid.cli import main
-from recbole_sid.commands.tune import _shipped_space
 from recbole_sid.comparison import plan as plan_module
 from recbole_sid.comparison.job import make_jobs
 from recbole_sid.comparison.plan import make_plan, read_plan, with_tuned_files
