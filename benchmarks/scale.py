@@ -1,6 +1,6 @@
 """What data of 10^5 to 10^8 interactions cost: seconds and memory of each step from files to a first evaluation.
 
-    python benchmarks/scale.py --interactions=100000,1000000 --formats=text,parquet --folder=/tmp/scale
+    python benchmarks/scale.py --interactions=100000,1000000 --formats=text,parquet --folder=DIR
 
 Sets are made in chunks and shaped like real ones: a tenth as many users, item popularity by Zipf's law, sequences of at
 least 5 interactions, a third of them repeating what followed the item before elsewhere, tokens that look like a shop's.
