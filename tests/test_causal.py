@@ -440,7 +440,7 @@ def test_a_checkpoint_of_other_semantic_ids_is_refused(run: Callable[..., Any]) 
 
 
 def test_it_learns_what_follows_what(settings: Callable[..., dict[str, Any]]) -> None:
-    changes = {"epochs": 25, "learning_rate": 0.02, "stopping_step": 25, "eval_step": 5, "dropout_prob": 0.0}
+    changes = {"epochs": 40, "learning_rate": 0.02, "stopping_step": 40, "eval_step": 5, "dropout_prob": 0.0}
     result = run_recbole_sid("CausalSID", "tiny", config_dict=settings("CausalSID", **changes))
-    assert result["test_result"]["ndcg@10"] > 0.3  # random lists: about 0.15
+    assert result["test_result"]["ndcg@10"] > 0.4  # random lists: about 0.15
     assert np.isfinite(result["best_valid_score"])
