@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import os
 import pickle
+import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,7 @@ def require_recbole() -> None:
 def apply() -> None:
     """Apply all patches; calling it again changes nothing."""
     _patch_numpy_aliases()
+    _patch_ensure_dir()
     _patch_checkpoint_loading()
     _patch_other_parameters()
     _patch_collector()
@@ -78,6 +80,24 @@ def _patch_numpy_aliases() -> None:
             setattr(np, alias, getattr(np, name))
 
     Config.compatibility_settings = compatibility_settings
+
+
+def _patch_ensure_dir() -> None:
+    """recbole/utils/utils.py, `ensure_dir`: makes a directory after it has looked whether there is one, which fails
+    where another process (a job of a comparison, a trial, a rank) made it in between.
+    """
+    from recbole.utils import utils
+
+    original = utils.ensure_dir
+    if original is _ensure_dir:
+        return
+    for name, module in list(sys.modules.items()):
+        if name.startswith("recbole.") and vars(module).get("ensure_dir") is original:
+            module.ensure_dir = _ensure_dir
+
+
+def _ensure_dir(dir_path: str) -> None:
+    os.makedirs(dir_path, exist_ok=True)
 
 
 def _patch_dok_update() -> None:

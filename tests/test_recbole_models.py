@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -398,3 +399,21 @@ def test_popularity_counts_each_interaction_and_no_negative(data_path: Path) -> 
     counted = run.trainer.model.item_cnt.squeeze(1).tolist()
     assert {token: count for token, count in zip(tokens, counted, strict=True) if count} == expected
     assert expected.most_common(1)[0][1] > len(pairs) // 64 + 1  # more often than there are batches
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "recbole.utils",
+        "recbole.utils.logger",
+        "recbole.trainer.trainer",
+        "recbole.data.utils",
+        "recbole.data.dataset.dataset",
+    ],
+)
+def test_a_directory_may_be_made_by_another_process_meanwhile(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "exists", lambda path: False)  # as it was when this process looked
+    importlib.import_module(module).ensure_dir(str(tmp_path))
+    assert tmp_path.is_dir()
