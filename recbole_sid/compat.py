@@ -93,7 +93,7 @@ def _patch_ensure_dir() -> None:
         return
     for name, module in list(sys.modules.items()):
         if name.startswith("recbole.") and vars(module).get("ensure_dir") is original:
-            module.ensure_dir = _ensure_dir
+            vars(module)["ensure_dir"] = _ensure_dir
 
 
 def _ensure_dir(dir_path: str) -> None:
