@@ -215,6 +215,31 @@ def test_a_narrow_beam_gives_living_leaves_with_their_true_scores(
         assert len(set(found[user].tolist())) == beam_size
 
 
+@pytest.mark.parametrize("normaliser", ["children", "codes"])
+@pytest.mark.parametrize("n_items", [3, 40, 300])
+@pytest.mark.parametrize("width", [2, 30, 400])
+def test_crowded_prefixes_are_searched_as_sparse_ones(
+    n_items: int, width: int, normaliser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = (6, 40, 2)
+    codes = random_codes(sizes, n_items)
+    scorer, trie, leaves = TableScorer(N_USERS, sizes), Trie(codes, sizes), known_prefixes(codes, len(sizes))
+    found = {}
+    for step, width_of_crowds, places in (("ragged", math.inf, 1), ("padded", 0, math.inf)):
+        monkeypatch.setattr("recbole_sid.decoding.children._CROWDED_WIDTH", width_of_crowds)
+        monkeypatch.setattr("recbole_sid.decoding.children._PLACES_A_CHILD", places)
+        monkeypatch.setattr(f"recbole_sid.decoding.children._{'ragged' if step == 'padded' else 'padded'}", None)
+        found[step] = [search(scorer, trie, width, normaliser) for search in (beam_search, exact_search)]
+        monkeypatch.undo()
+    for (ragged, ragged_scores), (padded, padded_scores) in zip(found["ragged"], found["padded"], strict=True):
+        assert ragged.shape == padded.shape == (N_USERS, min(width, len(leaves)))
+        assert torch.equal(ragged.sort().values, padded.sort().values)  # near ties may change places
+        assert_close(ragged_scores, padded_scores, atol=1e-5, rtol=0)
+    leaf, score = brute_force_beam(scorer.table[0], sizes, leaves, math.inf, normaliser)[0][::-1]
+    assert leaves[found["padded"][1][0][0, 0]] == leaf
+    assert found["padded"][1][1][0, 0].item() == pytest.approx(score, abs=1e-5)
+
+
 def test_an_only_child_costs_nothing() -> None:
     scorer = TableScorer(1, (2, 3, 3))
     codes = np.array([[0, 1, 2], [1, 2, 0]])

@@ -28,7 +28,7 @@ def beam_search(
     scores = torch.zeros(scorer.n_users, 1, device=scorer.device)
     for level in range(trie.n_levels):
         found = children(scorer, trie, level, state, nodes, scores, normaliser)
-        nodes, parents, scores = found.best(k)
+        nodes, parents, scores = found.best(min(k, trie.n_nodes(level + 1)))
         if level + 1 < trie.n_levels:
             state = scorer.extend(state, parents, at(trie.code(level), nodes.clamp(min=0)).long())
     return nodes, scores

@@ -13,6 +13,11 @@ from recbole_sid.util import hardware
 # How a prefix's probability is shared: among its valid children (as in the SID-MLP paper), or among all codes.
 NORMALISERS = ("children", "codes")
 
+# A child costs `_ragged` what so many places, held or not, cost `_padded` (benchmarks/RESULTS.md, "Crowded tries"), from
+# so many places a prefix on: with fewer both take next to nothing.
+_PLACES_A_CHILD = 2
+_CROWDED_WIDTH = 32
+
 
 class Children(NamedTuple):
     """Valid extensions of a batch's beams: at most C a user, P in all.
@@ -48,8 +53,15 @@ def children(
     normaliser: str,
 ) -> Children:
     """Return the children of the prefixes `nodes` int64 [B, K] (-1: dead) with log-probabilities `scores` [B, K]."""
-    step = _ragged if hardware.on_cpu(nodes) else _padded
+    step = _ragged if hardware.on_cpu(nodes) and not _crowded(trie, level, nodes) else _padded
     return step(scorer, trie, level, state, nodes, scores, normaliser)
+
+
+def _crowded(trie: Trie, level: int, nodes: torch.Tensor) -> bool:
+    """Return whether so many of the places that `_padded` gives hold a child that it is the faster on a CPU too."""
+    if trie.widths[level] < _CROWDED_WIDTH:
+        return False
+    return int(trie.n_children(level, nodes).sum()) * _PLACES_A_CHILD > nodes.numel() * trie.widths[level]
 
 
 def _padded(
