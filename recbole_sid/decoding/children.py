@@ -13,8 +13,8 @@ from recbole_sid.util import hardware
 # How a prefix's probability is shared: among its valid children (as in the SID-MLP paper), or among all codes.
 NORMALISERS = ("children", "codes")
 
-# A child costs `_ragged` what so many places, held or not, cost `_padded` (benchmarks/RESULTS.md, "Crowded tries"), from
-# so many places a prefix on: with fewer both take next to nothing.
+# A child costs `_ragged` what so many places, held or not, cost `_padded` (benchmarks/RESULTS.md, "Crowded tries"),
+# from so many places a prefix on: with fewer both take next to nothing.
 _PLACES_A_CHILD = 2
 _CROWDED_WIDTH = 32
 
