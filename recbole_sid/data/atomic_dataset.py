@@ -36,6 +36,7 @@ class AtomicDataset(Dataset):
     """A dataset of RecBole whose atomic files are read by Arrow and may be Parquet (``NAME.inter.parquet``)."""
 
     inter_feat: Any  # a DataFrame while RecBole reads and filters, an Interaction afterwards
+    row_numbers: type = np.int64  # what numbers of tokens are in that Interaction
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         if self.benchmark_filename_list is None and (path := _parquet(dataset_path, token, "inter")):
@@ -61,7 +62,9 @@ class AtomicDataset(Dataset):
         if str(filepath).endswith(PARQUET):
             return self._load_parquet(filepath, source)
         with reading_csv_by(read_csv):
-            return super()._load_feat(filepath, source)
+            found = super()._load_feat(filepath, source)
+        pa.default_memory_pool().release_unused()  # of gigabytes that it keeps for later otherwise
+        return found
 
     def _load_parquet(self, path: str, source: Any) -> pd.DataFrame | None:
         """Return the wanted fields of a Parquet file and note their properties, as `_load_feat` does of text."""
@@ -126,10 +129,11 @@ class AtomicDataset(Dataset):
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
         """Convert as RecBole does, columns of single numbers without a loop over them."""
         plain = {}
+        numbers = self.row_numbers if data is self.inter_feat else np.int64
         for field in data:
             kind = self.field2type[field]
             if kind == FeatureType.TOKEN:
-                plain[field] = torch.from_numpy(data[field].to_numpy(np.int64))
+                plain[field] = torch.from_numpy(np.require(data[field].to_numpy(numbers), requirements="W"))
             elif kind == FeatureType.FLOAT and field not in self.config["numerical_features"]:
                 plain[field] = torch.from_numpy(data[field].to_numpy(np.float32, copy=True))
         others = [field for field in data if field not in plain]

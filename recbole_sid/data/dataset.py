@@ -113,8 +113,9 @@ class TimeOrderedDataset(AtomicDataset):
         by_user = self.config["eval_args"]["group_by"] == "user" or issubclass(type(self), SequentialDataset)
         users, times = (self.inter_feat[field].to_numpy() for field in (self.uid_field, self.time_field))
         rounded, in_file = times.astype(np.float32), self.inter_feat.index.to_numpy()
-        order = np.arange(len(users)) if by_user else np.argsort(rounded, kind="stable")
-        users, rounded, in_file = users[order], rounded[order], in_file[order]
+        if not by_user:
+            order = np.argsort(rounded, kind="stable")
+            users, rounded, in_file = users[order], rounded[order], in_file[order]
         tied = rounded[1:] == rounded[:-1]
         if by_user:
             tied &= users[1:] == users[:-1]
@@ -216,14 +217,16 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
     """RecBole's SequentialDataset with the same fields, built without a loop and linear in the interactions.
 
     Attributes:
-        sequences: field -> tensor [n_interactions], ordered by user and time; shared by all splits.
-        history_start: int64 tensor [n_rows], where each row's history starts in `sequences`.
+        sequences: field -> tensor [n_interactions], ordered by user and time, whole numbers of 32 bits; shared by all
+            splits. So are whole numbers of ``inter_feat``; batches have them in 64.
+        history_start: int32 tensor [n_rows], where each row's history starts in `sequences` (int64 beyond 2^31).
         opens_sequence: bool tensor [n_rows], whether the row's history is the first item of its sequence.
         lone: int64 tensor [m], where in `sequences` a training part by time, or of everything, has its users' only
             interactions, which are in no row.
         semantic_ids: set by `data_preparation` for models that need it.
     """
 
+    row_numbers = np.int32
     semantic_ids: Any = None
     lone: torch.Tensor = torch.zeros(0, dtype=torch.int64)
 
@@ -233,7 +236,7 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         self._check_field("uid_field", "time_field")
         users = self.inter_feat[self.uid_field].numpy()
         n = len(users)
-        position = np.arange(n)
+        position = np.arange(n, dtype=np.int32 if n <= np.iinfo(np.int32).max else np.int64)
         first = np.concatenate([[True], users[1:] != users[:-1]]) if n else np.zeros(0, dtype=bool)
         sequence_start = np.maximum.accumulate(np.where(first, position, 0)) if n else position
         targets = position[~first]
@@ -247,14 +250,14 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
             Interaction(
                 {
                     self.item_list_length_field: torch.from_numpy(targets - starts),
-                    ROW_FIELD: torch.arange(len(targets)),
+                    ROW_FIELD: torch.from_numpy(position[: len(targets)].copy()),
                 }
             )
         )
         self.inter_feat = rows
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
-        rows = self.inter_feat[index]
+        rows = Interaction({field: _widened(values) for field, values in self.inter_feat[index].interaction.items()})
         if ROW_FIELD in rows:
             rows.update(self._histories(rows))
         return self.join(rows) if join else rows
@@ -270,7 +273,7 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
         for field, values in self.sequences.items():
             if field != self.uid_field:
                 mask = valid.reshape(valid.shape + (1,) * (values.dim() - 1))
-                lists[getattr(self, f"{field}_list_field")] = values[index] * mask
+                lists[getattr(self, f"{field}_list_field")] = _widened(values[index]) * mask
         return Interaction(lists)
 
     def full_history_lengths(self) -> np.ndarray:
@@ -330,6 +333,11 @@ class HistoryDataset(TimeOrderedDataset, SequentialDataset):
     def item_tokens(self) -> np.ndarray:
         """Return the item tokens by internal id, without padding: shape [n_items - 1]."""
         return np.asarray(self.field2id_token[self.iid_field][1:], dtype=str)
+
+
+def _widened(values: torch.Tensor) -> torch.Tensor:
+    """Return integers of a batch as torch's and RecBole's modules index by; where they are kept 32 bits do."""
+    return values.long() if values.dtype == torch.int32 else values
 
 
 class StoredHistoryDataset(HistoryDataset):
