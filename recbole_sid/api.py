@@ -115,7 +115,7 @@ def _compared(
     config = jobs[0].config()
     check_columns(columns, [f"{name.lower()}@{k}" for name in config["metrics"] for k in config["topk"]])
     if on_ray is None:
-        with standing_of(jobs, report) as standing:
+        with standing_of(jobs, report, bool(config["show_progress"])) as standing:
             outcomes = run_jobs(jobs, report=report, standing=standing)
     else:  # in lines alone: when a task of Ray begins is not told here
         outcomes = run_jobs_on_ray(jobs, on_ray, report)

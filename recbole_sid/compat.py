@@ -22,6 +22,7 @@ from unittest import mock
 import torch
 
 from recbole_sid.errors import InputError, first_line
+from recbole_sid.util.panel import Bar
 from recbole_sid.util.plain_values import as_plain, from_plain
 from recbole_sid.util.reading import check_tensor_file
 from recbole_sid.util.recorded_values import STAND_INS, restored
@@ -55,6 +56,7 @@ def apply() -> None:
     _patch_dok_update()
     _patch_saved_loaders()
     _patch_popularity()
+    _patch_bars()
     _silence_future_warnings()
 
 
@@ -144,6 +146,15 @@ def _patch_popularity() -> None:
         return torch.nn.Parameter(torch.zeros(1)).to(self.device)
 
     Pop.calculate_loss = calculate_loss
+
+
+def _patch_bars() -> None:
+    """recbole/trainer/trainer.py, `_train_epoch` and `evaluate`: draw bars of tqdm's own, ten lines a second in a file
+    and through a panel below them.
+    """
+    from recbole.trainer import trainer
+
+    trainer.tqdm = Bar
 
 
 def _patch_saved_loaders() -> None:

@@ -38,6 +38,8 @@ from recbole_sid.settings.recbole_checks import refuse_launch
 from recbole_sid.settings.run import LaunchSettings
 from recbole_sid.settings.whole_data import warn_if_seen
 from recbole_sid.trainer.sid_trainer import SIDTrainer
+from recbole_sid.trainer.training_panel import TrainingStanding
+from recbole_sid.util.panel import panel
 
 
 class Run(NamedTuple):
@@ -150,7 +152,7 @@ def train_model(config: Config, saved: bool = True) -> Run:
     trainer = make_trainer(config, train_data)
     started = perf_counter()
     noted = _Scores()
-    with _packages_of(config):
+    with _packages_of(config), panel(TrainingStanding(trainer), bool(config["show_progress"])):
         best_valid_score, best_valid_result = trainer.fit(
             train_data, valid_data, saved=saved, show_progress=config["show_progress"], **noted.for_fit(trainer)
         )
@@ -291,7 +293,8 @@ def ensure_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
     else:
         log.info(f"{config['model']} has no teacher_path: training its teacher {settings['model']} first")
         loader = training_loader(settings, train_data._dataset)
-        trainer.fit(loader, valid_data, show_progress=settings["show_progress"])
+        with panel(TrainingStanding(trainer), bool(settings["show_progress"])):
+            trainer.fit(loader, valid_data, show_progress=settings["show_progress"])
         log.info(f"Teacher written to {trainer.saved_model_file}")
     config["teacher_path"] = trainer.saved_model_file
 

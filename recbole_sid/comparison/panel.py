@@ -1,22 +1,17 @@
-"""What a comparison in a terminal shows while it runs: one panel below the lines that tell what began and ended."""
+"""Where a comparison stands: what its panel says while it runs (`recbole_sid.util.panel`)."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
 
 from recbole_sid.comparison.job import Job
 from recbole_sid.comparison.statistics import TEST_METRIC
 from recbole_sid.evaluation.runs import RunResult
 from recbole_sid.evaluation.tables import column_title
 from recbole_sid.trainer.forecast import duration
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from recbole_sid.util.panel import panel
 
 
 class Standing:
@@ -88,38 +83,16 @@ class Standing:
             pairs.append(("best so far", f"{self.best[1]}, {column_title(TEST_METRIC)} {self.best[0]:.4f}"))
         return pairs
 
-    def __rich__(self) -> Table:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table.grid(padding=(0, 2))
-        for name, text in self.lines():
-            table.add_row(Text(name, style="dim"), Text(text))
-        return table
-
 
 @contextmanager
-def standing_of(jobs: Sequence[Job], lines: Callable[[str], None]) -> Iterator[Standing]:
+def standing_of(jobs: Sequence[Job], lines: Callable[[str], None], show: bool = True) -> Iterator[Standing]:
     """Yield what is to be told where the jobs stand; in a terminal it is shown below what is printed meanwhile.
 
     Args:
         jobs: of the comparison.
         lines: what it is told in lines by; the panel is shown beside `print` alone.
+        show: whether to show it at all.
     """
     standing = Standing(jobs)
-    if lines is not print or not _in_terminal():
+    with panel(standing, show and lines is print) as standing.shown:
         yield standing
-        return
-    from rich.live import Live
-
-    standing.shown = True
-    with Live(standing, refresh_per_second=2, transient=True):
-        yield standing
-
-
-def _in_terminal() -> bool:
-    def is_terminal(stream: Any) -> bool:
-        return stream is not None and stream.isatty()
-
-    capable = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
-    return capable and is_terminal(sys.stdout) and is_terminal(sys.stderr)

@@ -56,25 +56,27 @@ class Forecast:
 
     def batch_done(self) -> None:
         """Take note of the end of a batch, and log the forecast if it is time to."""
-        if self.silent:
-            return
         now = self.clock()
         if self.measured >= 0:
             self.seconds += now - self.before
         self.measured, self.done, self.before = self.measured + 1, self.done + 1, now
-        if self.measured >= _BATCHES and self.seconds >= _SECONDS:
-            self.silent = True
+        if not self.silent and self.measured >= _BATCHES and self.seconds >= _SECONDS:
+            self.silent = True  # said once
             self._say()
 
-    def left_s(self) -> float:
-        """Return the seconds that the rest of the stage takes at most, with validation once one was measured."""
+    def left_s(self) -> float | None:
+        """Return the seconds that the rest of the stage takes at most, with validation once one was measured; None
+        before a second batch has ended.
+        """
+        if self.measured < 1:
+            return None
         epochs = self.epochs - self.epoch
         training = (epochs * self.batches - self.done) * self.seconds / self.measured
         validations = epochs / self.eval_step if self.eval_step else 0
         return training + validations * (self.validation_s or 0.0)
 
     def _say(self) -> None:
-        left = self.left_s()
+        left = self.left_s() or 0.0
         validation = "with" if self.validation_s is not None else "without"
         text = (
             f"{self.stage}: {self.seconds / self.measured:.2g} s a batch, so at most {duration(left)} more "

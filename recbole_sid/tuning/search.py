@@ -198,7 +198,6 @@ def _tuner(plan: SearchPlan, config: Config, options: Options, bound: Any) -> An
     else:
         param_space = {SAMPLE: plan.space.domains()}
     bigger = bool(config["valid_metric_bigger"])
-    show = bool(config["show_progress"])
     return tune.Tuner(
         bound,
         param_space=param_space,
@@ -216,7 +215,7 @@ def _tuner(plan: SearchPlan, config: Config, options: Options, bound: Any) -> An
             name=RAY_FOLDER,
             storage_path=plan.folder,
             failure_config=tune.FailureConfig(max_failures=options.retries),
-            callbacks=[Progress(Path(plan.folder) / "trials", bigger, show)],
+            callbacks=[Progress(Path(plan.folder) / "trials")],
             verbose=0,
         ),
     )

@@ -11,6 +11,7 @@ from recbole_sid.config import Config
 from recbole_sid.data import create_dataset
 from recbole_sid.errors import InputError
 from recbole_sid.tuning.findings import Findings, gather
+from recbole_sid.tuning.progress import SearchStanding, followed_by
 from recbole_sid.tuning.search import (
     Options,
     make_plan,
@@ -113,7 +114,8 @@ def search(
     with ray_running(options.address):
         if options.address is None:
             train_common_teacher(plan, config)
-        results = run_search(plan, config, options, resume, trainable)
+        with followed_by(*_standing_of(plan, config, options, tell)):
+            results = run_search(plan, config, options, resume, trainable)
         findings = gather(plan, results, bool(config["valid_metric_bigger"]))
     interrupted = findings.n_ended() < n_trials(plan, options)
     if not findings.n_scored():
@@ -137,6 +139,16 @@ def search(
     }
     write_json(finished, result)
     return SearchResult(plan, result, shown, [*files, finished])
+
+
+def _standing_of(
+    plan: SearchPlan, config: Config, options: Options, tell: Callable[[str], None]
+) -> tuple[SearchStanding, bool]:
+    """Return what the search tells how it stands, and whether to show it: as a panel beside `print` alone."""
+    show = bool(config["show_progress"])
+    lines = tell if show else lambda line: None
+    bigger = bool(config["valid_metric_bigger"])
+    return SearchStanding(n_trials(plan, options), config["valid_metric"], bigger, lines), show and tell is print
 
 
 def _written(plan: SearchPlan) -> SearchResult:
