@@ -229,7 +229,7 @@ def tune(
         resume: go on with an interrupted search of the same configuration, space and options.
         report: told where things stand, in lines.
         options: of `recbole_sid.tuning.search.Options`: samples (trials at most), scheduler, searcher, min_epochs,
-            cpus, gpus, concurrency, retries, address.
+            cpus and gpus (of a trial, or of each of its `nproc` processes), concurrency, retries, address.
 
     Raises:
         InputError: for input that the user can mend, or if no trial came to a score.

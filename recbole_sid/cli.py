@@ -114,9 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_group(call: Call, n_processes: int) -> None:
     """Raise InputError for several processes where a command runs in one."""
-    if COMMANDS[call.command].in_group:
+    command = COMMANDS[call.command]
+    if command.in_group:
         return
-    asked = [key for key in _LAUNCH_KEYS if key in call.overrides]
+    asked = [key for key in _LAUNCH_KEYS if key in call.overrides and not (key == "nproc" and command.starts_groups)]
     if asked:
         raise InputError(
             f"{call.command} is done by one process: leave out --{', --'.join(asked)}, or train by `recbole-sid run`."

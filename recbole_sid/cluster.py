@@ -112,21 +112,32 @@ def assigned_gpus() -> str:
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 
 
-def check_resources(what: str, cpus: float, gpus: float) -> None:
+def check_resources(what: str, cpus: float, gpus: float, number: int = 1) -> None:
     """Raise InputError if `what` can never run: Ray would wait for the missing resources for ever.
 
     Args:
         what: asks for them, at the start of a sentence.
-        cpus, gpus: asked for.
+        cpus, gpus: asked for by each of its parts, which are on one machine each.
+        number: of parts, at the same time.
     """
     import ray
 
-    there = ray.cluster_resources()
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name, wanted in (("CPU", cpus), ("GPU", gpus)):
-        if wanted > there.get(name, 0):
-            raise InputError(
-                f"{what} wants {wanted:g} {name} but Ray has {there.get(name, 0):g}: lower --{name.lower()}s."
-            )
+        there = [machine.get(name, 0) for machine in machines]
+        if not wanted or sum(int(amount / wanted) for amount in there) >= number:
+            continue
+        lower = f"lower --{name.lower()}s or the number of processes"
+        if number * wanted <= sum(there):
+            each = ", ".join(f"{amount:g}" for amount in there)
+            raise InputError(f"{what} wants {wanted:g} {name} on one machine but Ray's have {each} each: {lower}.")
+        raise InputError(f"{what} wants {number * wanted:g} {name} but Ray has {sum(there):g}: {lower}.")
+
+
+def check_own_gpus(gpus: float, processes: int) -> None:
+    """Raise InputError unless each of several processes that train together has `gpus` GPUs to itself, or none."""
+    if processes > 1 and gpus not in (0, 1):
+        raise InputError(f"--gpus={gpus:g} must be 0 or 1 with nproc={processes}: each process has a GPU of its own.")
 
 
 def _knock(address: str) -> None:

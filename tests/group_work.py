@@ -134,6 +134,16 @@ def _train_without_dropout(model: str, settings: dict[str, Any]) -> dict[str, An
     }
 
 
+def train_and_tell(model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train as configured; return the loss of every epoch, the metrics, and the hash of each process's weights."""
+    run = _run(model, settings)
+    return {
+        "losses": dict(run.trainer.train_loss_dict),
+        "measured": {"valid": _plain(run.best_valid_result), "test": _plain(run.test_result)},
+        "weights": _hashes(run),
+    }
+
+
 def _run(model: str, settings: dict[str, Any]) -> Any:
     from recbole_sid.config import Config
     from recbole_sid.quick_start import run_model
@@ -174,6 +184,15 @@ def interrupted(model: str, settings: dict[str, Any], before: int) -> None:
 
     with mock.patch.object(SIDTrainer, "_run_epoch", until), suppress(KeyboardInterrupt):
         _run(model, settings)
+
+
+def train_trial_of(plan: Any) -> list[dict[str, Any]]:
+    """Train a trial of a search's `plan` by this group; return what it reported."""
+    from recbole_sid.tuning.trial import train_trial
+
+    reported: list[dict[str, Any]] = []
+    train_trial(plan, {"learning_rate": 0.01}, "trial", reported.append)
+    return reported
 
 
 def do_all(works: list[tuple[str, list[Any]]]) -> list[Any]:

@@ -65,7 +65,7 @@ def test_job_of_a_comparison_trains_on_the_gpu_that_ray_assigned(
         return {}
 
     monkeypatch.setattr(runner, "run_job_quietly", run)
-    runner._run_after(Job._make([{} for _ in Job._fields]))
+    runner._run_after(Job._make([{} for _ in Job._fields])._replace(processes=1))
     assert str(seen["gpu_id"]) == seen["visible"] == expected
 
 
@@ -90,7 +90,7 @@ def test_job_of_a_comparison_has_as_many_threads_as_cpus(
     monkeypatch.setattr(runner, "run_job_quietly", run)
     limit_threads(3)
     try:
-        runner._run_after(Job._make([{} for _ in Job._fields]))
+        runner._run_after(Job._make([{} for _ in Job._fields])._replace(processes=1))
     finally:
         limit_threads(1)
     assert seen == {"torch": expected, "later": str(expected), "pools": {expected}}

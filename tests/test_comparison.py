@@ -17,13 +17,14 @@ from conftest import SMALL, SMALL_STUDENT, SMALL_TIGER, table_cells
 from scipy import stats
 
 from recbole_sid.cli import main
+from recbole_sid.cluster import local_ray
 from recbole_sid.comparison import plan as plan_module
 from recbole_sid.comparison.breakdown import breakdown, test_instances
 from recbole_sid.comparison.comparison_files import write_comparison
-from recbole_sid.comparison.job import Job, make_jobs, run_job
+from recbole_sid.comparison.job import Job, make_jobs, run_job, stored
 from recbole_sid.comparison.latex import check_columns, latex
 from recbole_sid.comparison.plan import check_baseline, make_plan, read_plan, with_tuned_file
-from recbole_sid.comparison.runner import RayOptions, run_jobs, run_jobs_on_ray
+from recbole_sid.comparison.runner import RayOptions, _beside_panel, run_jobs, run_jobs_on_ray
 from recbole_sid.comparison.statistics import bootstrap_interval, holm, paired_tests
 from recbole_sid.comparison.summary import Summary, summarise
 from recbole_sid.config import Config
@@ -159,6 +160,43 @@ def test_comparison_runs_each_job_once_and_reports_all(
     assert executed == ["Pop, seed 1"]
 
 
+def test_job_of_two_processes_finds_what_one_does(
+    plan_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the way that a panel needs: what the processes say is printed by the one that draws it."""
+    found = []
+    for nproc, execute in ((2, _beside_panel), (1, run_job)):
+        plan = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
+        plan["settings"] |= {"nproc": nproc, "checkpoint_dir": f"saved{nproc}", "epochs": 2}
+        plan |= {"seeds": [1], "models": {"Pop": {}, "TIGER": {**SMALL_TIGER, "dropout_prob": 0.0}}}
+        plan_file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+        pop, tiger = make_jobs(read_plan(plan_file), tmp_path / f"runs{nproc}")
+        assert (pop.processes, tiger.processes) == (1, nproc)
+        found.append(execute(tiger))
+        assert stored(tiger) == found[-1]
+    together, alone = found
+    assert together["fingerprint"] == alone["fingerprint"]
+    assert together["evaluations"][""]["metrics"] == alone["evaluations"][""]["metrics"]
+    assert together["best_valid"] == alone["best_valid"]
+    losses = [[row["loss"] for row in result["curve"]] for result in found]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert together["train_s"] > 0
+    assert together["peak_memory_mb"] > 0
+    said = capfd.readouterr()
+    assert "share their codes with another" in said.out
+
+
+@pytest.mark.parametrize("given", [{"world_size": 4}, {"nproc": 2, "world_size": 4}])
+def test_a_model_of_a_comparison_is_trained_on_one_machine(
+    given: dict[str, int], plan_file: Path, tmp_path: Path
+) -> None:
+    plan = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
+    plan["models"]["TIGER"] |= given
+    plan_file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    with pytest.raises(InputError, match="A model of a comparison is trained on one machine: leave out world_size=4"):
+        make_jobs(read_plan(plan_file), tmp_path / "runs")
+
+
 def test_student_of_other_semantic_ids_is_refused_before_anything_runs(plan_file: Path, tmp_path: Path) -> None:
     plan = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
     plan["models"]["SIDMLP"]["tokenizer"] = "random"
@@ -212,9 +250,15 @@ def test_jobs_on_ray_wait_for_their_teachers(plan_file: Path, tmp_path: Path) ->
     broken = plan.entries[0]._replace(
         name="broken", settings={**plan.entries[0].settings, "load_col": {"inter": ["x"]}}
     )
-    plan = plan._replace(entries=(broken, *plan.entries[2:]))
+    _, _, teacher, student = plan.entries
+    by_two = teacher._replace(settings={**teacher.settings, "nproc": 2})
+    plan = plan._replace(entries=(broken, by_two, student))
     lines: list[str] = []
-    outcomes = run_jobs_on_ray(make_jobs(plan, tmp_path / "runs"), RayOptions(), lines.append)
+    jobs = make_jobs(plan, tmp_path / "runs")
+    with pytest.raises(InputError, match=r"--gpus=0\.5 must be 0 or 1 with nproc=2"):
+        run_jobs_on_ray(jobs, RayOptions(gpus=0.5), lines.append)
+    with local_ray(2):
+        outcomes = run_jobs_on_ray(jobs, RayOptions(), lines.append)
     assert [outcome.job.entry.name for outcome in outcomes] == ["broken", "TIGER", "SIDMLP"]
     assert outcomes[0].failure is not None
     assert "\n" not in outcomes[0].failure

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import OWN, SETTINGS, SMALL_TIGER, random_sequences, write_dataset
 
+from recbole_sid.config import Config
 from recbole_sid.data.batch import Batch, portion_of
 from recbole_sid.data.shares import SharedBatches
 from recbole_sid.distributed.group import Group
@@ -21,6 +22,9 @@ from recbole_sid.distributed.launch import launch
 from recbole_sid.distributed.place import Processes
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.parts import part_of
+from recbole_sid.tuning.search import Options, make_plan
+from recbole_sid.tuning.space import read_space
+from recbole_sid.tuning.trial import SCORE
 
 TWO = Processes(2, 2)
 _PLAIN = {key: value for key, value in SETTINGS["TIGER"].items() if key not in {*SMALL_TIGER, *OWN, "beam_size"}}
@@ -40,6 +44,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "hybrid": ("SIDMLPHybrid", {**SETTINGS["SIDMLPHybrid"], "memory": "transitions", "memory_smoothing": 0.3}),
     "memory": ("TransitionMemory", _PLAIN),
 }
+NO_DROPOUT = {"dropout_prob": 0.0, "epochs": 3}
 WITH_DROPOUT = {**SETTINGS["TIGER"], "dropout_prob": 0.3, "epochs": 3}
 
 
@@ -56,11 +61,29 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
                 ("train_each", [_in_folder(RUNS, data, folder / "two")]),
                 ("interrupt_and_resume", ["TIGER", {**WITH_DROPOUT, "data_path": data}, str(folder)]),
             ]
-            two, resumed = launch(group_work.do_all, [works], TWO)
+            begun = {**SETTINGS["TIGER"], **NO_DROPOUT, "data_path": data, "checkpoint_dir": str(folder / "begun")}
+            group_work.interrupted("TIGER", begun, 2)
+            works += [
+                ("train_and_tell", ["TIGER", {**begun, "resume": True}]),
+                ("train_trial_of", [_search(data, folder / "trial-two")]),
+            ]
+            two, resumed, more, trial = launch(group_work.do_all, [works], TWO)
             one = group_work.train_each(_in_folder(RUNS, data, folder / "one"))
-            yield {"one": one, "two": two, "resumed": resumed, "folder": folder, "data": data}
+            whole = group_work.train_and_tell("TIGER", {**begun, "checkpoint_dir": str(folder / "whole-one")})
+            alone = group_work.train_trial_of(_search(data, folder / "trial-one"))
+            told = {"more": more, "whole": whole, "trials": (trial, alone)}
+            yield {"one": one, "two": two, "resumed": resumed, "folder": folder, "data": data, **told}
     finally:
         os.chdir(before)
+
+
+def _search(data: str, folder: Path) -> Any:
+    """Return the plan of a search over a student whose trials have a teacher and a cache in common."""
+    own = {**SETTINGS["SIDMLP"], "dropout_prob": 0.0, "data_path": data, "checkpoint_dir": str(folder)}
+    own["teacher_config"] = {**own["teacher_config"], "dropout_prob": 0.0}
+    space = folder.with_suffix(".yaml")
+    space.write_text("learning_rate: {choice: [0.01]}\n", encoding="utf-8")
+    return make_plan(Config("SIDMLP", "tiny", config_dict=own), read_space(space), Options())
 
 
 def _in_folder(runs: dict[str, Any], data: str, folder: Path) -> dict[str, Any]:
@@ -113,6 +136,21 @@ def test_resumed_by_one(found: Any, caplog: pytest.LogCaptureFixture) -> None:
     run = group_work._run("TIGER", {**settings, "resume": True})
     assert list(run.trainer.train_loss_dict) == [2]
     assert "began in 2 processes and goes on in 1" in caplog.text
+
+
+def test_resumed_by_more(found: Any) -> None:
+    """The state that one process left goes on in two, which find what one would have found."""
+    more, whole = found["more"], found["whole"]
+    assert list(more["losses"]) == [2]
+    assert more["losses"][2] == pytest.approx(whole["losses"][2], abs=1e-5)
+    assert len(set(more["weights"])) == 1
+    assert more["measured"] == whole["measured"]
+
+
+def test_trial_of_two_processes_is_that_of_one(found: Any) -> None:
+    two, one = found["trials"]
+    assert [values["epoch"] for values in two] == [values["epoch"] for values in one] == [1, 2]
+    assert [values[SCORE] for values in two] == pytest.approx([values[SCORE] for values in one], abs=1e-5)
 
 
 def test_loss_that_is_not_finite_ends_all_in_one_sentence(data_path: Path, settings: Any) -> None:

@@ -225,10 +225,17 @@ def test_what_is_started_sees_the_gpus_that_the_user_lets_it_see(
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
 
-@pytest.mark.parametrize("words", [["compare", "--models=TIGER", "--dataset=tiny"], ["tune", "--model=TIGER"]])
-def test_commands_that_train_in_no_group_say_so(words: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli.main([*words, "--nproc=2"]) == 2
-    assert f"{words[0]} is done by one process: leave out --nproc" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["compare", "--models=TIGER", "--dataset=tiny"], "world_size"),
+        (["tune", "--model=TIGER"], "group_offset"),
+        (["analyze", "--runs=runs"], "nproc"),
+    ],
+)
+def test_commands_that_train_in_no_group_say_so(words: list[str], key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, f"--{key}=2"]) == 2
+    assert f"{words[0]} is done by one process: leave out --{key}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["TIGER", "TIGRE"])

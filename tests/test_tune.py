@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import socket
@@ -28,9 +29,11 @@ from recbole_sid.tuning.search import (
     make_plan,
     most_epochs,
     scheduler,
+    train_common_teacher,
 )
 from recbole_sid.tuning.space import check_space, read_space
-from recbole_sid.tuning.trial import FINISHED, SAMPLE, SCORE, place_data, read_data, run_trial
+from recbole_sid.tuning.trainable import run_trial, train_together
+from recbole_sid.tuning.trial import FINISHED, SAMPLE, SCORE, place_data, read_data, train_trial
 from recbole_sid.tuning.tuning import search
 
 _counting = False  # in a process of Ray's: whether events are counted
@@ -569,3 +572,96 @@ def test_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.Monk
         ray_running(address),
     ):
         pass
+
+
+# Trials of several processes.
+
+
+_ONE_RATE = "learning_rate: {choice: [0.01]}\n"
+_NO_DROPOUT = {"dropout_prob": 0.0, "eval_step": 1}
+
+
+def test_stopped_trial_ends_its_processes(settings: Callable[..., dict[str, Any]]) -> None:
+    config = Config("TIGER", "tiny", config_dict=settings("TIGER", nproc=2, checkpoint_dir="saved", **_NO_DROPOUT))
+    plan = make_plan(config, space_of(_ONE_RATE), Options(searcher="grid"))
+    told: list[int] = []
+
+    def report(values: dict[str, Any]) -> None:
+        told.append(values["epoch"])
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        train_together(plan, {"learning_rate": 0.01}, "trial", report)
+    assert told == [1]
+    assert multiprocessing.active_children() == []
+    assert not (plan.trial_folder("trial") / FINISHED).exists()
+    assert list(plan.trial_folder("trial").glob("*.last.pth"))
+
+
+def test_what_ended_the_processes_of_a_trial_is_told(
+    settings: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launched(*_: Any) -> None:
+        raise InputError("n_heads=0 must be at least 1.")
+
+    monkeypatch.setattr("recbole_sid.tuning.trainable.launch", launched)
+    config = Config("TIGER", "tiny", config_dict=settings("TIGER", nproc=2))
+    plan = make_plan(config, space_of(_ONE_RATE), Options(searcher="grid"))
+    with pytest.raises(InputError, match=r"^n_heads=0 must be at least 1\.$"):
+        train_together(plan, {"learning_rate": 0.01}, "trial", print)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("TIGER", {"nproc": 2, "world_size": 4}, "A trial is trained on one machine: leave out world_size=4"),
+        (
+            "TIGER",
+            {"nproc": 2, "gpus": 0.5},
+            "--gpus=0.5 must be 0 or 1 with nproc=2: each process has a GPU of its own",
+        ),
+        ("SASRec", {"nproc": 2}, "SASRec is RecBole's and trains in one process: leave out nproc=2"),
+    ],
+)
+def test_processes_that_cannot_train_a_trial_are_refused(
+    model: str, given: dict[str, Any], message: str, data_path: Path
+) -> None:
+    options = Options(gpus=given.pop("gpus", 0))
+    config = Config(model, "tiny", config_dict={"use_gpu": False, "data_path": str(data_path), **given})
+    with pytest.raises(InputError, match=message):
+        make_plan(config, space_of(_ONE_RATE), options)
+
+
+def test_trial_of_two_processes_finds_what_one_does(ray: None, settings: Callable[..., dict[str, Any]]) -> None:
+    two, one = (
+        Config("TIGER", "tiny", config_dict=settings("TIGER", nproc=n, checkpoint_dir=f"saved{n}", **_NO_DROPOUT))
+        for n in (2, 1)
+    )
+    space = space_of(_ONE_RATE)
+    outcome = quick(two, space, run_trial, searcher="grid")
+    assert outcome.result["trials"] == {"done": 1}
+    assert outcome.result["restarts"] == 0
+    assert Path(outcome.result["model_file"]).is_file()
+    found = pd.read_csv(Path(outcome.plan.folder) / "curves.csv")
+    expected: list[dict[str, Any]] = []
+    train_trial(make_plan(one, space, Options(searcher="grid")), {"learning_rate": 0.01}, "trial", expected.append)
+    assert found["epoch"].tolist() == [values["epoch"] for values in expected] == [1, 2]
+    assert found[SCORE].tolist() == pytest.approx([values[SCORE] for values in expected], abs=1e-6)
+    with pytest.raises(InputError, match="A trial wants 4 CPU but Ray has 2"):
+        quick(two, space, run_trial, searcher="grid", cpus=2, samples=1)
+
+
+def test_common_teacher_of_trials_is_trained_by_as_many(
+    settings: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Any] = []
+
+    def note_launch(work: Any, arguments: Any, processes: Any) -> None:
+        launched.append(processes)
+        work(*arguments)
+
+    monkeypatch.setattr("recbole_sid.tuning.search.launch", note_launch)
+    config = Config("SIDMLP", "tiny", config_dict=settings("SIDMLP", nproc=2, checkpoint_dir="saved"))
+    train_common_teacher(make_plan(config, space_of(_ONE_RATE), Options(searcher="grid")), config)
+    assert launched == [(2, 2, "127.0.0.1", None, 0)]
+    assert len(list(Path("saved").glob("TIGER-*.pth"))) == 1

@@ -63,6 +63,7 @@ class Command:
         input: the option that may also be given as the word behind the command.
         keys: it takes configuration keys, as ``--KEY=VALUE``.
         in_group: it runs in several processes too, those of ``nproc`` or torchrun.
+        starts_groups: it runs in one, but each of its trainings in ``nproc``.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Command:
     input: Option | None = None
     keys: bool = True
     in_group: bool = False
+    starts_groups: bool = False
 
 
 MODEL = Option("model", "model class, ours or RecBole's", metavar="NAME")

@@ -68,11 +68,12 @@ COMPARE = Command(
             metavar="NAMES",
         ),
         Option("workers", "models trained at a time, as Ray tasks", default=1, metavar="N"),
-        Option("gpus", "GPUs of a model, as 0.5, in Ray tasks", default=0, metavar="N"),
+        Option("gpus", "GPUs of a model, as 0.5, in Ray tasks; with nproc of each process", default=0, metavar="N"),
         Option("address", "of a running Ray cluster", metavar="HOST:PORT"),
         CONFIG_FILES,
         JSON,
         Option("output", "folder for tables, pictures and runs", metavar="FOLDER", output="folder"),
     ),
     "recbole-sid compare --models=Pop,SASRec,TIGER --dataset=ml-100k --seeds=3",
+    starts_groups=True,
 )

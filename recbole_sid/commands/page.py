@@ -44,6 +44,7 @@ def _section(command: Command) -> Iterator[str]:
         yield "\n".join(["| option | what it is | default |", "| --- | --- | --- |", *lines])
     words = ["It takes configuration keys."] if command.keys else []
     words += ["Several processes may do it together (`nproc`, torchrun)."] if command.in_group else []
+    words += ["Several processes may do each training together (`nproc`)."] if command.starts_groups else []
     if words:
         yield " ".join(words)
 

@@ -53,7 +53,7 @@ TUNE = Command(
         Option("scheduler", "asha, hyperband, median or none", default="asha", metavar="NAME"),
         Option("searcher", "random, grid, optuna or hyperopt", default="random", metavar="NAME"),
         Option("min_epochs", "epochs before a trial may be stopped; by default a twentieth", metavar="N"),
-        Option("cpus", "of a trial", default=1, metavar="N"),
+        Option("cpus", "of a trial, or of each of its processes", default=1, metavar="N"),
         Option("gpus", "of a trial; several may share one", default=0, metavar="N"),
         Option("concurrency", "trials at a time; by default as many as fit", metavar="N"),
         Option("retries", "how often a trial that crashes is started again", default=1, metavar="N"),
@@ -64,4 +64,5 @@ TUNE = Command(
         JSON,
     ),
     "recbole-sid tune --model=SIDMLP --dataset=ml-100k --samples=20",
+    starts_groups=True,
 )

@@ -17,6 +17,7 @@ from recbole_sid.capabilities import capabilities_of
 from recbole_sid.comparison.plan import Entry, Plan
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_files, left_empty
+from recbole_sid.distributed.place import launched_place
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.one_pass import RankedSplit, rank_split
 from recbole_sid.evaluation.runs import (
@@ -35,7 +36,7 @@ from recbole_sid.registry import get_model, is_ours
 from recbole_sid.semantic_ids.build import used_semantic_id_keys
 from recbole_sid.semantic_ids.report import sid_report
 from recbole_sid.settings.known import flagged
-from recbole_sid.settings.recbole_checks import refuse_launch
+from recbole_sid.settings.recbole_checks import processes_of_each
 from recbole_sid.util.attributes import attributes_set
 from recbole_sid.util.hardware import peak_memory
 from recbole_sid.util.machine import machine
@@ -52,6 +53,8 @@ class Job(NamedTuple):
         folder: where its results are kept.
         data: hash of the data's files.
         made_by: key -> name of the run, of an entry before it, that makes the file which the key names.
+        processes: that train it together, on one machine; one does what follows.
+        trained_mb: the most memory, in MB, that one of them has held.
     """
 
     entry: Entry
@@ -61,6 +64,8 @@ class Job(NamedTuple):
     folder: str
     data: str
     made_by: dict[str, str] = {}  # never written to
+    processes: int = 1
+    trained_mb: float = 0.0
 
     @property
     def name(self) -> str:
@@ -104,7 +109,8 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             makers = {**entry.members, **({"teacher_path": entry.teacher} if entry.teacher is not None else {})}
             config = Config(entry.model, plan.dataset, entry.files, settings)
             config.made_by = {key: configs[maker].run_name() for key, maker in makers.items()}
-            refuse_launch(config, "A model of a comparison trains")
+            together = processes_of_each(config, "A model of a comparison")
+            processes = together if is_ours(config.model_class) else 1
             check_files(config)
             _check_ranks_all(entry, config)
             _check_sources(entry, config)
@@ -123,7 +129,8 @@ def make_jobs(plan: Plan, folder: str | Path, resume: bool = True) -> list[Job]:
             checkpoints[entry.name] = str(Path(config["checkpoint_dir"]) / f"{name}.pth")
             places[entry.name] = str(Path(folder) / name)
             data = data_hash(config)
-            jobs.append(Job(entry, seed, plan.dataset, settings, places[entry.name], data, config.made_by))
+            alone = {**settings, "nproc": 1, "world_size": 1} if together > 1 else settings
+            jobs.append(Job(entry, seed, plan.dataset, alone, places[entry.name], data, config.made_by, processes))
     return jobs
 
 
@@ -232,11 +239,27 @@ def run_job(job: Job) -> RunResult:
 
 def run_job_quietly(job: Job) -> RunResult:
     """Do as `run_job` in a process that does nothing else: of its log, only warnings go to the console."""
-    init_logger(job.config())  # the log's file gets all; a second call changes nothing
+    _log_quietly(job.config())
+    return run_job(job)
+
+
+def train_quietly(job: Job) -> float:
+    """Train the model of `job` as one of several processes, for `run_job` to take up.
+
+    Returns:
+        the most memory, in MB, that one of them has held.
+    """
+    if launched_place().rank == 0:
+        _log_quietly(job.config())
+    run = train(job)
+    return max(run.trainer.group.gather(peak_memory(run.config["device"]) or 0.0))
+
+
+def _log_quietly(config: Config) -> None:
+    init_logger(config)  # the log's file gets all; a second call changes nothing
     for handler in logging.getLogger().handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(max(handler.level, logging.WARNING))
-    return run_job(job)
 
 
 def train(job: Job) -> Run:
@@ -253,6 +276,7 @@ def train(job: Job) -> Run:
 
 def _result(job: Job, run: Run, evaluations: dict[str, KeptEvaluation]) -> RunResult:
     config = run.config
+    held = peak_memory(config["device"])
     return {
         "name": job.entry.name,
         "model": config["model"],
@@ -266,7 +290,7 @@ def _result(job: Job, run: Run, evaluations: dict[str, KeptEvaluation]) -> RunRe
         "parameters": count_parameters(run.trainer.model),
         "train_s": run.train_s,
         "best_valid": {name: float(value) for name, value in (run.best_valid_result or {}).items()},
-        "peak_memory_mb": peak_memory(config["device"]),
+        "peak_memory_mb": None if held is None else max(held, job.trained_mb),
         "device": str(config["device"]),
         "version": __version__,
         "evaluations": evaluations,

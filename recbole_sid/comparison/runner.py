@@ -12,9 +12,11 @@ from threading import Thread
 from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
-from recbole_sid.cluster import assigned_gpus, check_resources, limit_threads, ray_running
-from recbole_sid.comparison.job import Job, run_job_quietly, run_of_other_version, stored
+from recbole_sid.cluster import assigned_gpus, check_own_gpus, check_resources, limit_threads, ray_running
+from recbole_sid.comparison.job import Job, run_job_quietly, run_of_other_version, stored, train_quietly
 from recbole_sid.comparison.panel import Standing
+from recbole_sid.distributed.launch import launch
+from recbole_sid.distributed.place import Processes
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.evaluation.runs import RunResult
 from recbole_sid.util.processes import without_callers_script
@@ -41,7 +43,8 @@ class RayOptions(NamedTuple):
 
     Attributes:
         address: of a running cluster; None: Ray is started on this machine.
-        cpus, gpus: of each job.
+        cpus: of each job, or one for each of its processes if that is more.
+        gpus: of each job, or of each of its processes.
     """
 
     address: str | None = None
@@ -124,8 +127,9 @@ def in_own_process(job: Job, before: Callable[..., None] | None = None, argument
         arguments: of it.
 
     Raises:
-        InputError: if the process died.
+        InputError: if the process died, or one of several that train it.
     """
+    job = _trained_together(job, before, arguments)
     with ProcessPoolExecutor(1, get_context("spawn"), before, arguments) as pool:
         with without_callers_script():
             running = pool.submit(_run_with_parent, job, os.getpid())
@@ -135,6 +139,26 @@ def in_own_process(job: Job, before: Callable[..., None] | None = None, argument
             raise InputError(
                 "Its process was killed, most likely for want of memory: lower eval_batch_size or train_batch_size."
             ) from error
+
+
+def _trained_together(job: Job, before: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()) -> Job:
+    """Train `job` by its processes if it has several; return what is then left, for one to do.
+
+    Raises:
+        InputError: what one of them raised, or that one was lost.
+    """
+    if job.processes == 1:
+        return job
+    with without_callers_script():
+        held = launch(_train_with, (job, before, arguments), Processes(job.processes, job.processes))
+    return job._replace(settings={**job.settings, "resume": True}, processes=1, trained_mb=held)
+
+
+def _train_with(job: Job, before: Callable[..., None] | None, arguments: tuple[Any, ...]) -> float:
+    """Do as `train_quietly`, after what comes before."""
+    if before is not None:
+        before(*arguments)
+    return train_quietly(job)
 
 
 def _run_with_parent(job: Job, parent: int) -> RunResult:
@@ -170,9 +194,12 @@ def run_jobs_on_ray(
     }
     unfinished = [job for job in jobs if job.name not in found]
     again = {teacher.name for job in unfinished for teacher in _lost_teacher(job, jobs)}
+    for job in unfinished:
+        check_own_gpus(options.gpus, job.processes)
     with ray_running(options.address):
-        check_resources("A model", options.cpus, options.gpus)
-        task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_calls=1, max_retries=0)(_run_after)
+        for job in unfinished:
+            check_resources(job.entry.name, *_resources(job, options))
+        task = ray.remote(max_calls=1, max_retries=0)(_run_after)
         running: dict[str, Any] = {}
         for job in jobs:
             if job.name in found and job.name not in again:
@@ -181,7 +208,8 @@ def run_jobs_on_ray(
             if (other_version := run_of_other_version(job)) is not None:
                 report(f"{job.name}: {other_version}")
             before = [running[other.name] for other in _needed(job, jobs) if other.name in running]
-            running[job.name] = task.remote(job, *before)
+            cpus, gpus = _resources(job, options)
+            running[job.name] = task.options(num_cpus=cpus, num_gpus=gpus).remote(job, *before)
         by_reference = {running[job.name]: job for job in jobs if job.name in running}
         n_running = len(by_reference)
         while by_reference:
@@ -200,8 +228,17 @@ def _run_after(job: Job, *before: Any) -> RunResult:
     import ray
 
     assigned = ray.get_runtime_context().get_assigned_resources()
-    limit_threads(assigned.get("CPU", 1))
-    return run_job_quietly(_on_assigned_gpus(job) if assigned.get("GPU") else job)
+    cpus = assigned.get("CPU", 1)
+    here = _on_assigned_gpus(job) if assigned.get("GPU") else job
+    limit_threads(cpus / job.processes)  # which the processes take over
+    alone = _trained_together(here)
+    limit_threads(cpus)
+    return run_job_quietly(alone)
+
+
+def _resources(job: Job, options: RayOptions) -> tuple[float, float]:
+    """Return the CPUs and GPUs of `job`."""
+    return max(options.cpus, job.processes), options.gpus * job.processes
 
 
 def _on_assigned_gpus(job: Job) -> Job:

@@ -118,6 +118,11 @@ def is_loss(error: BaseException) -> bool:
     return broken or isinstance(error, (ProcessLost, dist.DistError))
 
 
+def fault(of_process: str) -> RuntimeError:
+    """Return the error of a group one of whose processes failed, by its traceback; its first line says of what."""
+    return RuntimeError(f"A process of the group failed: {of_process.strip().splitlines()[-1]}\n\n{of_process}")
+
+
 def say_once(sentence: str, lost: bool = False) -> None:
     """Print `sentence` unless another process of the group was quicker, whose word is then waited for.
 

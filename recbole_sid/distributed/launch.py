@@ -17,7 +17,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from recbole_sid.cluster import limit_threads
-from recbole_sid.distributed.joining import ProcessLost, is_loss, wait_until_open
+from recbole_sid.distributed.joining import ProcessLost, fault, is_loss, wait_until_open
 from recbole_sid.distributed.place import Processes, environment_set, silence_others
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.util.visible_gpus import all_gpus_visible
@@ -201,7 +201,7 @@ def _fail(kind: str, value: Any, waiting: dict[Any, int], children: Sequence[tup
             if kind != "lost":
                 break
     if kind == "fault":
-        raise RuntimeError(f"A process of the group failed:\n\n{value}")
+        raise fault(value)
     if kind == "lost":
         raise ProcessLost(f"A process of the group is gone ({value}): resume=True goes on from the last epoch.")
     raise InputError(value)

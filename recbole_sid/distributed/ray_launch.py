@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from recbole_sid.cluster import check_resources, limit_threads, ray_running
 from recbole_sid.distributed.attempts import LAUNCH_FOLDER
-from recbole_sid.distributed.joining import LONGEST_WAIT, is_loss
+from recbole_sid.distributed.joining import LONGEST_WAIT, fault, is_loss
 from recbole_sid.distributed.place import environment_set, launched_place, silence_others
 from recbole_sid.errors import InputError
 from recbole_sid.util.files import write_json
@@ -98,9 +98,7 @@ def _manners(workers: Workers) -> dict[str, str]:
 
 
 def _check(workers: Workers) -> None:
-    check_resources(
-        f"A training by {workers.number} workers", workers.number * workers.cpus, workers.number * workers.gpus
-    )
+    check_resources(f"A training by {workers.number} workers", workers.cpus, workers.gpus, workers.number)
 
 
 def _trainer(work: Callable[..., Any], arguments: Sequence[Any], workers: Workers, shared: Path) -> Any:
@@ -175,7 +173,7 @@ def _show(file: Path, shown: int) -> int:
 
 def _raise(ended: dict[str, str]) -> None:
     if ended["kind"] == "fault":
-        raise RuntimeError(f"A process of the group failed:\n\n{ended['text']}")
+        raise fault(ended["text"])
     raise InputError(ended["text"])
 
 

@@ -59,6 +59,29 @@ def refuse_launch(config: Any, what: str) -> None:
         raise InputError(f"{what} in one process: start it without torchrun, which has started {place.size}.")
 
 
+def processes_of_each(config: Any, what: str) -> int:
+    """Return how many processes, all on this machine, train each of several models together.
+
+    Args:
+        config: a Config.
+        what: is trained, at the start of a sentence.
+
+    Raises:
+        InputError: if they are on several machines, or torchrun has started some.
+    """
+    place, processes = launched_place(), LaunchSettings.of(config).processes()
+    if not processes.are_all_here:
+        raise InputError(
+            f"{what} is trained on one machine: leave out world_size={processes.n_all}, and say by nproc how many "
+            "processes train it."
+        )
+    if place.size > 1:
+        raise InputError(
+            f"{what} has processes of its own (nproc): start it without torchrun, which has started {place.size}."
+        )
+    return processes.n_here
+
+
 def _check_placement(config: Any) -> None:
     """Refuse what names no GPU, and say that the CPU is used where a GPU was asked for, here or by a checkpoint."""
     gpu = str(config.external_config_dict.get("gpu_id", ""))

@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_sid.capabilities import capabilities_of, lacks_teacher
-from recbole_sid.cluster import check_resources
+from recbole_sid.cluster import check_own_gpus, check_resources
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import left_empty
+from recbole_sid.distributed.launch import launch
+from recbole_sid.distributed.place import Processes
 from recbole_sid.errors import InputError, require_known
-from recbole_sid.registry import get_trainer
+from recbole_sid.registry import get_trainer, is_ours
 from recbole_sid.settings.known import flagged
-from recbole_sid.settings.recbole_checks import refuse_launch
+from recbole_sid.settings.recbole_checks import processes_of_each, refuse_launch
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.tuning.space import Space, check_space
-from recbole_sid.tuning.trial import SAMPLE, SCORE, SearchPlan, prepare_teacher, read_data, run_trial
+from recbole_sid.tuning.trainable import run_trial
+from recbole_sid.tuning.trial import SAMPLE, SCORE, SearchPlan, prepare_data, read_data
 from recbole_sid.util.files import check_only_mine, write_json
 from recbole_sid.util.hashing import fingerprint
+from recbole_sid.util.processes import without_callers_script
 
 SCHEDULERS = ("asha", "hyperband", "median", "none")
 SEARCHERS = ("random", "grid", "optuna", "hyperopt")
@@ -41,7 +45,7 @@ class Options(NamedTuple):
         scheduler: one of `SCHEDULERS`.
         searcher: one of `SEARCHERS`.
         min_epochs: epochs before a trial may be stopped; None: a twentieth of all.
-        cpus, gpus: of a trial.
+        cpus, gpus: of a trial, or of each of its processes (``nproc``).
         concurrency: trials at a time, at most; None: as many as fit.
         retries: of a trial whose process dies or that raises.
         address: of a running Ray cluster; None: Ray is started on this machine.
@@ -90,7 +94,10 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
         InputError: for a key or value that the model refuses, or a storage path that is no folder.
     """
     check_options(options)
-    refuse_launch(config, "A trial trains")
+    if not is_ours(config.model_class):
+        refuse_launch(config, f"{config['model']} is RecBole's and trains")
+    processes = processes_of_each(config, "A trial")
+    check_own_gpus(options.gpus, processes)
     check_space(space, config)
     if config["eval_step"] < 1:
         raise InputError("A search needs validation: set eval_step to 1, not 0.")
@@ -104,6 +111,7 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
         raise InputError(f"storage_path='{storage_path}' must be a folder, on a cluster one that all nodes mount.")
     root = Path(storage_path) if storage_path else Path(config["checkpoint_dir"]) / "tune"
     settings = _absolute({key: value for key, value in config.plain().items() if key in _set_by_user(config)})
+    settings |= {"nproc": 1, "world_size": 1} if processes > 1 else {}  # each of them is told its place
     settings.update(
         data_path=str(Path(config.plain()["data_path"]).resolve()),
         checkpoint_dir=str(Path(config["checkpoint_dir"]).resolve()),
@@ -119,7 +127,7 @@ def make_plan(config: Config, space: Space, options: Options, storage_path: str 
     name = f"{config['model']}-{config['dataset']}-{fingerprint([config.fingerprint(), list(space), how])}"
     return SearchPlan(
         config["model"], config["dataset"], settings, space, given, str((root / name).resolve()),
-        options.cpus, options.gpus,
+        options.cpus, options.gpus, processes,
     )  # fmt: skip
 
 
@@ -168,11 +176,11 @@ def run_search(
         )
     if resume and not started:
         getLogger().warning(f"There is no search to resume in '{folder}': starting it.")
-    check_resources("A trial", options.cpus, options.gpus)
+    resources = {"cpu": options.cpus * plan.processes, "gpu": options.gpus * plan.processes}
+    check_resources("A trial", resources["cpu"], resources["gpu"])
     data = read_data(Path(plan.settings["data_path"]) / plan.dataset) if options.address else None
-    bound = tune.with_resources(
-        tune.with_parameters(trainable, plan=plan, data=data), {"cpu": options.cpus, "gpu": options.gpus}
-    )
+    # One bundle: the processes of a trial are on one machine, and its process sees the GPUs of all.
+    bound = tune.with_resources(tune.with_parameters(trainable, plan=plan, data=data), resources)
     if started:
         check_only_mine(folder / RAY_FOLDER)  # Ray unpickles its state
         return tune.Tuner.restore(str(folder / RAY_FOLDER), bound).fit()
@@ -286,14 +294,14 @@ def train_common_teacher(plan: SearchPlan, config: Config) -> None:
     searched = {parameter.key.partition(".")[0] for parameter in plan.space.parameters}
     if searched & {*config.shared_with_teacher(), "teacher_config", "teacher_model"}:
         return
-    from recbole.utils import init_logger, init_seed
+    given = {**plan.settings_of({}), "show_progress": config["show_progress"]}
+    if plan.processes == 1:
+        train_teacher(plan.model, plan.dataset, given)
+        return
+    with without_callers_script():
+        launch(train_teacher, (plan.model, plan.dataset, given), Processes(plan.processes, plan.processes))
 
-    from recbole_sid.data import create_dataset, data_preparation
 
-    settings = Config(
-        plan.model, plan.dataset, config_dict={**plan.settings_of({}), "show_progress": config["show_progress"]}
-    )
-    init_seed(settings["seed"], settings["reproducibility"])
-    init_logger(settings)
-    train_data, valid_data, _ = data_preparation(settings, create_dataset(settings))
-    prepare_teacher(settings, train_data, valid_data)
+def train_teacher(model: str, dataset: str, settings: Mapping[str, Any]) -> None:
+    """Train the teacher of a student as configured, or find it trained."""
+    prepare_data(Config(model, dataset, config_dict=settings))

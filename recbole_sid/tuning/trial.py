@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import getpass
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recbole_sid.capabilities import capabilities_of, lacks_teacher
-from recbole_sid.cluster import assigned_gpus, limit_threads
 from recbole_sid.config import Config
+from recbole_sid.distributed.group import current_group
+from recbole_sid.distributed.joining import join
 from recbole_sid.trainer.remembering import decides_after_training
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.tuning.space import Space
@@ -36,7 +37,8 @@ class SearchPlan(NamedTuple):
         space: the search space.
         given: settings that conditions of the space look at.
         folder: of the search; a path that every node sees.
-        cpus, gpus: of a trial; a GPU may be shared.
+        cpus, gpus: of a trial, or of each of its processes; a GPU may be shared by trials.
+        processes: that train a trial together.
     """
 
     model: str
@@ -47,6 +49,7 @@ class SearchPlan(NamedTuple):
     folder: str
     cpus: float
     gpus: float
+    processes: int = 1
 
     def trial_folder(self, name: str) -> Path:
         """Return where trial `name` keeps its checkpoints."""
@@ -65,28 +68,6 @@ class ReadyTrial(NamedTuple):
     valid_data: Any
     test_data: Any
     trainer: Any
-
-
-def run_trial(given: dict[str, Any], plan: SearchPlan, data: Mapping[str, Any] | None = None) -> None:
-    """Train the trial that Ray runs this in; Ray's trainable.
-
-    Args:
-        given: under `SAMPLE`, searched key -> sampled value.
-        plan: the search.
-        data: file name -> bytes (uint8) of the dataset's files, where a node may lack them.
-    """
-    from ray import tune
-
-    limit_threads(plan.cpus)
-    settings = dict(plan.settings)
-    if data:
-        settings["data_path"] = place_data(plan.dataset, data)
-    if plan.gpus:
-        settings["gpu_id"] = assigned_gpus()
-    try:
-        train_trial(plan._replace(settings=settings), given[SAMPLE], tune.get_context().get_trial_id(), tune.report)
-    finally:
-        gc.collect()  # the process goes on with the next trial
 
 
 def train_trial(
@@ -120,8 +101,9 @@ def train_trial(
         SCORE: float(best),
         "train_s": trainer.train_s if isinstance(trainer, SIDTrainer) else perf_counter() - started,
     }
-    drop_caches(plan.trial_folder(name))
-    write_json(plan.trial_folder(name) / FINISHED, result)
+    if current_group().is_main:
+        drop_caches(plan.trial_folder(name))
+        write_json(plan.trial_folder(name) / FINISHED, result)
     return result
 
 
@@ -131,32 +113,42 @@ def prepare(plan: SearchPlan, sample: Mapping[str, Any], name: str) -> ReadyTria
     Semantic IDs, teacher and distillation cache are shared by all trials of the same settings: whichever comes first
     makes them while the others wait.
     """
-    from recbole.utils import init_logger, init_seed
-
-    from recbole_sid.data import create_dataset, data_preparation
     from recbole_sid.quick_start import make_trainer
 
     config = Config(plan.model, plan.dataset, config_dict=plan.settings_of(sample))
     shared = Path(config["checkpoint_dir"])
-    init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
-    dataset = create_dataset(config)
-    loaders = data_preparation(config, dataset)
-    prepare_teacher(config, loaders[0], loaders[1])
+    loaders = prepare_data(config)
     if capabilities_of(config.model_class).learns_with(config) and not config["distill_cache_dir"]:
         config["distill_cache_dir"] = str(shared / "distill_cache")
     config["checkpoint_dir"] = str(plan.trial_folder(name))
     return ReadyTrial(config, *loaders, make_trainer(config, loaders[0]))
 
 
-def prepare_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
+def prepare_data(config: Config) -> tuple[Any, Any, Any]:
+    """Join the processes that train together, load the data, give a student its teacher; return the loaders."""
+    from recbole.utils import init_logger, init_seed
+
+    from recbole_sid.data import create_dataset, data_preparation
+
+    group = join(config["device"])
+    init_seed(config["seed"], config["reproducibility"])
+    if group.is_main:
+        init_logger(config)
+    loaders = data_preparation(config, create_dataset(config))
+    _prepare_teacher(config, loaders[0], loaders[1])
+    return loaders
+
+
+def _prepare_teacher(config: Config, train_data: Any, valid_data: Any) -> None:
     """Give a student its teacher, trained by one process only where several want the same; else do nothing."""
     from recbole_sid.model.teacher import teacher_config
     from recbole_sid.quick_start import ensure_teacher
 
     if lacks_teacher(config):
         wanted = teacher_config(config)
-        with locked(Path(config["checkpoint_dir"]) / f"{wanted['model']}-{config['dataset']}-{wanted.fingerprint()}"):
+        file = Path(config["checkpoint_dir"]) / f"{wanted['model']}-{config['dataset']}-{wanted.fingerprint()}"
+        with locked(file) if current_group().is_main else nullcontext():  # the others wait for the main process
+            current_group().barrier()  # and see what it sees
             ensure_teacher(config, train_data, valid_data)
 
 

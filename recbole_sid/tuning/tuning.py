@@ -21,7 +21,8 @@ from recbole_sid.tuning.search import (
 )
 from recbole_sid.tuning.search_files import table, write_search
 from recbole_sid.tuning.space import Space
-from recbole_sid.tuning.trial import SearchPlan, prepare, run_trial
+from recbole_sid.tuning.trainable import run_trial
+from recbole_sid.tuning.trial import SearchPlan, prepare
 from recbole_sid.util.files import write_json
 from recbole_sid.util.reading import read_json
 from recbole_sid.util.typed_json import first_fault
