@@ -611,6 +611,40 @@ def test_cached_supervision_is_the_online_one_in_half_precision(
     assert n_rows == len(train_data._dataset)
 
 
+CAUSAL_TEACHERS: dict[str, dict[str, Any]] = {
+    "CausalSID": {
+        "teacher_model": "CausalSID",
+        "teacher_config": {"d_model": 16, "n_heads": 2, "n_layers": 1, "epochs": 1},
+    },
+    "TIGER": {"teacher_config": {"encoder_attention": "causal", "encoder_layers": 1, "decoder_layers": 1}},
+}
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("teacher", CAUSAL_TEACHERS)
+def test_prefixes_share_the_states_of_a_causal_encoder(
+    configure: Callable[..., Config], teacher: str, where: str
+) -> None:
+    trainer, train_data, _, _ = make(configure("SIDMLP", MAX_ITEM_LIST_LENGTH=4, **CAUSAL_TEACHERS[teacher]))
+    student = trainer.model.eval()
+    online = OnlineSupervision(student, student.history_encoder, student.teacher)
+    folder = Path("cache") if where == "disk" else None
+    cached = CachedSupervision(online, train_data, torch.device("cpu"), folder, show_progress=False)
+    begun: dict[
+        tuple[int, ...], int
+    ] = {}  # states but the last of the longest history that begins so, by its beginning
+    n_rows = n_tokens = 0
+    for batch in train_data:
+        given, wanted = cached(batch), online(batch)
+        assert_close(given.states[given.mask], wanted.states[given.mask].float(), rtol=2e-3, atol=2e-4)
+        assert not given.states[~given.mask].any()
+        for user, row, length in zip(batch["user_id"], batch[ROW_FIELD], batch["item_length"], strict=True):
+            start = (int(user), int(train_data._dataset.history_start[row]))
+            begun[start] = max(begun.get(start, 0), 1 + int(length) * 3)
+            n_rows, n_tokens = n_rows + 1, n_tokens + 2 + int(length) * 3
+    assert len(cached.states) == sum(begun.values()) + n_rows < n_tokens
+
+
 @pytest.mark.parametrize("where", ["memory", "disk"])
 def test_training_from_the_cache_comes_close_to_training_online(train: Callable[..., Run], where: str) -> None:
     stages = ["encoder", "decoder", "joint"]

@@ -96,7 +96,7 @@ class CausalBlock(nn.Module):
 class CausalTransformer(HistoryEncoder):
     """Tokens to states, each of which knows the tokens up to its own."""
 
-    skips_padding = static_shapes = True
+    skips_padding = static_shapes = causal = True
 
     def __init__(self, sizes: CausalSizes, eos: int) -> None:
         super().__init__()

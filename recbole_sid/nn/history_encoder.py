@@ -18,11 +18,14 @@ class HistoryEncoder(nn.Module):
 
     Attributes:
         skips_padding: `packed` does no work on padding, so that histories of all lengths are best encoded together.
+        causal: a state depends on its own token and those before it, so that a longer history begins with the same
+            states; the end-of-sequence token's may be anything.
         static_shapes: `forward` asks the device for no values, so that it can be captured in a CUDA graph.
     """
 
     skips_padding: bool = False
     static_shapes: bool = False
+    causal: bool = False
 
     @abstractmethod
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

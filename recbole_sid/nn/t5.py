@@ -223,6 +223,7 @@ class T5Encoder(HasInferenceForm[EncoderForm], HistoryEncoder):
 
     def __init__(self, sizes: T5Sizes) -> None:
         super().__init__(EncoderForm)
+        self.causal = sizes.causal_encoder
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.d_model)
         self.relative_bias = RelativeBias(sizes, bidirectional=not sizes.causal_encoder)
         self.blocks = nn.ModuleList(EncoderBlock(sizes) for _ in range(sizes.encoder_layers))

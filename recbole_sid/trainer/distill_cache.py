@@ -1,6 +1,7 @@
 """Cached supervision: the frozen models run once over the training set, students read half-precision results.
 
-States are packed without padding, so the cache holds exactly the tokens there are.
+States are packed without padding, so the cache holds exactly the tokens there are; of a causal encoder, once for all
+histories that begin with them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 from contextlib import nullcontext
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -76,8 +77,10 @@ class CachedSupervision:
         self.place[self.rows] = torch.arange(len(self.rows))
         self.histories = getattr(dataset, f"{dataset.iid_field}_list_field")
         self.n_levels = dataset.semantic_ids.n_levels
-        self.n_tokens = 2 + self.lengths * self.n_levels
-        self.start = self.n_tokens.cumsum(0) - self.n_tokens
+        self.n_tokens = 2 + self.lengths.long() * self.n_levels
+        self.causal = online.encoder is not None and online.encoder.causal
+        begins = dataset.history_start[self.rows] if self.causal else torch.arange(len(self.rows))
+        self.places = _Places.of(begins, self.n_tokens)
         self.sizes = list(dataset.semantic_ids.codebook_sizes) if online.teacher is not None else []
         self.states = self.logits = torch.empty(0)
         if folder is None:
@@ -115,7 +118,8 @@ class CachedSupervision:
 
     def _fill(self, online: OnlineSupervision, loader: Any, folder: Path | None, show_progress: bool) -> None:
         """Ask for all rows; each process asks for one batch of every round."""
-        order = torch.argsort(self.lengths, stable=True)  # neighbours of like length: little padding
+        # Neighbours of like length: little padding. The longest last, of which shared states are then.
+        order = torch.argsort(self.lengths, stable=True)
         batches, n = order.split(loader.step), self.group.size
         collect = self.group.gather if folder is None else self.group.to_main
         for first in progress(range(0, len(batches), n), "Cache teacher", show_progress):
@@ -141,7 +145,7 @@ class CachedSupervision:
         if not len(self.logits):
             self._check_room(folder, states.shape[-1])
             self.logits = _allocate(folder, "logits", (len(self.rows), sum(self.sizes)))
-            self.states = _allocate(folder, "states", (int(self.n_tokens.sum()), states.shape[-1]))
+            self.states = _allocate(folder, "states", (self.places.total, states.shape[-1]))
         index, valid = self._packed(batch, int(self.n_tokens[batch].max()))
         self.states[index[valid]] = states
         if logits is not None:
@@ -153,7 +157,7 @@ class CachedSupervision:
         Raises:
             InputError: if the memory, or the disk that `folder` is on, has not as much left.
         """
-        size = _BYTES * (int(self.n_tokens.sum()) * width + len(self.rows) * sum(self.sizes))
+        size = _BYTES * (self.places.total * width + len(self.rows) * sum(self.sizes))
         if folder is None:
             place, free, other = "memory", psutil.virtual_memory().available, "disk"
         else:
@@ -175,17 +179,43 @@ class CachedSupervision:
         n_tokens = self.n_tokens[row].unsqueeze(1)
         step = torch.arange(width)
         valid = step < n_tokens
-        return torch.where(valid, self.start[row].unsqueeze(1) + step, 0), valid
+        shared = self.places.start[row].unsqueeze(1) + step
+        return torch.where(step + 1 < n_tokens, shared, self.places.end[row].unsqueeze(1)) * valid, valid
 
     def _key(self, online: OnlineSupervision, dataset: Any) -> str:
         """Return a name for the weights, histories and targets that the cache holds results of."""
         digest = hashlib.sha256(dataset.semantic_ids.fingerprint.encode())
+        digest.update(b"shared" if self.causal else b"")
         fields = [dataset.sequences[field] for field in (dataset.uid_field, dataset.iid_field)]
         for values in (self.rows, self.lengths, *fields):
             digest.update(values.numpy().tobytes())
         for module in (online.encoder, online.teacher):
             digest.update(b"-" if module is None else hash_weights(module).encode())
         return digest.hexdigest()[:16]
+
+
+class _Places(NamedTuple):
+    """Where the states of each history are kept: in one run, but for the last one.
+
+    Attributes:
+        start: int64 [n], of the first state; those up to the last but one follow it.
+        end: int64 [n], of the last state, which is that of the end-of-sequence token.
+        total: number of places.
+    """
+
+    start: torch.Tensor
+    end: torch.Tensor
+    total: int
+
+    @classmethod
+    def of(cls, begins: torch.Tensor, n_tokens: torch.Tensor) -> _Places:
+        """Give histories int [n] that begin at the same place the same run, as long as the longest of them needs."""
+        which = torch.unique(begins, return_inverse=True)[1]
+        n_runs = int(which.max()) + 1 if len(which) else 0
+        longest = torch.zeros(n_runs, dtype=torch.int64).scatter_reduce_(0, which, n_tokens - 1, "amax")
+        run_ends = longest.cumsum(0)
+        n_shared = int(run_ends[-1]) if n_runs else 0
+        return cls((run_ends - longest)[which], n_shared + torch.arange(len(begins)), n_shared + len(begins))
 
 
 class JoinedSupervision:
