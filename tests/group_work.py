@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from other_device import DoneAgain, OtherDevice
 
+from recbole_sid.data.batch import Batch
+from recbole_sid.distributed.group import current_group
 from recbole_sid.distributed.joining import join
 from recbole_sid.distributed.launch import launch
 from recbole_sid.distributed.place import Processes
 from recbole_sid.errors import InputError
+from recbole_sid.trainer.captured_loss import CapturedLosses
+from recbole_sid.trainer.parallel import ParallelLoss
 
 
 def add_ranks(label: str) -> dict[str, Any]:
@@ -114,7 +119,9 @@ def _train_without_dropout(model: str, settings: dict[str, Any]) -> dict[str, An
         losses.append(loss.detach().float())
         backward(trainer, loss)
 
+    device = OtherDevice("cpu")
     with (
+        device.entered() if settings.get("capture_training") else nullcontext(),
         mock.patch.object(SIDTrainer, "start_stage", without_dropout),
         mock.patch.object(SIDTrainer, "_backward", noted),
         # bf16 on any processor: where it is slow, enable_amp would be left out.
@@ -129,6 +136,7 @@ def _train_without_dropout(model: str, settings: dict[str, Any]) -> dict[str, An
         "is mixed": trainer.enable_amp and trainer.amp_pays,
         "measured": {"valid": _plain(run.best_valid_result), "test": _plain(run.test_result)},
         "users": {column: users[column].tolist() for column in ("user", "target", "rank", "items")},
+        "n_captured": device.n_captured,
         "chosen": dict(trainer.model.chosen),
         "weights": _hashes(run),
     }
@@ -184,6 +192,36 @@ def interrupted(model: str, settings: dict[str, Any], before: int) -> None:
 
     with mock.patch.object(SIDTrainer, "_run_epoch", until), suppress(KeyboardInterrupt):
         _run(model, settings)
+
+
+class ThreeWeights(torch.nn.Module):
+    """Weights that all processes use, that the first one uses, and that none does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.all, self.first, self.none = (torch.nn.Parameter(torch.randn(4)) for _ in range(3))
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        own = self.all if current_group().rank else self.all * self.first
+        return (batch["values"] * own).sum()
+
+
+def gradients(captured: bool) -> list[list[float] | None]:
+    """Return, in the main process, the gradients of `ThreeWeights` after three batches that are summed up."""
+    group = join(torch.device("cpu"))
+    module = ThreeWeights()
+    loss: Any = module.loss
+    with mock.patch("recbole_sid.trainer.captured_loss.Recording", DoneAgain):
+        if captured:
+            loss = CapturedLosses(loss, list(module.parameters()))
+        parallel = ParallelLoss(loss, module)
+        for number in range(1, 4):
+            values = number * (1.0 + group.rank + torch.arange(4))
+            with parallel.kept_back() if number < 3 else nullcontext():
+                parallel(Batch({"values": values})).backward()
+    assert len(loss._graphs) == 1 if captured else True
+    return [None if weight.grad is None else weight.grad.tolist() for weight in module.parameters()]
 
 
 def train_trial_of(plan: Any) -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "hybrid": ("SIDMLPHybrid", {**SETTINGS["SIDMLPHybrid"], "memory": "transitions", "memory_smoothing": 0.3}),
     "memory": ("TransitionMemory", _PLAIN),
+    "captured": ("TIGER", {**SETTINGS["TIGER"], "capture_training": True, "weight_decay": 0.1}),
 }
 NO_DROPOUT = {"dropout_prob": 0.0, "epochs": 3}
 WITH_DROPOUT = {**SETTINGS["TIGER"], "dropout_prob": 0.3, "epochs": 3}
@@ -66,12 +67,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             works += [
                 ("train_and_tell", ["TIGER", {**begun, "resume": True}]),
                 ("train_trial_of", [_search(data, folder / "trial-two")]),
+                ("gradients", [False]),
+                ("gradients", [True]),
             ]
-            two, resumed, more, trial = launch(group_work.do_all, [works], TWO)
+            two, resumed, more, trial, *gradients = launch(group_work.do_all, [works], TWO)
             one = group_work.train_each(_in_folder(RUNS, data, folder / "one"))
             whole = group_work.train_and_tell("TIGER", {**begun, "checkpoint_dir": str(folder / "whole-one")})
             alone = group_work.train_trial_of(_search(data, folder / "trial-one"))
-            told = {"more": more, "whole": whole, "trials": (trial, alone)}
+            told = {"more": more, "whole": whole, "trials": (trial, alone), "gradients": gradients}
             yield {"one": one, "two": two, "resumed": resumed, "folder": folder, "data": data, **told}
     finally:
         os.chdir(before)
@@ -97,6 +100,7 @@ def _in_folder(runs: dict[str, Any], data: str, folder: Path) -> dict[str, Any]:
 def test_two_processes_are_as_one(found: Any, run: str) -> None:
     one, two = found["one"][run], found["two"][run]
     close = 5e-3 if run == "bf16" else 1e-5
+    assert bool(one["n_captured"]) == bool(two["n_captured"]) == (run == "captured")
     assert one["is mixed"] == two["is mixed"] == (run == "bf16")
     assert len(one["losses"]) == len(two["losses"])
     assert two["losses"] == pytest.approx(one["losses"], abs=close)
@@ -136,6 +140,17 @@ def test_resumed_by_one(found: Any, caplog: pytest.LogCaptureFixture) -> None:
     run = group_work._run("TIGER", {**settings, "resume": True})
     assert list(run.trainer.train_loss_dict) == [2]
     assert "began in 2 processes and goes on in 1" in caplog.text
+
+
+def test_captured_gradients_are_summed_as_others_are(found: Any) -> None:
+    """A weight that no process uses has none, so that it does not decay; one that some use has their sum."""
+    plain, captured = found["gradients"]
+    assert captured == plain
+    values = torch.arange(4) + torch.tensor([[1.0], [2.0]])  # of each process, in its first batch
+    weights = group_work.ThreeWeights()
+    assert plain[0] == pytest.approx((6 * (values[0] * weights.first + values[1]) / 2).tolist())
+    assert plain[1] == pytest.approx((6 * values[0] * weights.all / 2).tolist())
+    assert plain[2] is None
 
 
 def test_resumed_by_more(found: Any) -> None:

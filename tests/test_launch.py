@@ -187,20 +187,34 @@ def test_each_process_has_its_own_gpu(
 
 
 def test_run_trains_in_two_processes_as_in_one(settings: Any, tmp_path: Path, capsys: Any) -> None:
-    """From the command line to the table, through processes of their own."""
-    file = tmp_path / "settings.yaml"
+    """From the command line to the table, through processes of their own and through torchrun's."""
     found = []
-    for nproc in (1, 2):
-        chosen = settings("TIGER", nproc=nproc, dropout_prob=0.0, epochs=1, use_gpu=False)
-        chosen["checkpoint_dir"] = str(tmp_path / f"saved{nproc}")
+    for launcher, nproc in (("", 1), ("nproc", 2), ("torchrun", 1)):
+        folder = tmp_path / f"saved {launcher}"
+        chosen = settings("TIGER", nproc=nproc, dropout_prob=0.0, epochs=1, use_gpu=False, checkpoint_dir=str(folder))
+        file, row = tmp_path / "settings.yaml", tmp_path / "row.json"
         file.write_text(yaml.safe_dump(chosen))
-        words = ["--model=TIGER", "--dataset=tiny", f"--config_files={file}", f"--json={tmp_path / 'row.json'}"]
-        assert cli.main(["run", *words]) == 0, capsys.readouterr().err
-        found.append(json.loads((tmp_path / "row.json").read_text())["rows"][0])
-        assert len(list((tmp_path / f"saved{nproc}").glob("TIGER*.pth"))) == 1
+        words = ["run", "--model=TIGER", "--dataset=tiny", f"--config_files={file}", f"--json={row}"]
+        if launcher == "torchrun":
+            done = _by_torchrun([str(ROOT / "run_recbole_sid.py"), *words])
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count("| TIGER") == 1
+            assert "find_unused_parameters" not in done.stderr  # torch's advice, of which nobody can make use
+        else:
+            assert cli.main(words) == 0, capsys.readouterr().err
+        found.append(json.loads(row.read_text())["rows"][0])
+        row.unlink()
+        assert len(list(folder.glob("TIGER*.pth"))) == 1
     metrics = [name for name in found[0] if "@" in name]
     assert metrics
-    assert {name: found[0][name] for name in metrics} == {name: found[1][name] for name in metrics}
+    one, *others = ({name: row[name] for name in metrics} for row in found)
+    assert others == [one, one]
+
+
+def _by_torchrun(words: list[str]) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={_free_port()}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*launcher, *words], capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.parametrize("by_the_user", [None, "2,3", ""])
@@ -242,7 +256,6 @@ def test_commands_that_train_in_no_group_say_so(words: list[str], key: str, caps
 def test_torchrun_tells_once_what_is_wrong(model: str, data_path: Path, tmp_path: Path) -> None:
     """Wrong in all processes, before the group is there, and in one only, when it is."""
     words = [f"--model={model}", "--dataset=tiny", f"--data_path={data_path}", "--use_gpu=False", "--state=WARNING"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={_free_port()}"]
     script = tmp_path / "run.py"
     script.write_text(
         "import os, sys\n"
@@ -251,8 +264,7 @@ def test_torchrun_tells_once_what_is_wrong(model: str, data_path: Path, tmp_path
         "    sys.argv.append('--beam_size=7')\n"  # of one process
         "sys.exit(main())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, str(script), *words], capture_output=True, text=True, env=environment)
+    done = _by_torchrun([str(script), *words])
     message = "Unknown model 'TIGRE'" if model == "TIGRE" else "beam_size=7 is smaller"
     assert done.stderr.count("recbole-sid: ") == 1, done.stderr
     assert message in done.stderr

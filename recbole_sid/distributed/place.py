@@ -104,7 +104,10 @@ def device_of(place: Place) -> Any:
 
 def silence_others() -> None:
     """Let this process neither log nor warn if it is not the main one of its group: all would say the same."""
-    if launched_place().rank > 0:
+    place = launched_place()
+    if place.size > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # read when torch is imported, as by `recbole-sid`
+    if place.rank > 0:
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
 
