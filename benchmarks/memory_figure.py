@@ -53,6 +53,24 @@ class Row(NamedTuple):
     users_per_s: float | None
 
 
+class Values(NamedTuple):
+    """What is drawn of a row.
+
+    Attributes:
+        label: its name.
+        ndcg: at 10, of all instances.
+        by_category: name -> mean and half of its 95% interval, NaN where that is not known.
+        by_popularity: how often targets occur in training -> mean.
+        users_per_s: None: not to be shown.
+    """
+
+    label: str
+    ndcg: float
+    by_category: dict[str, tuple[float, float]]
+    by_popularity: dict[str, float]
+    users_per_s: float | None
+
+
 def main() -> None:
     """Draw the picture and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +83,7 @@ def main() -> None:
         runs = runs_by_row(arguments.outputs)
         groups = groups_of(next(iter(runs.values()))[0].result)
         rows = measured(runs, groups, dict(_labelled(word) for word in arguments.rows), dict(arguments.users_per_s))
-        draw(rows, groups, arguments.output)
+        draw([values_of(row, groups) for row in rows], arguments.output)
     except InputError as error:
         parser.error(str(error))
     print(f"{table(rows, groups)}\n\nWritten: {arguments.output}.png, .pdf, .svg")
@@ -116,37 +134,49 @@ def table(rows: Sequence[Row], groups: Groups) -> str:
     )
 
 
+def values_of(row: Row, groups: Groups) -> Values:
+    """Return what is drawn of `row`."""
+    nobody = np.zeros(len(row.ndcg), dtype=bool)
+    categories, popularity = groups.masks[CATEGORY], groups.masks[POPULARITY]
+    return Values(
+        row.label,
+        float(row.ndcg.mean()),
+        {name: _mean_and_half(row.ndcg[categories.get(name, nobody)]) for name in (GENERALIZATION, MEMORIZATION)},
+        {name: float(row.ndcg[mask].mean()) for name, mask in popularity.items() if name != NEVER},
+        row.users_per_s,
+    )
+
+
 @styled
-def draw(rows: Sequence[Row], groups: Groups, output: Path) -> None:
-    """Draw the three panels and write ``OUTPUT.png``, ``.pdf`` and ``.svg``."""
+def draw(rows: Sequence[Values], output: Path) -> list[Path]:
+    """Draw the three panels and write ``OUTPUT.png``, ``.pdf`` and ``.svg``; return the files."""
     figure = new_figure(PAGE, 3.0)
     styles = _styles([row.label for row in rows])
     left, middle, right = figure.subplots(1, 3)
-    _draw_categories(left, rows, groups.masks[CATEGORY], styles)
-    _draw_popularity(middle, rows, groups.masks[POPULARITY], styles)
+    _draw_categories(left, rows, styles)
+    _draw_popularity(middle, rows, styles)
     _draw_speed(right, rows, styles)
     for axes in (left, middle, right):
         axes.grid()
-    legend_below(figure, middle, 4)
-    write_figure(figure, output.with_name(f"{output.name}.png"))
+    legend_below(figure, middle, 3 if len(rows) in (5, 6) else 4)
+    return write_figure(figure, output.with_name(f"{output.name}.png"))
 
 
-def _draw_categories(axes: Axes, rows: Sequence[Row], masks: Mapping[str, np.ndarray], styles: Sequence[dict]) -> None:
-    nobody = np.zeros(len(rows[0].ndcg), dtype=bool)
+def _draw_categories(axes: Axes, rows: Sequence[Values], styles: Sequence[dict]) -> None:
     for row, style in zip(rows, styles, strict=True):
-        x, y = (_mean_and_half(row.ndcg[masks.get(name, nobody)]) for name in (GENERALIZATION, MEMORIZATION))
+        x, y = row.by_category[GENERALIZATION], row.by_category[MEMORIZATION]
         axes.errorbar(x[0], y[0], xerr=x[1], yerr=y[1], elinewidth=0.8, **style)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("NDCG@10, generalization")
     axes.set_ylabel("NDCG@10, memorization")
 
 
-def _draw_popularity(axes: Axes, rows: Sequence[Row], masks: Mapping[str, np.ndarray], styles: Sequence[dict]) -> None:
-    shown = {name: mask for name, mask in masks.items() if name != NEVER}
+def _draw_popularity(axes: Axes, rows: Sequence[Values], styles: Sequence[dict]) -> None:
+    shown = list(rows[0].by_popularity)
     for row, style in zip(rows, styles, strict=True):
-        means = [row.ndcg[mask].mean() for mask in shown.values()]
+        means = [row.by_popularity[name] for name in shown]
         axes.plot(range(len(shown)), means, linewidth=0.9, label=row.label, **style)
-    axes.set_xticks(range(len(shown)), list(shown))
+    axes.set_xticks(range(len(shown)), shown)
     axes.set_yscale("function", functions=(_root, np.square))  # a log scale has no place for zero
     axes.set_yticks([0, 0.01, 0.02, 0.05, *np.arange(0.1, 1.01, 0.1 if axes.get_ylim()[1] > 0.35 else 0.05)])
     axes.set_ylim(0, 1.08 * max(0.01, *(np.max(line.get_ydata()) for line in axes.lines)))
@@ -154,10 +184,10 @@ def _draw_popularity(axes: Axes, rows: Sequence[Row], masks: Mapping[str, np.nda
     axes.set_ylabel("NDCG@10 (root scale)")
 
 
-def _draw_speed(axes: Axes, rows: Sequence[Row], styles: Sequence[dict]) -> None:
+def _draw_speed(axes: Axes, rows: Sequence[Values], styles: Sequence[dict]) -> None:
     for row, style in zip(rows, styles, strict=True):
         if row.users_per_s:
-            axes.plot(row.users_per_s, row.ndcg.mean(), linestyle="none", **style)
+            axes.plot(row.users_per_s, row.ndcg, linestyle="none", **style)
     speeds = [row.users_per_s for row in rows if row.users_per_s]
     if speeds:
         log_axis(axes.xaxis, min(speeds), max(speeds))

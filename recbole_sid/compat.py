@@ -280,6 +280,24 @@ def _silence_future_warnings() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
 
 
+class _Whole(str):
+    """A text of which every part is all of it."""
+
+    def __getitem__(self, part: Any) -> str:
+        return str(self)
+
+
+def start_log(config: Any) -> None:
+    """recbole/utils/logger.py, `init_logger`: names a run's log, and tensorboard's folder by it, by a hash of its own.
+    Here it has that of the run, as the run's other files do.
+    """
+    from recbole.utils import logger
+
+    of_run = types.SimpleNamespace(hexdigest=lambda: _Whole(config.fingerprint()))
+    with mock.patch.object(logger, "hashlib", types.SimpleNamespace(md5=lambda text: of_run)):
+        logger.init_logger(config)
+
+
 @contextlib.contextmanager
 def without_tensorboard() -> Iterator[None]:
     """recbole/trainer/trainer.py, `Trainer.__init__`: opens a log for tensorboard in every process of a group. In here

@@ -15,11 +15,11 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from recbole.utils import init_logger, init_seed
+from recbole.utils import init_seed
 
 from recbole_sid.capabilities import capabilities_of, lacks_teacher
 from recbole_sid.checkpoint import check_lineage, is_checkpoint, lineage, load_checkpoint, load_weights
-from recbole_sid.compat import load_recbole_checkpoint
+from recbole_sid.compat import load_recbole_checkpoint, start_log
 from recbole_sid.config import Config, plain_settings
 from recbole_sid.data import create_dataset, data_preparation, training_loader
 from recbole_sid.data.dataset import TimeOrderedDataset, check_folder
@@ -37,6 +37,7 @@ from recbole_sid.settings.known import flagged
 from recbole_sid.settings.recbole_checks import refuse_launch
 from recbole_sid.settings.run import LaunchSettings
 from recbole_sid.settings.whole_data import warn_if_seen
+from recbole_sid.trainer.forecast import advice_for, say_by_epochs
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 from recbole_sid.trainer.training_panel import TrainingStanding
 from recbole_sid.util.panel import panel
@@ -142,7 +143,7 @@ def train_model(config: Config, saved: bool = True) -> Run:
     _check_same_run(config, group)
     init_seed(config["seed"], config["reproducibility"])
     if group.is_main:
-        init_logger(config)
+        start_log(config)
     log = getLogger()
     log.info(config)
     train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
@@ -151,7 +152,7 @@ def train_model(config: Config, saved: bool = True) -> Run:
         log.warning(f"{config['model']} is trained by RecBole's trainer, which starts afresh in spite of resume.")
     trainer = make_trainer(config, train_data)
     started = perf_counter()
-    noted = _Scores()
+    noted = _Scores(config)
     with _packages_of(config), panel(TrainingStanding(trainer), bool(config["show_progress"])):
         best_valid_score, best_valid_result = trainer.fit(
             train_data, valid_data, saved=saved, show_progress=config["show_progress"], **noted.for_fit(trainer)
@@ -163,17 +164,24 @@ def train_model(config: Config, saved: bool = True) -> Run:
 
 
 class _Scores:
-    """Notes the validation scores of one of RecBole's trainers, which keeps the losses alone."""
+    """Notes the validation scores of one of RecBole's trainers, which keeps the losses alone; after the first it says
+    what the rest takes.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
         self.by_epoch: dict[int, float] = {}
+        self.config, self.began, self.epochs = config, perf_counter(), 1
 
     def for_fit(self, trainer: Any) -> dict[str, Any]:
         """Return the further argument of the trainer's `fit`: none for ours, and those that take none (trees)."""
+        self.epochs = getattr(trainer, "epochs", 1)  # one for models that are computed at once
         takes_it = "callback_fn" in inspect.signature(trainer.fit).parameters
         return {"callback_fn": self.note} if takes_it and not isinstance(trainer, SIDTrainer) else {}
 
     def note(self, epoch: int, score: float) -> None:
+        if not self.by_epoch and epoch + 1 < self.epochs:
+            seconds = perf_counter() - self.began
+            say_by_epochs(self.config["model"], seconds, epoch + 1, self.epochs, advice_for(self.config))
         self.by_epoch[epoch] = float(score)
 
     def curve(self, trainer: Any) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,56 @@ def test_figures_are_written_three_ways_with_nothing_cut_off(draw: str, tmp_path
     edges = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
     assert min(edge.min() for edge in edges) == 255  # what is cut off touches an edge
     assert pixels.shape[1] == pytest.approx((PAGE if draw == "analysis" else COLUMN) * 200, abs=1)
+
+
+@pytest.mark.parametrize("scored", [2, 3])
+def test_texts_of_an_analysis_stand_apart(scored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    def keep(drawing: Any, path: Path) -> list[Path]:
+        drawn.append(drawing)
+        return write_figure(drawing, path, ["png"])
+
+    monkeypatch.setattr("recbole_sid.generalization.analysis_figure.write_figure", keep)
+    analysis = analysis_of(MODELS[:4])
+    for row in analysis.categories[8:] if scored == 3 else []:
+        row.update({"ndcg@10": 0.0005, "ndcg@10_low": 0.0001, "ndcg@10_high": 0.0009})
+    figure(analysis, tmp_path / "analysis.png")
+    (drawing,) = drawn
+    boxes = [axes.xaxis.label.get_window_extent() for axes in drawing.axes if axes.get_xlabel()]
+    boxes += [axes.title.get_window_extent() for axes in drawing.axes if axes.get_title()]
+    for axes in drawing.axes:
+        low, high = axes.get_xlim()
+        ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+        boxes += [label.get_window_extent() for place, label in ticks if low <= place <= high]
+    assert len([axes for axes in drawing.axes if axes.get_title()]) == scored
+    for one, other in combinations([box for box in boxes if box.width], 2):
+        assert not one.overlaps(other)
+    width = drawing.bbox.width
+    assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
+
+
+def test_pictures_of_pages_are_drawn_from_their_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[1]
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    published = importlib.import_module("published")
+    for page in ("memory.md", "memorization_generalization.md"):
+        (tmp_path / page).write_text((root / "results" / page).read_text(encoding="utf-8"), encoding="utf-8")
+    given: list[Any] = []
+    monkeypatch.setattr(published, "draw", lambda rows, output: given.extend(rows) or [])
+    published.memory(tmp_path)
+    assert [row.label for row in given][:2] == ["SASRec", "TransitionMemory"]
+    assert [row.users_per_s for row in given] == [2201, 25064, 23668, 3064, 2494]
+    assert given[4].by_category["memorization"][0] == 0.683
+    assert given[4].by_popularity == {"1-3": 0.0447, "4-7": 0.0623, "8-19": 0.1019, "20+": 0.1421}
+    monkeypatch.setattr(published, "figure", lambda analysis, path: given.append(analysis) or [])
+    published.memorization_generalization(tmp_path)
+    analysis = given[-1]
+    assert analysis.shares[0]["share"] == pytest.approx(0.097)
+    assert analysis.categories[0]["ndcg@10"] == 0.5567
+    assert analysis.categories[0]["ndcg@10_low"] == pytest.approx(0.5316)
+    assert analysis.indicator[-1]["SIDMLPPlusPlus-item"] == 0.1412
+    assert analysis.predicted[0]["share"] == pytest.approx(0.303)
 
 
 @pytest.mark.parametrize("high", [20, 500, 1e4, 1e9])

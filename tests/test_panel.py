@@ -216,6 +216,10 @@ def test_in_a_terminal(data_path: Path) -> None:
     assert any(re.match(r"best so far +Pop, NDCG@10 0\.\d{4}$", line) for line in lines)
 
     assert not any(ROWS.match(f"{line}  ") for line in lines_of(without))
+    for model, kept in (("TIGER", "saved"), ("GRU4Rec", "saved"), ("Pop", "out/runs")):  # by the run's own hash
+        (run,) = Path(kept).glob(f"{model}-tiny-*")
+        assert list(Path("log", model).glob(f"{model}-tiny-*-{run.stem.rpartition('-')[2]}.log"))
+    assert any("GRU4Rec: " in line and "s an epoch, so at most" in line for line in lines_of(runs))
     logs = [file.read_text(encoding="utf-8") for file in Path().rglob("*.log")]
     assert logs
     for text in logs:

@@ -10,11 +10,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole.utils import init_logger
-
 from recbole_sid import __version__
 from recbole_sid.capabilities import capabilities_of
 from recbole_sid.comparison.plan import Entry, Plan
+from recbole_sid.compat import start_log
 from recbole_sid.config import Config
 from recbole_sid.data.dataset import check_files, left_empty
 from recbole_sid.distributed.place import launched_place
@@ -256,7 +255,7 @@ def train_quietly(job: Job) -> float:
 
 
 def _log_quietly(config: Config) -> None:
-    init_logger(config)  # the log's file gets all; a second call changes nothing
+    start_log(config)  # the log's file gets all; a second call changes nothing
     for handler in logging.getLogger().handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(max(handler.level, logging.WARNING))

@@ -30,7 +30,7 @@ def figure(analysis: Analysis, path: str | Path) -> list[Path]:
     scored = [
         name for name in CLASSES if any(row[METRICS[0]] for row in analysis.categories if row["category"] == name)
     ]
-    above = 0.9 + _ROW * (len(models) + 1)
+    above = 1.0 + _ROW * (len(models) + 1)
     below = (2.4 + 0.14 * -(-len(models) // 4)) if analysis.indicator else 0.0
     drawing = new_figure(PAGE, above + below)
     grid = drawing.add_gridspec(1 + bool(below), 1, height_ratios=[above, below] if below else [above])
@@ -39,10 +39,15 @@ def figure(analysis: Analysis, path: str | Path) -> list[Path]:
     _draw_shares(shares, analysis, ["targets", *models])
     shares.set_yticks(range(len(models) + 1), ["targets", *(names[model] for model in models)])
     shares.invert_yaxis()
+    drawing.legend(
+        *shares.get_legend_handles_labels(), loc="outside upper left", ncols=3, columnspacing=1, handlelength=1
+    )
     for number, name in enumerate(scored, start=1):
         axes = drawing.add_subplot(top[number], sharey=shares)
         axes.tick_params(labelleft=False, left=False)
         _draw_category(axes, analysis, name, models)
+        if number == (len(scored) + 1) // 2:  # once: beside each other there is no room for each
+            axes.set_xlabel(f"{column_title(METRICS[0])}, 95% intervals")
     if analysis.indicator:
         _draw_indicator(drawing, grid[1], analysis, models, names)
     return write_figure(drawing, path)
@@ -55,12 +60,11 @@ def _draw_shares(axes: Any, analysis: Analysis, rows: Sequence[str]) -> None:
     there = [place for place, row in enumerate(rows) if row in shares]
     left = [0.0] * len(there)
     for name, fill in zip(CLASSES, _FILLS, strict=True):
-        widths = [100 * shares[rows[place]][name] for place in there]
+        widths = [100 * shares[rows[place]].get(name, 0.0) for place in there]
         axes.barh(there, widths, 0.75, left=left, label=name if any(widths) else None, color=fill)
         left = [low + width for low, width in zip(left, widths, strict=True)]
     axes.set_xlim(0, 100)
-    axes.set_xlabel("% of targets, and of the ten items predicted")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, columnspacing=0.6, handlelength=1)
+    axes.set_xlabel("% of targets, of ten items predicted")
 
 
 def _draw_category(axes: Any, analysis: Analysis, name: str, models: Sequence[str]) -> None:
@@ -74,9 +78,8 @@ def _draw_category(axes: Any, analysis: Analysis, name: str, models: Sequence[st
         half = 0.0 if row[f"{metric}_low"] is None else row[metric] - row[f"{metric}_low"]
         axes.errorbar(row[metric], number + 1, xerr=half, elinewidth=0.8, **point(number))
     axes.set_xlim(left=0)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=3)
     axes.grid(axis="x")
-    axes.set_xlabel(f"{column_title(metric)}, 95% interval")
     axes.set_title(name)
 
 

@@ -82,11 +82,32 @@ class Forecast:
             f"{self.stage}: {self.seconds / self.measured:.2g} s a batch, so at most {duration(left)} more "
             f"({self.epochs} epochs of {self.batches} batches, {validation} validation; it may stop early)."
         )
-        with beside_bars():
-            if self.advice is not None and left > LONG_S:
-                getLogger().warning(f"{text} {self.advice}")
-            else:
-                getLogger().info(text)
+        _tell(text, left, self.advice)
+
+
+def say_by_epochs(stage: str, seconds: float, done: int, epochs: int, advice: str | None) -> None:
+    """Log what the rest of a training takes at most whose batches are not measured, as RecBole's trainers'.
+
+    Args:
+        stage: its name.
+        seconds: that the epochs took that are `done`, with validation.
+        done, epochs: so far, and in all.
+        advice: as of `Forecast`.
+    """
+    left = seconds / done * (epochs - done)
+    text = (
+        f"{stage}: {seconds / done:.2g} s an epoch, so at most {duration(left)} more ({epochs} epochs with validation; "
+        "it may stop early)."
+    )
+    _tell(text, left, advice)
+
+
+def _tell(text: str, left_s: float, advice: str | None) -> None:
+    with beside_bars():
+        if advice is not None and left_s > LONG_S:
+            getLogger().warning(f"{text} {advice}")
+        else:
+            getLogger().info(text)
 
 
 def advice_for(config: Any) -> str | None:

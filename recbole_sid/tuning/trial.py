@@ -126,14 +126,15 @@ def prepare(plan: SearchPlan, sample: Mapping[str, Any], name: str) -> ReadyTria
 
 def prepare_data(config: Config) -> tuple[Any, Any, Any]:
     """Join the processes that train together, load the data, give a student its teacher; return the loaders."""
-    from recbole.utils import init_logger, init_seed
+    from recbole.utils import init_seed
 
+    from recbole_sid.compat import start_log
     from recbole_sid.data import create_dataset, data_preparation
 
     group = join(config["device"])
     init_seed(config["seed"], config["reproducibility"])
     if group.is_main:
-        init_logger(config)
+        start_log(config)
     loaders = data_preparation(config, create_dataset(config))
     _prepare_teacher(config, loaders[0], loaders[1])
     return loaders
