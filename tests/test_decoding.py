@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from recbole_sid.data import SemanticIDs
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.beam import beam_search, unconstrained_beam_search
+from recbole_sid.decoding.children import segment_logsumexp
 from recbole_sid.decoding.exact import exact_search
 from recbole_sid.decoding.full import full_search, items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.trie import Trie
@@ -43,6 +44,15 @@ def known_prefixes(codes: np.ndarray, depth: int) -> list[Prefix]:
 
 def all_prefixes(sizes: tuple[int, ...], depth: int) -> Iterator[Prefix]:
     return itertools.product(*(range(size) for size in sizes[:depth]))
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_logsumexp_of_segments(shape: tuple[int, ...]) -> None:
+    sizes = torch.tensor([2, 1, 5])
+    values = 50 * torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
+    values[1] = -torch.inf  # of what is ruled out
+    found = segment_logsumexp(values, torch.repeat_interleave(sizes), sizes)
+    assert_close(found, torch.stack([part.logsumexp(0) for part in values.split(sizes.tolist())]))
 
 
 @given(catalogues())

@@ -111,10 +111,11 @@ def _ragged(
     if len(rows):
         logits = scorer.logits(state, rows).float()
         pairs = asked.index_select(0, beam).nonzero().squeeze(1)
-        row = torch.repeat_interleave(count.index_select(0, rows))
+        sizes = count.index_select(0, rows)
+        row = torch.repeat_interleave(sizes)
         code = trie.code(level).index_select(0, child.index_select(0, pairs))
         chosen = logits.flatten().index_select(0, row * logits.shape[1] + code)
-        total = segment_logsumexp(chosen, row, len(rows)) if normaliser == "children" else logits.logsumexp(-1)
+        total = segment_logsumexp(chosen, row, sizes) if normaliser == "children" else logits.logsumexp(-1)
         reached.index_add_(0, pairs, chosen - total.index_select(0, row))
     per_user = count.view(n_users, n_beams).sum(1)
     width = max(1, int(per_user.max()))
@@ -125,11 +126,16 @@ def _ragged(
     return Children(padded.view(n_users, width), first, child, beam % n_beams)
 
 
-def segment_logsumexp(values: torch.Tensor, segment: torch.Tensor, n_segments: int) -> torch.Tensor:
-    """Return the log-sum-exp [n_segments] of the values [P] of each segment int64 [P]."""
-    peak = values.new_full((n_segments,), -torch.inf).scatter_reduce_(0, segment, values, "amax")
+def segment_logsumexp(values: torch.Tensor, segment: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Return the log-sum-exp [n, ...] of neighbouring values [P, ...]: the same at every call, on any device.
+
+    Args:
+        segment: int64 [P], rising, of each value.
+        sizes: int64 [n], values of each segment, at least one.
+    """
+    peak = torch.segment_reduce(values, "max", lengths=sizes, unsafe=True)  # unsafe: the sizes are not looked at
     shifted = (values - peak.index_select(0, segment)).exp_()
-    return values.new_zeros(n_segments).index_add_(0, segment, shifted).log_().add_(peak)
+    return torch.segment_reduce(shifted, "sum", lengths=sizes, unsafe=True).log_().add_(peak)
 
 
 def masked_log_softmax(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

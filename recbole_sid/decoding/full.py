@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from recbole_sid.decoding.children import segment_logsumexp
 from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.decoding.trie import Trie, at
 from recbole_sid.util import hardware
@@ -98,7 +99,10 @@ def _descend(
         logits = scorer.logits(state, (users * n_beams + below.branching).flatten()).float()
         logits = logits.view(n_users, len(below.branching), -1)
         chosen = logits.flatten(1)[:, below.row * logits.shape[-1] + codes[below.pair]]
-        total = _totals(logits, chosen, below.row, normaliser)
+        if normaliser == "children":
+            total = segment_logsumexp(chosen.T.contiguous(), below.row, below.sizes).T
+        else:
+            total = logits.logsumexp(-1)
         reached.index_add_(1, below.pair, chosen - total[:, below.row])
     if level + 1 == trie.n_levels:
         result[:, first_child:last_child] = reached
@@ -108,13 +112,3 @@ def _descend(
         part = slice(begin, begin + size)
         extended = scorer.extend(state, below.parent[part].expand(n_users, -1), codes[part].expand(n_users, -1))
         _descend(scorer, trie, normaliser, level + 1, first_child + begin, extended, reached[:, part], result)
-
-
-def _totals(logits: torch.Tensor, chosen: torch.Tensor, row: torch.Tensor, normaliser: str) -> torch.Tensor:
-    """Return the normaliser [B, M] of logits [B, M, size], given the children's [B, P] and the row [P] of each."""
-    if normaliser == "codes":
-        return logits.logsumexp(-1)
-    index = row.expand(len(chosen), -1)
-    peak = chosen.new_full(logits.shape[:2], -torch.inf).scatter_reduce_(1, index, chosen, "amax")
-    shifted = (chosen - peak.gather(1, index)).exp_()
-    return chosen.new_zeros(logits.shape[:2]).scatter_add_(1, index, shifted).log_().add_(peak)

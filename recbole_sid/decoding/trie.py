@@ -272,6 +272,7 @@ class Family(NamedTuple):
         branching: int64 [M], the prefixes of several children.
         pair: int64 [P], the children of those.
         row: int64 [P], the place in `branching` of each one's prefix.
+        sizes: int64 [M], how many children each of `branching` has.
     """
 
     children: tuple[int, int]
@@ -279,13 +280,14 @@ class Family(NamedTuple):
     branching: torch.Tensor
     pair: torch.Tensor
     row: torch.Tensor
+    sizes: torch.Tensor
 
 
 class Families(NamedTuple):
     """All prefixes of a depth as one `Family`, of which any range of prefixes is slices: nothing waits for a device.
 
     Attributes:
-        parent, branching, pair, row: as in `Family`, on the device.
+        parent, branching, pair, row, sizes: as in `Family`, on the device.
         start, branching_before, pairs_before: on the host, int64 [n_nodes + 1]: how many children, branching prefixes
             and entries of `pair` come before those of a prefix.
     """
@@ -294,6 +296,7 @@ class Families(NamedTuple):
     branching: torch.Tensor
     pair: torch.Tensor
     row: torch.Tensor
+    sizes: torch.Tensor
     start: torch.Tensor
     branching_before: torch.Tensor
     pairs_before: torch.Tensor
@@ -317,6 +320,7 @@ class Families(NamedTuple):
             branches.nonzero().squeeze(1).to(device),
             pair.to(device),
             row.to(device),
+            count[branches].to(device),
             start,
             F.pad(branches.cumsum(0), (1, 0)),
             F.pad((count * branches).cumsum(0), (1, 0)),
@@ -335,6 +339,7 @@ class Families(NamedTuple):
             self.branching[branching] - first,
             self.pair[pairs] - children.start,
             self.row[pairs] - branching.start,
+            self.sizes[branching],
         )
 
 

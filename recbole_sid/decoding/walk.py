@@ -152,14 +152,15 @@ def _add_step(
     Args:
         parent: int64 [D], on the host, which of `upper` each continues.
     """
-    asked = trie.host_n_children(level, upper.nodes) > (1 if normaliser == "children" else 0)
-    n_asked = int(asked.sum())
-    if not n_asked:
+    n_children = trie.host_n_children(level, upper.nodes)
+    asked = n_children > (1 if normaliser == "children" else 0)
+    if not asked.any():
         return
     logits = scorer.logits(state, hardware.moved(upper.beams()[asked], scorer.device)).float()
     if normaliser == "children":
         row, child = (hardware.moved(part, scorer.device) for part in trie.host_pairs(level, upper.nodes[asked]))
-        total = segment_logsumexp(logits.flatten()[row * logits.shape[1] + trie.code(level)[child]], row, n_asked)
+        sizes = hardware.moved(n_children[asked], scorer.device)
+        total = segment_logsumexp(logits.flatten()[row * logits.shape[1] + trie.code(level)[child]], row, sizes)
     else:
         total = logits.logsumexp(-1)
     concerned = asked[parent].nonzero().squeeze(1)

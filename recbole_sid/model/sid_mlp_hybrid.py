@@ -223,7 +223,7 @@ class SIDMLPHybrid(HybridRanking):
         if recall is None:
             return F.cross_entropy(logits, targets)
         entries = recall.rows, head.row[recall.items]
-        return smoothed_cross_entropy(logits, targets, entries, recall.masses, self.memory_smoothing)
+        return smoothed_cross_entropy(logits, targets, entries, recall.masses, recall.remaining, self.memory_smoothing)
 
     def _thinned(self, interaction: Any) -> Any:
         """Return a training batch with a share of its histories' items left out, never the last."""

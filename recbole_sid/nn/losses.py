@@ -44,6 +44,7 @@ def smoothed_cross_entropy(
     targets: torch.Tensor,
     entries: tuple[torch.Tensor, torch.Tensor],
     masses: torch.Tensor,
+    rest: torch.Tensor,
     share: float,
 ) -> torch.Tensor:
     """Return the mean cross entropy to targets that give `share` of their mass to a sparse distribution.
@@ -52,13 +53,13 @@ def smoothed_cross_entropy(
         logits: [B, n].
         targets: int64 [B].
         entries: row and column, both int64 [nnz], that the distribution knows.
-        masses: [nnz], its probabilities there; what a row lacks to 1 goes to its target.
+        masses: [nnz], its probabilities there.
+        rest: [B], what a row's masses lack to 1: it goes to the target.
         share: 0 to 1.
     """
     rows, columns = entries
-    known = masses.new_zeros(len(logits)).index_add_(0, rows, masses)
     own = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    said = (1 - share * known) @ own + share * (masses @ logits[rows, columns])
+    said = (1 - share + share * rest) @ own + share * (masses @ logits[rows, columns])
     return logits.logsumexp(1).mean() - said / len(logits)
 
 
