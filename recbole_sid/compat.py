@@ -57,6 +57,7 @@ def apply() -> None:
     _patch_saved_loaders()
     _patch_popularity()
     _patch_bars()
+    _patch_one_epoch()
     _silence_future_warnings()
 
 
@@ -155,6 +156,24 @@ def _patch_bars() -> None:
     from recbole.trainer import trainer
 
     trainer.tqdm = Bar
+
+
+def _patch_one_epoch() -> None:
+    """recbole/trainer/trainer.py, `TraditionalTrainer.__init__`: sets `epochs` to 1 after `eval_step` was bounded by
+    what it was before, so that with a larger one nothing is validated or saved.
+    """
+    from recbole.trainer.trainer import TraditionalTrainer
+
+    original = TraditionalTrainer.__init__
+    if getattr(original, "bounds_eval_step", False):
+        return
+
+    def init(self: Any, config: Any, model: Any) -> None:
+        original(self, config, model)
+        self.eval_step = min(self.eval_step, self.epochs)
+
+    init.bounds_eval_step = True  # type: ignore[attr-defined]
+    TraditionalTrainer.__init__ = init
 
 
 def _patch_saved_loaders() -> None:

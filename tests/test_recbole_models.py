@@ -417,3 +417,10 @@ def test_a_directory_may_be_made_by_another_process_meanwhile(
     monkeypatch.setattr(os.path, "exists", lambda path: False)  # as it was when this process looked
     importlib.import_module(module).ensure_dir(str(tmp_path))
     assert tmp_path.is_dir()
+
+
+def test_a_model_of_one_epoch_is_kept_whatever_eval_step(data_path: Path) -> None:
+    settings = {"data_path": str(data_path), "use_gpu": False, "show_progress": False, "state": "ERROR"}
+    found = run_recbole_sid("EASE", "tiny", config_dict={**settings, "eval_step": 5})
+    assert found["test_result"] == run_recbole_sid("EASE", "tiny", config_dict=settings)["test_result"]
+    assert Path(found["model_file"]).is_file()

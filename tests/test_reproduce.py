@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,36 @@ def test_a_comparison_is_run_again_from_its_sheet(data_path: Path, capsys: pytes
         stream.write("i999\tnew thing\tkind1\n")
     assert main(["reproduce", str(sheet)]) == 2
     assert "'tiny.item' has other content than in the sheet" in capsys.readouterr().err
+
+
+SHEETS = sorted((Path(__file__).parents[1] / "results").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHEETS, ids=[file.stem for file in SHEETS])
+def test_figures_of_a_shipped_sheet_stand_on_its_page(file: Path) -> None:
+    sheet = read_sheet(file)
+    rows = {row for entry in sheet.plan.entries for row in entry.rows()}
+    assert set(sheet.results) <= rows
+    assert set(sheet.runs) == {entry.name for entry in sheet.plan.entries}
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(r"(^|[\s'\"])/\w", text)  # no path of the machine that wrote it
+    of_page = file.stem if file.stem != "ml-100k-quick" else "ml-100k"
+    page = next(page for page in file.parent.glob("*.md") if page.stem in (of_page, of_page.partition("-")[0]))
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    for row, metrics in sheet.results.items():
+        shown = [f"{value:.4f}".lstrip("0") for value in metrics.values()]
+        assert any(all(number in line for number in shown) for line in lines), row
+        assert all(value > 0 for value in metrics.values())
+
+
+def test_every_page_of_a_comparison_has_a_sheet_and_names_it() -> None:
+    named = set()
+    for page in SHEETS[0].parent.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        sheets = set(re.findall(r"reproduce results/([\w-]+)\.yaml", text))
+        assert sheets or "recbole-sid compare --plan" not in text, page.name
+        named |= sheets
+    assert named == {file.stem for file in SHEETS}
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def write_sheet(
         "format": FORMAT,
         "recbole_sid": __version__,
         "command": command,
-        "plan": _content(plan),
+        "plan": plan_content(plan),
         "baseline": baseline,
         "data": {
             "files": atomic_hashes(config),
@@ -97,12 +97,18 @@ def write_sheet(
         "costs": {row["model"]: {key: row[key] for key in _COSTS} for row in summary.rows},
         "checklist": _checklist(plan, config, summary, results),
     }
-    head = "# recbole-sid reproduce FILE runs this comparison again and says what differs by more than the tolerance.\n"
-    write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    return write_content(path, content)
+
+
+def write_content(path: str | Path, content: Mapping[str, Any], head: str = "") -> Path:
+    """Write what a sheet holds, under what it is for and the comment `head`; return the path."""
+    first = "recbole-sid reproduce FILE runs this comparison again and says what differs by more than the tolerance."
+    comment = "".join(f"# {line}\n" for line in (first, *head.splitlines()))
+    write_text(path, comment + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=120))
     return Path(path)
 
 
-def _content(plan: Plan) -> dict[str, Any]:
+def plan_content(plan: Plan) -> dict[str, Any]:
     """Return a plan as a plan's file holds it, with the content of property files in their place."""
     models = {}
     for entry in plan.entries:
