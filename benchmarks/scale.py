@@ -233,6 +233,7 @@ def _settings(folder: Path, name: str, chain: str) -> dict[str, Any]:
             "mode": "full",
         },
         "size": "small",
+        "codebook_sizes": [256, 256, 256],  # enough for 10^6 items; the small size has 64 codes, for ml-100k
         "use_gpu": False,
         "checkpoint_dir": str(folder / "saved"),
         "show_progress": False,

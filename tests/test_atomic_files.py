@@ -184,8 +184,10 @@ def test_damage_is_one_sentence(tmp_path: Path, content: str) -> None:
         create_dataset(config(tmp_path))
 
 
-def as_parquet(folder: Path, typed: bool) -> None:
-    """Turn the text files of `write` into Parquet ones, with or without types in the names of their columns."""
+def as_parquet(folder: Path, typed: bool, lists: bool = True) -> None:
+    """Turn the text files of `write` into Parquet ones, with or without types in the names of their columns, sequences
+    as lists or as the texts that they are.
+    """
     for source, head in (("inter", INTER), ("item", ITEM)):
         file = folder / "tiny" / f"tiny.{source}"
         columns = {name: [] for name in head.split("\t")}
@@ -194,7 +196,10 @@ def as_parquet(folder: Path, typed: bool) -> None:
                 kind = name.split(":")[1]
                 words = [word for word in text.split(" ") if word and text not in ("NA", "null")]
                 none = text in ("", "NA", "null")
-                columns[name].append(None if none and not words else AS[kind](text, words))
+                if none and not words:
+                    columns[name].append(None)
+                else:
+                    columns[name].append(AS[kind](text, words) if lists or not kind.endswith("_seq") else text)
         table = pa.table({name if typed else name.split(":")[0]: values for name, values in columns.items()})
         parquet.write_table(table, f"{file}.parquet", row_group_size=2)
         file.unlink()
@@ -208,6 +213,23 @@ def test_parquet_is_the_text(tmp_path: Path, changes: dict[str, Any], typed: boo
     text, packed = write(tmp_path / "text"), write(tmp_path / "packed")
     as_parquet(packed, typed)
     same(create_dataset(config(packed, **changes)), Dataset(config(text, **changes)))
+
+
+def test_sequences_of_parquet_may_be_texts(tmp_path: Path) -> None:
+    text, packed = write(tmp_path / "text"), write(tmp_path / "packed")
+    as_parquet(packed, typed=True, lists=False)
+    same(create_dataset(config(packed)), Dataset(config(text)))
+    settings = config(packed, text_fields=["title"]).final_config_dict
+    assert item_texts(settings, np.array(["i7", "i5"])) == ["another", "the red thing"]
+    tags = {"load_col": {"inter": ["user_id", "item_id", "tags"]}}
+    lengths = [create_dataset(config(packed, seq_separator=by, **tags)).field2seqlen["tags"] for by in " +"]
+    assert lengths == [2, 1]
+    inter = packed / "tiny" / "tiny.inter.parquet"
+    table = parquet.read_table(inter)
+    wrong = table.set_column(5, "place:float_seq", pa.array(["1 x"] * len(table)))
+    parquet.write_table(wrong, inter)
+    with pytest.raises(InputError, match=r"The column 'place:float_seq' of .* is no float_seq"):
+        create_dataset(config(packed))
 
 
 def test_parquet_of_whole_numbers_and_times(tmp_path: Path) -> None:

@@ -77,7 +77,9 @@ class AtomicDataset(Dataset):
         if not wanted:
             return None
         series = {}
-        for column, values in zip(wanted, read_parquet_columns(path, wanted), strict=True):
+        for column, values in zip(
+            wanted, read_parquet_columns(path, wanted, self.config["seq_separator"]), strict=True
+        ):
             type_ = FeatureType(column.type)
             self.field2source[column.field], self.field2type[column.field] = source, type_
             if type_ in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):

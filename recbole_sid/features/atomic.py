@@ -29,7 +29,7 @@ def read_atomic(path: str | os.PathLike[str], config: Any, wanted: Collection[st
     if os.fspath(path).endswith(PARQUET):
         ids = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"])
         columns = [column for column in parquet_columns(path, ids) if column.type or column.field in wanted]
-        found = read_parquet_columns(path, columns)
+        found = read_parquet_columns(path, columns, config["seq_separator"])
         names = [f"{column.field}:{column.type}" for column in columns]
         texts = [texts_of(values, config["seq_separator"]) for values in found]
         return pd.DataFrame(dict(zip(names, texts, strict=True)))

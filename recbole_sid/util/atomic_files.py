@@ -189,11 +189,13 @@ def _type_of(kind: pa.DataType) -> str:
     return ""
 
 
-def read_parquet_columns(path: str | os.PathLike[str], columns: Sequence[Column]) -> list[pa.ChunkedArray]:
+def read_parquet_columns(
+    path: str | os.PathLike[str], columns: Sequence[Column], separator: str = " "
+) -> list[pa.ChunkedArray]:
     """Return columns of a Parquet file: token as dictionaries of strings, float as float64, the others as lists.
 
     Whole numbers become the tokens that they are written as, times the seconds since 1970; a token of no characters is
-    none.
+    none. A sequence may be a list, or one text with `separator` between its parts, as in atomic files of text.
 
     Raises:
         InputError: if the file is damaged, unfolds to more than it should, or holds something else than its types say,
@@ -215,7 +217,7 @@ def read_parquet_columns(path: str | os.PathLike[str], columns: Sequence[Column]
         if isinstance(error, InputError):
             raise
         raise InputError(f"'{path}' is no readable Parquet file ({first_line(error)}).") from error
-    return [_converted(path, column, table.column(column.name)) for column in columns]
+    return [_converted(path, column, table.column(column.name), separator) for column in columns]
 
 
 def _require_type(path: str | os.PathLike[str], column: Column, schema: pa.Schema) -> None:
@@ -233,7 +235,9 @@ def _is_text(kind: pa.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind)
 
 
-def _converted(path: str | os.PathLike[str], column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _converted(
+    path: str | os.PathLike[str], column: Column, values: pa.ChunkedArray, separator: str
+) -> pa.ChunkedArray:
     import pyarrow as pa
 
     try:
@@ -241,12 +245,28 @@ def _converted(path: str | os.PathLike[str], column: Column, values: pa.ChunkedA
             return _tokens(values)
         if column.type == "float":
             return _floats(values)
+        if _is_text(values.type):
+            values = _split(values, separator)
         return values.cast(pa.list_(pa.string() if column.type == "token_seq" else pa.float64()))
     except pa.ArrowException as error:
         raise InputError(
             f"The column '{column.name}' of '{path}' holds {values.type}, which is no {column.type} "
             f"({first_line(error)})."
         ) from error
+
+
+def _split(values: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
+    """Return the parts of texts, without those of no characters."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import compute
+
+    lists = compute.split_pattern(values.cast(pa.string()).combine_chunks().fill_null(""), separator)
+    parts = lists.flatten()
+    filled = compute.not_equal(parts, "")
+    n_parts = np.bincount(compute.list_parent_indices(lists).filter(filled), minlength=len(lists))
+    ends = np.concatenate([[0], n_parts.cumsum()]).astype(np.int32)
+    return pa.chunked_array([pa.ListArray.from_arrays(pa.array(ends), parts.filter(filled))])
 
 
 def _tokens(values: pa.ChunkedArray) -> pa.ChunkedArray:
