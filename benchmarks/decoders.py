@@ -1,9 +1,10 @@
 """How often a trained model's beam differs from the true top items, and what bf16 changes.
 
-python benchmarks/decoders.py CHECKPOINT... [--batches 40]
+python benchmarks/decoders.py CHECKPOINT... [--batches 40] [--prefixes]
 
 For each checkpoint of ours, on its own test histories: the share of the exact top 10 that is found, users whose top 10
-is exactly that, Recall@10 and NDCG@10, and milliseconds a batch (medians of interleaved runs, torch's threads).
+is exactly that, Recall@10 and NDCG@10, and milliseconds a batch (medians of interleaved runs, torch's threads). With
+--prefixes instead: how many prefixes of a level score at least as much as the k-th best leaf.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ SETTINGS: dict[str, tuple[str, int | None, torch.dtype]] = {
     "beam 50": ("beam", 50, torch.float32),
     "exact, bf16 encoder": ("exact", None, torch.bfloat16),
 }
+_COLUMNS = "model|decoder|share of exact top 10|users with the same top 10|Recall@10|NDCG@10|ms a batch".split("|")
+_PREFIXES = "model|users|k|prefixes of a level: median|90%|99%|most".split("|")
 
 
 def top_items(model: Any, interaction: Any) -> torch.Tensor:
@@ -72,19 +75,42 @@ def compare(model: Any, batches: list[Any]) -> list[str]:
     return lines
 
 
+def prefixes(model: Any, batches: list[Any]) -> list[str]:
+    """Return one Markdown row for each k: quantiles over users of the prefixes that exact search cannot leave out."""
+    trie = model.trie
+    needed: dict[int, list[torch.Tensor]] = {k: [] for k in (10, 20, 50)}
+    path = trie.path(torch.arange(trie.n_nodes(trie.n_levels)))
+    for interaction, _, _, _ in batches:
+        leaves = model.leaf_log_probs(model.scorer(model.encode(model.history_tokens(interaction))))
+        above = [
+            leaves.new_zeros(len(leaves), trie.n_nodes(level)).index_add_(1, path[level], leaves.exp()).log()
+            for level in range(1, trie.n_levels)
+        ]
+        for k, counts in needed.items():
+            bound = leaves.topk(k, dim=1).values[:, -1:]
+            counts.append(torch.stack([(scores >= bound).sum(1) for scores in above]).amax(0))
+    lines = []
+    for k, counts in needed.items():
+        most = torch.cat(counts).float()
+        cells = [f"{value:.0f}" for value in most.quantile(torch.tensor([0.5, 0.9, 0.99, 1.0])).tolist()]
+        lines.append(f"| {type(model).__name__} | {len(most):,} | {k} | " + " | ".join(cells) + " |")
+    return lines
+
+
 @torch.no_grad()
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--batches", type=int, default=40, help="test batches at most")
+    parser.add_argument("--prefixes", action="store_true", help="how wide exact searches are")
     options = parser.parse_args()
-    print("| model | decoder | share of exact top 10 | users with the same top 10 | Recall@10 | NDCG@10 | ms a batch |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+    columns = _PREFIXES if options.prefixes else _COLUMNS
+    print(f"| {' | '.join(columns)} |\n|---|---|{'---:|' * (len(columns) - 2)}")
     for checkpoint in options.checkpoints:
         _, model, _, _, _, test_data = load_data_and_model(checkpoint)
         batches = [batch for _, batch in zip(range(options.batches), test_data, strict=False)]
-        print("\n".join(compare(model.eval(), batches)), flush=True)
+        print("\n".join((prefixes if options.prefixes else compare)(model.eval(), batches)), flush=True)
 
 
 if __name__ == "__main__":

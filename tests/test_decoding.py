@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from recbole_sid.data import SemanticIDs
-from recbole_sid.decoding import DECODERS
+from recbole_sid.decoding import DECODERS, exact
 from recbole_sid.decoding.beam import beam_search, unconstrained_beam_search
 from recbole_sid.decoding.children import segment_logsumexp
-from recbole_sid.decoding.exact import exact_search
+from recbole_sid.decoding.exact import exact_search, wide_search
 from recbole_sid.decoding.full import full_search, items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.registry import get_model
+from recbole_sid.util import hardware
 
 Prefix = tuple[int, ...]
 
@@ -295,6 +297,41 @@ def test_exact_search_finds_what_a_beam_loses() -> None:
     leaves, scores = exact_search(scorer, trie, 1)
     assert leaves.tolist() == [[3]]
     assert_close(scores, torch.tensor([[math.log(0.4)]]))
+
+
+@pytest.mark.parametrize("normaliser", ["children", "codes"])
+@pytest.mark.parametrize("k", [1, 3, 10])
+@pytest.mark.parametrize("width", [10, 14, 400])
+def test_a_wide_search_knows_whether_it_is_exact(
+    width: int, k: int, normaliser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off the CPU: what it proves is right, and where it proves nothing the exact search goes on."""
+    sizes = (8, 8, 8)
+    trie, scorer = Trie(random_codes(sizes, 300), sizes), TableScorer(N_USERS, sizes)
+    expected = full_search(scorer, trie, k, normaliser)
+    monkeypatch.setattr(hardware, "on_cpu", lambda place: False)
+    found, scores, proven = wide_search(scorer, trie, k, width, normaliser)
+    assert found.shape == scores.shape == (N_USERS, k)
+    assert_close(scores[proven], expected[1][proven], atol=1e-5, rtol=0)
+    assert torch.equal(found[proven], expected[0][proven])
+    assert proven.all() or width < 400
+    monkeypatch.setattr(exact, "_TIMES_K", 1)
+    monkeypatch.setattr(exact, "_MORE", width - k)
+    went_on = mock.Mock(wraps=exact._Descent)
+    monkeypatch.setattr(exact, "_Descent", went_on)
+    leaves, scores = exact_search(scorer, trie, k, normaliser)
+    assert torch.equal(leaves, expected[0])
+    assert_close(scores, expected[1], atol=1e-5, rtol=0)
+    assert went_on.called == (not proven.all())
+
+
+def test_a_wide_search_does_not_prove_what_a_beam_loses() -> None:
+    """As `test_exact_search_finds_what_a_beam_loses`, where nothing is proven."""
+    codes = np.array([[0, 0], [0, 1], [0, 2], [1, 1]])
+    scorer = TableScorer(1, (2, 3))
+    scorer.table = [{(): [math.log(0.6), math.log(0.4)], (0,): [0.0, 0.0, 0.0], (1,): [0.0, 0.0, 0.0]}]
+    for width, proven in ((1, False), (2, True)):
+        assert wide_search(scorer, Trie(codes, (2, 3)), 1, width)[2].tolist() == [proven]
 
 
 @pytest.mark.parametrize("decoding", list(DECODERS))

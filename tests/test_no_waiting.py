@@ -1,8 +1,8 @@
 """Losses and rankings ask no device for values: run on torch's `meta` device, which has shapes but no values.
 
 There `.item()`, `.tolist()`, `int(tensor)`, `.numpy()` and indexing by a boolean mask raise; on a GPU each of them
-makes the host wait. Left out, as their shapes follow values: exact search, which bounds how many prefixes it opens,
-`item_candidates`, and semantic IDs of which many items share one.
+makes the host wait. Left out, as their shapes follow values: `item_candidates`, and semantic IDs of which many items
+share one. Exact search asks once a batch, whether its wide beams have found all there is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from recbole_sid.checkpoint import hash_weights
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.batch import Batch, on_host
 from recbole_sid.data.dataset import ROW_FIELD
+from recbole_sid.decoding.exact import exact_search
 from recbole_sid.evaluation.retrieved import Retrieved, hits_and_positives
 from recbole_sid.memory import Numbers
 from recbole_sid.model.supervision import OnlineSupervision
@@ -168,6 +169,27 @@ def test_nothing_is_asked_before_the_end_of_an_epoch(
         with pytest.raises((NotImplementedError, RuntimeError)):
             trainer._train_epoch(train, 0)
     assert len(done) == len(train) > 1
+
+
+@pytest.mark.parametrize(("name", "changes"), GENERATORS + STUDENTS)
+def test_exact_search_asks_only_whether_it_is_done(
+    prepare: Callable[..., Any], name: str, changes: dict[str, Any]
+) -> None:
+    model, batch = on_meta(prepare, name, **changes)
+    model.eval()
+    asked: list[torch.Tensor] = []
+
+    def done(proven: torch.Tensor) -> bool:
+        asked.append(proven)
+        return True
+
+    k, n_users = 2, len(batch)
+    with NoWaits(), torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recbole_sid.decoding.exact.bool", done, raising=False)
+        leaves, scores = exact_search(model.scorer(model.encode(model.history_tokens(batch))), model.trie, k)
+    assert k < model.trie.n_nodes(model.trie.n_levels)
+    assert leaves.shape == scores.shape == (n_users, k)
+    assert [values.shape for values in asked] == [()]
 
 
 class NoCopies(TorchDispatchMode):
