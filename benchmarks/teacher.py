@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from interleaved import take_in_turn
 from torch.profiler import ProfilerActivity, profile
 
 from recbole_sid.config import Config
@@ -118,11 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = rows_of(options)
-    for number in range(options.steps + 1):
-        for row in rows:
-            row.step()
-            if number == 0:
-                row.forget()
+    take_in_turn(rows, options.steps)
     base = rows[0].targets / rows[0].seconds
     cells = [
         {

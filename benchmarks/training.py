@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from interleaved import take_in_turn
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -142,11 +143,7 @@ def measure(batch: int, steps: int) -> list[Row]:
         for kind, order in (("random", random), ("bucketed", bucketed))
         for library, build in zip(("transformers", "ours"), models, strict=True)
     ]
-    for number in range(steps + 1):
-        for row in rows:
-            row.step()
-            if number == 0:
-                row.forget()
+    take_in_turn(rows, steps)
     return rows
 
 

@@ -13,6 +13,14 @@ class InputError(ValueError):
     """Input is wrong in a way the user can mend; the message says what and how, in one sentence."""
 
 
+def missing(what: str, extra: str) -> InputError:
+    """Return the error that `what`, a sentence without its point, lacks the packages of an `extra` of ours.
+
+    pip adds an extra to what is installed already, a checkout (``pip install -e .``) too, and asks no index for it.
+    """
+    return InputError(f'{what}: pip install "recbole-sid[{extra}]" adds what is missing, to a checkout too.')
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest of `known`, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

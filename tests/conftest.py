@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from browsing import opened
 
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
@@ -56,6 +57,13 @@ def datasets_read(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
     monkeypatch.setattr(HistoryDataset, "__getitem__", counted_look_up)
     return read
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The browser of a module's tests."""
+    with opened() as browser:
+        yield browser
 
 
 def table_cells(text: str) -> list[list[str]]:

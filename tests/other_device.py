@@ -21,6 +21,21 @@ DEVICES = [
         marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
     ),
 ]
+# Every kind of model, with the settings that choose other code.
+MODELS: list[tuple[str, dict[str, Any]]] = [
+    ("TIGER", {}),
+    ("TIGER", {"constrained": False}),
+    ("CausalSID", {}),
+    ("SIDMLP", {}),
+    ("SIDMLPPlusPlus", {}),
+    ("SIDMLPPlusPlus", {"encoder_positions": "end", "encoder_mixing": "weighted"}),
+    ("SIDMLPPlusPlus", {"encoder": "item"}),
+    ("SIDMLPPlusPlus", {"encoder": "item", "item_mixing": "attention"}),
+    ("SIDMLPHybrid", {}),
+    ("SIDMLPHybrid", {"sid_heads": False}),
+]
+NAMES = [" ".join([name, *(f"{key}={value}" for key, value in changes.items())]) for name, changes in MODELS]
+every_model = pytest.mark.parametrize(("name", "changes"), MODELS, ids=NAMES)
 
 
 class OtherDevice:

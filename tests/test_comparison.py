@@ -21,7 +21,7 @@ from recbole_sid.cluster import local_ray
 from recbole_sid.comparison import plan as plan_module
 from recbole_sid.comparison.breakdown import breakdown, test_instances
 from recbole_sid.comparison.comparison_files import write_comparison
-from recbole_sid.comparison.job import Job, make_jobs, run_job, stored
+from recbole_sid.comparison.job import Job, make_jobs, run_job, stored, train
 from recbole_sid.comparison.latex import check_columns, latex
 from recbole_sid.comparison.plan import check_baseline, make_plan, read_plan, with_tuned_file
 from recbole_sid.comparison.runner import RayOptions, _beside_panel, run_jobs, run_jobs_on_ray
@@ -548,3 +548,28 @@ def test_users_of_one_instance_each_are_tested_as_before() -> None:
     values = {"new": rng.random(50), "old": rng.random(50)}
     users = rng.permutation([f"u{number}" for number in range(50)])
     assert paired_tests(values, "old", users=users) == paired_tests(values, "old")
+
+
+@pytest.mark.parametrize("model", ["TransitionMemory", "GRU4Rec"])
+def test_a_split_is_ranked_once_for_all_that_is_told_of_it(
+    model: str, data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SMALL, "data_path": str(data_path), "epochs": 1, "eval_batch_size": 16}
+    known = ("data_path", "use_gpu", "show_progress", "state", "epochs", "eval_batch_size")
+    plan = make_plan("tiny", {model: {"model": model, **{key: settings[key] for key in known}}}, [1])
+    (job,) = make_jobs(plan, tmp_path / "runs")
+    ranked, batches = [], []
+
+    def trained(job: Job) -> Any:
+        run = train(job)
+        name = "retrieve" if model == "TransitionMemory" else "full_sort_predict"
+        rank = getattr(run.trainer.model, name)
+        monkeypatch.setattr(run.trainer.model, name, lambda rows, *more: ranked.append(len(rows)) or rank(rows, *more))
+        batches.append(len(run.test_data))
+        return run
+
+    monkeypatch.setattr("recbole_sid.comparison.job.train", trained)
+    result = run_job(job)
+    assert batches[0] > 1
+    assert len(ranked) == batches[0] + 1  # the first batch twice
+    assert result["evaluations"][""]["metrics"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_device import every_model
 from recbole.data.interaction import Interaction
 from torch.testing import assert_close
 
@@ -20,17 +21,6 @@ from recbole_sid.nn.vocabulary import PAD, TokenVocabulary
 from recbole_sid.registry import get_model
 from recbole_sid.trainer.distill_cache import CachedSupervision
 from recbole_sid.util import hardware
-
-MODELS: list[tuple[str, dict[str, Any]]] = [
-    ("TIGER", {}),
-    ("TIGER", {"constrained": False}),
-    ("CausalSID", {}),
-    ("SIDMLP", {}),
-    ("SIDMLPPlusPlus", {}),
-    ("SIDMLPPlusPlus", {"encoder_positions": "end", "encoder_mixing": "weighted"}),
-    ("SIDMLPPlusPlus", {"encoder": "item"}),
-    ("SIDMLPHybrid", {}),
-]
 
 
 @pytest.fixture
@@ -46,7 +36,7 @@ def build(prepare: Callable[..., Any], name: str, **changes: Any) -> tuple[Any, 
     return get_model(name)(config, train._dataset).eval(), train, next(iter(train)), next(iter(test))[0]
 
 
-@pytest.mark.parametrize(("name", "changes"), MODELS)
+@every_model
 def test_batches_are_as_wide_as_their_longest_history(
     prepare: Callable[..., Any], name: str, changes: dict[str, Any]
 ) -> None:
@@ -68,7 +58,7 @@ def test_histories_of_recbole_models_keep_their_width(prepare: Callable[..., Any
     assert torch.equal(widen_histories(cut, "item_id_list", 6)["item_id_list"], rows["item_id_list"])
 
 
-@pytest.mark.parametrize(("name", "changes"), MODELS)
+@every_model
 @pytest.mark.parametrize("decoding", ["beam", "exact", "full"])
 def test_other_devices_rank_as_the_cpu(
     prepare: Callable[..., Any], no_cpu: Callable[[], None], name: str, changes: dict[str, Any], decoding: str
@@ -88,7 +78,7 @@ def test_other_devices_rank_as_the_cpu(
     assert_close(tables[1], tables[0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "changes"), MODELS)
+@every_model
 def test_other_devices_have_the_cpus_losses(
     prepare: Callable[..., Any], no_cpu: Callable[[], None], name: str, changes: dict[str, Any]
 ) -> None:
@@ -171,7 +161,7 @@ def test_the_error_of_states_counts_tokens_only(no_cpu: Callable[[], None]) -> N
 
 
 @pytest.mark.parametrize("cpu", [True, False])
-@pytest.mark.parametrize(("name", "changes"), MODELS)
+@every_model
 def test_unknown_items_are_left_out_and_no_history_is_ranked(
     prepare: Callable[..., Any], no_cpu: Callable[[], None], name: str, changes: dict[str, Any], cpu: bool
 ) -> None:

@@ -532,7 +532,7 @@ def test_an_encoder_that_cannot_be_loaded_is_named(
     with pytest.raises(InputError, match=r"empty cannot be loaded \(.*\): name a folder"):
         TextFeatures(config).fit_encode(dataset)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(InputError, match=r"run `pip install 'recbole-sid\[text\]'`, or leave text_model empty"):
+    with pytest.raises(InputError, match=r"leave text_model empty for TF-IDF\): pip install \"recbole-sid\[text\]\""):
         TextFeatures(config).fit_encode(dataset)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from other_device import DEVICES, OtherDevice
+from other_device import DEVICES, OtherDevice, every_model
 from torch.testing import assert_close
 
 from recbole_sid.checkpoint import load_checkpoint
@@ -23,20 +23,6 @@ from recbole_sid.registry import get_model
 from recbole_sid.trainer.sid_trainer import SIDTrainer
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
-MODELS: list[tuple[str, dict[str, Any]]] = [
-    ("TIGER", {}),
-    ("TIGER", {"constrained": False}),
-    ("CausalSID", {}),
-    ("SIDMLP", {}),
-    ("SIDMLPPlusPlus", {}),
-    ("SIDMLPPlusPlus", {"encoder_positions": "end", "encoder_mixing": "weighted"}),
-    ("SIDMLPPlusPlus", {"encoder": "item"}),
-    ("SIDMLPPlusPlus", {"encoder": "item", "item_mixing": "attention"}),
-    ("SIDMLPHybrid", {}),
-    ("SIDMLPHybrid", {"sid_heads": False}),
-]
-NAMES = [" ".join([name, *(f"{key}={value}" for key, value in changes.items())]) for name, changes in MODELS]
-every_model = pytest.mark.parametrize(("name", "changes"), MODELS, ids=NAMES)
 
 
 @pytest.fixture(params=DEVICES)

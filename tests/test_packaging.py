@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 import subprocess
 import sys
@@ -131,3 +132,15 @@ def test_a_name_stands_for_one_thing() -> None:
     # Modules of one name are forms of one thing (nn.t5, fast.t5), but for names that would say nothing.
     vague = ("report", "tables", "figures", "runs", "results", "job", "data", "utils", "helpers", "common")
     assert {name: rooms for name, rooms in modules.items() if name in vague and len(rooms) > 1} == {}
+
+
+def test_the_oldest_versions_are_those_of_setup_cfg() -> None:
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg", encoding="utf-8")
+    bounds = re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\w.]+)", metadata["options"]["install_requires"].strip(), re.M)
+    pinned = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^([\w-]+)==([\w.]+)$", pinned, re.M))
+    needed = {name: version for name, version in bounds if name != "torch"}
+    assert set(found) == set(needed)
+    for name, version in needed.items():
+        assert found[name] == version or found[name].startswith(f"{version}."), name

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import tab
 
+from recbole_sid.cli import main
 from recbole_sid.comparison.page import write_comparison_page
 from recbole_sid.comparison.statistics import over_users, paired_tests
 from recbole_sid.comparison.summary import Summary
@@ -23,7 +24,6 @@ from recbole_sid.pages.page import CHARTS, as_script_data, write_page
 from recbole_sid.semantic_ids.report import sid_report
 from recbole_sid.semantic_ids.tree_page import shown_rows, write_tree_page
 
-CHROMIUM = shutil.which("chromium")
 HOSTILE = '</script><script>document.title = "owned"</script><img src="http://example.org/x" onerror="alert(1)">'
 MODELS = ("Pop", "SASRec", "TIGER", f"mine {HOSTILE}")
 N_USERS = 60
@@ -82,30 +82,12 @@ def run(name: str) -> Any:
     }
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium (Debian: apt install chromium)")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page that fails on errors of its scripts, on dialogs, and on anything that it asks for but its own file."""
-    page = browser.new_page()
-    page.set_default_timeout(120_000)
-    troubles: list[str] = []
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("dialog", lambda dialog: troubles.append(dialog.message))
-    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: troubles.append(request.url) if not request.url.startswith("file:") else None)
-    yield page
-    assert not troubles
-    page.close()
+    """A page that asks for nothing but its own file, and whose scripts log no error."""
+    with tab(browser, lambda url: url.startswith("file:")) as page:
+        page.on("console", lambda message: page.troubles.append(message.text) if message.type == "error" else None)
+        yield page
 
 
 def test_data_in_a_script_stays_data() -> None:
@@ -227,6 +209,27 @@ def test_the_tree_in_a_browser(page: Any, tmp_path: Path) -> None:
     assert page.locator("#tree .item", has_text="(i1)").count() == 1
     largest = max(np.unique(found.codes, axis=0, return_counts=True)[1])
     assert page.locator("#shared > details > summary").first.inner_text().startswith(f"{largest} items")
+
+
+def test_the_tree_of_a_dataset_by_the_command_line(
+    data_path: Path, page: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--dataset=tiny", f"--data_path={data_path}", "--features=[collaborative]", "--collaborative_dim=4"]
+    made = [*data, "--codebook_sizes=[5,3]", "--state=WARNING", "--use_gpu=False"]
+    assert main(["tokenize", *made, "--output=ids.npz"]) == 0
+    assert main(["report", "ids.npz", "--output=plain"]) == 0
+    assert not Path("plain/report.html").exists()
+    assert main(["report", "ids.npz", *made, "--html", "--output=out"]) == 0
+    assert ".html" in capsys.readouterr().out.splitlines()[-1]
+    page.goto(f"file://{Path('out/report.html').resolve()}")
+    page.wait_for_selector("body[data-ready]")
+    items = (data_path / "tiny" / "tiny.item").read_text(encoding="utf-8").splitlines()[1:]
+    token, title = items[4].split("\t")[:2]
+    page.fill("#search", title)
+    page.wait_for_selector("#found .item")
+    assert f"{title} ({token})" in page.locator("#found .item").all_text_contents()[0]
+    sizes = page.locator("#tree > .inner > .branch summary > .soft").all_text_contents()
+    assert sum(int(text.split()[0]) for text in sizes) == len(items)
 
 
 def test_large_catalogues_show_their_most_popular_items() -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import tab
 from served_bundles import ENGINE, TITLES, WHERE, running, write
 
 from recbole_sid.serving.engine import ENGINES
 from recbole_sid.serving.recommender import Recommender
 from recbole_sid.serving.server.app import create_app
-
-CHROMIUM = shutil.which("chromium")
-playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian: apt install chromium)")
-_QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-gpu"]
 
 
 @pytest.fixture(scope="module")
@@ -29,25 +24,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
         yield {name: write(folder / name, seed) for seed, name in enumerate(("left", "right", "third"))}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *_QUIET])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page that fails on errors of its script, and on anything asked of another server."""
-    page = browser.new_page()
-    page.set_default_timeout(60_000)
-    troubles: list[str] = []
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("request", lambda request: troubles.append(request.url) if "//127.0.0.1:" not in request.url else None)
-    yield page
-    assert not troubles
-    page.close()
+    """A page that asks no server but its own for anything."""
+    with tab(browser, lambda url: "//127.0.0.1:" in url) as page:
+        yield page
 
 
 def titles_in(page: Any, side: int) -> list[str]:

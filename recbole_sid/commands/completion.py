@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from recbole_sid.commands.call import Call, Command, Option, input_file
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import missing, require_known
 
 _SHELLS = ("bash", "zsh", "tcsh")
 
@@ -14,7 +14,7 @@ def completion(call: Call) -> None:
     """Print the completion script of a shell."""
     require_known("shell", input_file(call), _SHELLS)
     if importlib.util.find_spec("shtab") is None:
-        raise InputError("completion needs shtab: pip install 'recbole-sid[completion]'.")
+        raise missing("completion needs shtab", "completion")
     import shtab
 
     from recbole_sid.cli import whole_parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recbole_sid.commands.call import SEPARATOR, Call, Command, Option, is_set
-from recbole_sid.errors import InputError
+from recbole_sid.errors import missing
 
 _LIMITS = (
     Option("max_batch", "histories that are ranked together", type=int, default=32),
@@ -23,7 +23,7 @@ def serve(call: Call) -> None:
         from recbole_sid.serving.server.limits import Limits
         from recbole_sid.serving.server.run import serve as serve_bundles
     except ModuleNotFoundError as error:
-        raise InputError(f"serve needs {error.name}: pip install 'recbole-sid[serve]'.") from error
+        raise missing(f"serve needs {error.name}", "serve") from error
     options = dict(call.options)
     names = {option.name for option in _LIMITS}
     limits = Limits(**{name: options.pop(name) for name in names & options.keys()})

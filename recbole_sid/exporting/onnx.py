@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from recbole_sid.errors import InputError, first_line
+from recbole_sid.errors import InputError, first_line, missing
 from recbole_sid.exporting.agreement import RankedItems
 from recbole_sid.exporting.program import quiet
 
@@ -25,9 +25,9 @@ _LARGEST = (1 << 31) - 1
 
 def require_packages() -> None:
     """Raise InputError if a package that writes or runs graphs is missing."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'recbole-sid[onnx]'.")
+    lacking = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise missing(f"ONNX needs {', '.join(lacking)}", "onnx")
 
 
 def onnx_bytes(program: ExportedProgram, inputs: list[str], outputs: list[str], about: Mapping[str, Any]) -> bytes:

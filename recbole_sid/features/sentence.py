@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_sid.errors import InputError, first_line
+from recbole_sid.errors import InputError, first_line, missing
 from recbole_sid.features.base import Learnt
 from recbole_sid.features.sources import encoder_source
 from recbole_sid.util.files import replacing
@@ -108,10 +108,8 @@ def load_encoder(source: str, device: Any, may_download: bool = True) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise InputError(
-            "text_model needs sentence-transformers: run `pip install 'recbole-sid[text]'`, or leave text_model empty "
-            "for TF-IDF."
-        ) from error
+        what = "text_model needs sentence-transformers (leave text_model empty for TF-IDF)"
+        raise missing(what, "text") from error
     _refuse_code(source)
     try:
         return SentenceTransformer(

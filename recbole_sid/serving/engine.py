@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from recbole_sid.errors import InputError, nearest
+from recbole_sid.errors import InputError, missing, nearest
 from recbole_sid.util.installed import imported, with_installed
 
 
@@ -118,11 +118,6 @@ ENGINES: dict[str, str] = with_installed(
         "transitions": "recbole_sid.serving.engines.transitions:TransitionEngine",
     },
 )
-# What an engine imports and what to do where that is missing.
-_NEEDED = {
-    "numba": 'compiled loops, which need numba: pip install "recbole-sid[fast]"',
-    "torch": "a network in torch, which is not installed: pip install torch",
-}
 
 
 def engine_named(name: str) -> type[BundleEngine]:
@@ -136,6 +131,10 @@ def engine_named(name: str) -> type[BundleEngine]:
     try:
         return imported(ENGINES[name])
     except ModuleNotFoundError as error:
-        if error.name not in _NEEDED:
-            raise
-        raise InputError(f"This bundle is ranked by {_NEEDED[error.name]}.") from error
+        if error.name == "numba":
+            raise missing("This bundle is ranked by compiled loops, which need numba", "fast") from error
+        if error.name == "torch":
+            raise InputError(
+                "This bundle is ranked by a network in torch, which is not installed: pip install torch."
+            ) from error
+        raise

@@ -16,7 +16,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from recbole_sid.errors import InputError, nearest
+from recbole_sid.errors import InputError, missing, nearest
 
 _KINDS = {"str": str, "int": int, "float": float}
 _IDENTITY = "RECBOLE_SID_DEPLOYED"  # of a replica's environment: other bundles make other replicas
@@ -84,7 +84,7 @@ def build(arguments: dict[str, Any]) -> Any:
         from recbole_sid.serving.server.guard import KEY_VARIABLE
         from recbole_sid.serving.server.run import api_key, named_paths
     except ImportError as error:
-        raise InputError(f"Ray Serve needs {error.name}: pip install 'recbole-sid[ray-serve]'.") from error
+        raise missing(f"Ray Serve needs {error.name}", "ray-serve") from error
     scale = Scale.of(arguments)
     paths = {name: os.path.abspath(path) for name, path in named_paths(scale.bundles.split(",")).items()}
     environment = {_IDENTITY: _identity(paths), **({KEY_VARIABLE: api_key()} if api_key() else {})}

@@ -17,7 +17,7 @@ from recbole_sid.config import Config
 from recbole_sid.data.dataset import left_empty
 from recbole_sid.distributed.launch import launch
 from recbole_sid.distributed.place import Processes
-from recbole_sid.errors import InputError, require_known
+from recbole_sid.errors import InputError, missing, require_known
 from recbole_sid.registry import get_trainer, is_ours
 from recbole_sid.settings.known import flagged
 from recbole_sid.settings.recbole_checks import processes_of_each, refuse_launch
@@ -68,7 +68,7 @@ def check_options(options: Options) -> None:
     require_known("searcher", options.searcher, SEARCHERS)
     extra = _EXTRAS.get(options.searcher)
     if extra and importlib.util.find_spec(extra) is None:
-        raise InputError(f"The searcher {extra} is not installed: pip install 'recbole-sid[{extra}]'.")
+        raise missing(f"The searcher {extra} is not installed", extra)
     for key in ("samples", "min_epochs", "concurrency"):
         value = getattr(options, key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
