@@ -172,8 +172,15 @@ def parse(arguments: Sequence[str]) -> Call:
         n_inputs = next((n for n, word in enumerate(words[:last]) if word.startswith("-")), last)
         given["input"] = SEPARATOR.join(words[:n_inputs])
         words = words[n_inputs:]
+        if words and not words[0].startswith("-"):
+            raise InputError(
+                f"{name} takes one {COMMANDS[name].input.metavar}, and there are '{given['input']}' and '{words[0]}': "  # type: ignore[union-attr]
+                "name one (a pattern with * stands for all files that it matches)."
+            )
     while words:
         key, value = _next_option(words)
+        if key == "input" and given.get(key, value) != value:
+            raise InputError(f"--input={value} stands for '{given[key]}' in front: leave out one of them.")
         if given.setdefault(key, value) != value:
             raise InputError(f"--{key} is given twice with different values.")
     command = COMMANDS[name or ("run" if "model" in given else "quick-start")]

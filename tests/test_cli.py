@@ -66,6 +66,8 @@ def test_parse(words: list[str], expected: Call) -> None:
         (["xyz"], "Unknown command 'xyz'; known"),
         (["run", "epochs=3"], "'epochs=3' is no option: write --key=value"),
         (["run", "-e", "3"], "'-e' is no option"),
+        (["export-model", "a.pth", "b.pth", "--onnx"], "takes one .*, and there are 'a.pth' and 'b.pth': name one"),
+        (["recommend", "bundle", "--input=users.csv"], "--input=users.csv stands for 'bundle' in front"),
         (["--epochs=1", "--epochs=2"], "--epochs is given twice with different values"),
         (["--epochs"], "--epochs has no value: write --epochs=VALUE"),
         (["--epochs", "--seed=1"], "--epochs has no value"),

@@ -184,7 +184,7 @@ def _write_interactions(options: ConvertOptions, stream: TextIO) -> tuple[set[st
         chunks = read_chunks(path, columns, options.separator)
         for chunk in progress(chunks, Path(path).name, options.show_progress, unit="chunk"):
             user, item = _ids(path, chunk[options.user]), _ids(path, chunk[options.item])
-            rating = [_numbers(path, chunk[options.rating])] if options.rating else []
+            rating = [_numbers(path, chunk[options.rating], ", or leave out --rating")] if options.rating else []
             _write_rows([user, item, _times(path, chunk[options.time]), *rating], stream)
             users.update(user.unique())
             items.update(item.unique())
@@ -254,10 +254,10 @@ def _ids(path: str, values: pd.Series) -> pd.Series:
     return texts
 
 
-def _numbers(path: str, values: pd.Series) -> pd.Series:
-    """Return `values` as they are if they are numbers."""
+def _numbers(path: str, values: pd.Series, otherwise: str = "") -> pd.Series:
+    """Return `values` as they are if they are numbers; `otherwise` ends what the message advises."""
     finite = np.isfinite(pd.to_numeric(values, errors="coerce"))
-    _refuse(path, values, ~finite, f"has a {values.name} that is no number: mend or remove it")
+    _refuse(path, values, ~finite, f"has a {values.name} that is no number: mend or remove it{otherwise}")
     return values
 
 
