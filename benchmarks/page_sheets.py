@@ -130,7 +130,7 @@ PAGES = {
     "memory-ablations": Page(
         "memory.md",
         "benchmarks/plans/ablations-scientific.yaml",
-        "0.3.0",
+        "0.5.0",
         {
             "default": "default",
             "no item head": "no-item-head",
@@ -141,12 +141,10 @@ PAGES = {
             "semantic IDs from interactions, and so the memory's likeness too": "sids-interactions",
             "semantic IDs, and likeness, from both": "sids-both",
             "a fifth of the history's items dropped": "history-dropout",
-            "labels smoothed by the memory, a fifth": "smoothing",
-            "distilled from CausalSID, alpha .5": "distilled-CausalSID",
         },
         {"test NDCG@10, memory": "ndcg@10", "Recall@10": "recall@10"},
-        0.0016,
-        (2020,),
+        0.002,
+        (2020, 2021),
         baseline="default",
     ),
     "memorization_generalization": Page(

@@ -41,7 +41,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
         "SIDMLPPlusPlus",
         {**SETTINGS["SIDMLPPlusPlus"], "distill_stages": _STAGES, "distill_cache": "disk"},
     ),
-    "hybrid": ("SIDMLPHybrid", {**SETTINGS["SIDMLPHybrid"], "memory": "transitions", "memory_smoothing": 0.3}),
+    "hybrid": ("SIDMLPHybrid", {**SETTINGS["SIDMLPHybrid"], "memory": "transitions"}),
     "memory": ("TransitionMemory", _PLAIN),
     "captured": ("TIGER", {**SETTINGS["TIGER"], "capture_training": True, "weight_decay": 0.1}),
 }

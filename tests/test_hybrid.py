@@ -27,10 +27,8 @@ from recbole_sid.errors import InputError
 from recbole_sid.evaluation.runs import find_runs
 from recbole_sid.fast.compiled_scorer import is_usable
 from recbole_sid.memory import Memory, Numbers
-from recbole_sid.memory.table import transition_table
 from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.nn.item_head import ItemHead, ItemScores
-from recbole_sid.nn.readout import last_states
 from recbole_sid.quick_start import load_data_and_model, make_trainer, run_recbole_sid
 from recbole_sid.registry import get_model
 
@@ -233,41 +231,6 @@ def test_a_memory_beside_it(prepare: Callable[..., Any], changes: dict[str, Any]
     for number in range(len(rows)):
         assert_close(found[row == number], every[number].topk(29).values, atol=1e-4, rtol=1e-4)
         assert_close(every[number][items[row == number]], found[row == number], atol=1e-4, rtol=1e-4)
-
-
-def by_hand(head: Any, query: torch.Tensor) -> torch.Tensor:
-    return (query.double() @ head.table.double().T).log_softmax(1)
-
-
-@torch.no_grad()
-def test_labels_smoothed_by_a_memory(prepare: Callable[..., Any]) -> None:
-    """What the memory knows without the pair gets its share, and the target the rest."""
-    config, train, _, _ = prepare("SIDMLPHybrid", memory_smoothing=0.4, sid_heads=False)
-    trainer = make_trainer(config, train)
-    trainer.start_stage(trainer.stages()[0], train)
-    model, rows = trainer.model.eval(), next(iter(train))
-    items, offsets = train._dataset.training_sequences()
-    encoded = model.encode_padded(model.history_tokens(rows))
-    query = model.item_head.query(last_states(encoded), model.decoder.readout(*encoded).squeeze(1))
-    log_probs, expected = by_hand(model.item_head, query), 0.0
-    table = transition_table(items, offsets, model.n_items, 5, 0.5).counts.toarray()
-    for row in range(len(rows)):
-        target, length = int(rows["item_id"][row]), int(rows["item_length"][row])
-        recent = rows["item_id_list"][row, :length].tolist()[::-1]
-        without = table.copy()
-        for gap, item in enumerate(recent[:5]):
-            without[item, target] -= 0.5**gap
-        weights = [0.3**k for k in range(len(recent[:5]))]
-        label = torch.zeros(model.n_items, dtype=torch.float64)
-        for item, weight in zip(recent[:5], weights, strict=True):
-            share = 0.4 * weight / sum(weights)
-            counts = torch.from_numpy(without[item]).double()
-            label += share * counts / (counts.sum() + 3)
-            label[target] += share * 3 / (counts.sum() + 3)
-        label[target] += 0.6
-        assert float(label.sum()) == pytest.approx(1)
-        expected -= float(label[model.item_head.items] @ log_probs[row])
-    assert float(trainer.batch_loss(rows)) == pytest.approx(expected / len(rows), rel=1e-4)
 
 
 @torch.no_grad()
@@ -477,9 +440,7 @@ def test_bad_values_are_refused(prepare: Callable[..., Any]) -> None:
         ({"alpha": 0.5, "sid_heads": False}, "distils into heads"),
         ({"teacher_path": "teacher.pth"}, "With alpha=0 nothing is learnt from teacher_path"),
         ({"alpha": 0.5, "teacher_config": {"d_modl": 8}}, "Unknown configuration key 'd_modl'"),
-        ({"memory_smoothing": 0.5, "item_head": False}, "memory_smoothing=0.5 is of the item head"),
         ({"item_negatives": 5, "item_head": False}, "item_negatives=5 is of the item head"),
-        ({"item_negatives": 5, "memory_smoothing": 0.5}, "needs all items in the loss"),
         ({"item_candidates": 5, "sid_heads": False}, "needs sid_heads"),
         ({"item_candidates": 5, "item_head": False}, "item_candidates=5 is of the item head"),
         ({"item_negatives": 0}, "item_negatives"),

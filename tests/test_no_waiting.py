@@ -151,7 +151,7 @@ def test_retrieved_items(prepare: Callable[..., Any], name: str, changes: dict[s
         assert hits_and_positives(lists, positive_u, positive_i, model.n_items).shape == (len(batch), 6)
 
 
-@pytest.mark.parametrize(("name", "changes"), GENERATORS + STUDENTS + [("SIDMLPHybrid", {"memory_smoothing": 0.1})])
+@pytest.mark.parametrize(("name", "changes"), GENERATORS + STUDENTS)
 def test_nothing_is_asked_before_the_end_of_an_epoch(
     prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
 ) -> None:

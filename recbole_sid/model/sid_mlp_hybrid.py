@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_sid.errors import InputError
-from recbole_sid.memory import Recall
 from recbole_sid.model.code_init import features_lineage, start_codes_from_features
 from recbole_sid.model.hybrid_ranking import HybridRanking
 from recbole_sid.model.supervision import OnlineSupervision, Supervision
 from recbole_sid.model.teacher import Teacher, check_teacher, load_teacher
 from recbole_sid.nn.item_encoder import ItemEncoder, TrainedItemEmbedding
 from recbole_sid.nn.item_head import ItemHead
-from recbole_sid.nn.losses import distillation_loss, sampled_cross_entropy, smoothed_cross_entropy
+from recbole_sid.nn.losses import distillation_loss, sampled_cross_entropy
 from recbole_sid.nn.readout import last_states
 from recbole_sid.settings import declare
 from recbole_sid.settings.training import (
@@ -60,11 +59,6 @@ class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TeacherSettings
     item_negatives: int | None = declare(
         None, "Items drawn for a batch's cross entropy, by how often they occur; empty: all items are in it.", least=1
     )
-    memory_smoothing: float = declare(
-        0.0,
-        "Share of the item head's labels that a memory of transitions says, the pair's own count left out.",
-        most=1,
-    )
     alpha: float = declare(0.0, most=1, help="Weight of a teacher's distribution against the true code; 0: no teacher.")
     input_dropout_prob: float = declare(0.2, "Of the items' vectors.", below=1)
     history_dropout_prob: float = declare(
@@ -95,11 +89,9 @@ class SIDMLPHybridSettings(ItemEncoderSettings, ReadoutSettings, TeacherSettings
             raise InputError(f"alpha={self.alpha} distils into heads that sid_heads=False leaves out: set alpha=0.")
         if self.item_candidates and not self.sid_heads:
             raise InputError(f"item_candidates={self.item_candidates} needs sid_heads, which find the prefixes.")
-        for key in ("item_candidates", "item_negatives", "memory_smoothing"):
+        for key in ("item_candidates", "item_negatives"):
             if getattr(self, key) and not self.item_head:
                 raise InputError(f"{key}={getattr(self, key)} is of the item head, which item_head=False leaves out.")
-        if self.item_negatives and self.memory_smoothing:
-            raise InputError("memory_smoothing needs all items in the loss: leave out item_negatives.")
 
 
 class SIDMLPHybrid(HybridRanking):
@@ -146,7 +138,7 @@ class SIDMLPHybrid(HybridRanking):
         self.decoder = self.made_decoder(settings, settings.d_model, sizes)
         self.item_head = self._item_head(settings, dataset) if settings.item_head else None
         self.alpha, self.temperature = settings.alpha, settings.temperature
-        self.item_negatives, self.memory_smoothing = settings.item_negatives, settings.memory_smoothing
+        self.item_negatives = settings.item_negatives
         # Not registered as a submodule, and loaded last: with a teacher the weights start as without.
         teacher = load_teacher(config, dataset) if self.alpha and config["teacher_path"] else None
         object.__setattr__(self, "teacher", teacher)
@@ -185,16 +177,15 @@ class SIDMLPHybrid(HybridRanking):
         return OnlineSupervision(self, None, self.teacher)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Return the loss of a batch by the teacher itself, if there is one, and without smoothing of labels."""
+        """Return the loss of a batch by the teacher itself, if there is one."""
         return self(interaction)
 
-    def forward(self, interaction: Any, given: Supervision | None = None, recall: Recall | None = None) -> torch.Tensor:
+    def forward(self, interaction: Any, given: Supervision | None = None) -> torch.Tensor:
         """Return the mean over rows of the levels' cross entropies and, weighted, that of the item head.
 
         Args:
             interaction: of B training rows.
             given: what the teacher says of them, if one is learnt from; None: it is asked.
-            recall: what labels of the item head are smoothed by; None: they are not.
         """
         encoded = self.encode_padded(self.history_tokens(self._thinned(interaction)))
         context = self.decoder.readout(*encoded)
@@ -203,7 +194,7 @@ class SIDMLPHybrid(HybridRanking):
             loss = loss + self._loss_of_codes(interaction, context, given)
         if self.item_head is not None:
             query = self.item_head.query(last_states(encoded), context.squeeze(1))
-            loss = loss + self.item_loss_weight * self._loss_of_items(query, interaction[self.ITEM_ID], recall)
+            loss = loss + self.item_loss_weight * self._loss_of_items(query, interaction[self.ITEM_ID])
         return loss
 
     def _loss_of_codes(self, interaction: Any, context: torch.Tensor, given: Supervision | None) -> torch.Tensor:
@@ -214,16 +205,12 @@ class SIDMLPHybrid(HybridRanking):
         taught = (given or self.online_supervision()(interaction)).logits
         return distillation_loss(logits, taught, codes, self.alpha, self.temperature)
 
-    def _loss_of_items(self, query: torch.Tensor, items: torch.Tensor, recall: Recall | None) -> torch.Tensor:
+    def _loss_of_items(self, query: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         head = cast(ItemHead, self.item_head)
         targets = head.row[items]
         if self.item_negatives:
             return sampled_cross_entropy(query, head.table, targets, *head.drawn(self.item_negatives))
-        logits = head.logits(query)
-        if recall is None:
-            return F.cross_entropy(logits, targets)
-        entries = recall.rows, head.row[recall.items]
-        return smoothed_cross_entropy(logits, targets, entries, recall.masses, recall.remaining, self.memory_smoothing)
+        return F.cross_entropy(head.logits(query), targets)
 
     def _thinned(self, interaction: Any) -> Any:
         """Return a training batch with a share of its histories' items left out, never the last."""

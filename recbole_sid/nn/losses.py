@@ -39,30 +39,6 @@ def distillation_loss(
     return loss
 
 
-def smoothed_cross_entropy(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    entries: tuple[torch.Tensor, torch.Tensor],
-    masses: torch.Tensor,
-    rest: torch.Tensor,
-    share: float,
-) -> torch.Tensor:
-    """Return the mean cross entropy to targets that give `share` of their mass to a sparse distribution.
-
-    Args:
-        logits: [B, n].
-        targets: int64 [B].
-        entries: row and column, both int64 [nnz], that the distribution knows.
-        masses: [nnz], its probabilities there.
-        rest: [B], what a row's masses lack to 1: it goes to the target.
-        share: 0 to 1.
-    """
-    rows, columns = entries
-    own = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    said = (1 - share + share * rest) @ own + share * (masses @ logits[rows, columns])
-    return logits.logsumexp(1).mean() - said / len(logits)
-
-
 def sampled_cross_entropy(
     query: torch.Tensor, table: torch.Tensor, targets: torch.Tensor, drawn: torch.Tensor, log_drawn: torch.Tensor
 ) -> torch.Tensor:
