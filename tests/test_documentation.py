@@ -166,6 +166,20 @@ def test_the_example_runs(file: Path, here: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out
 
 
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_the_example_is_a_notebook(file: Path) -> None:
+    jupytext = pytest.importorskip("jupytext")
+    notebook = jupytext.read(file)
+    assert notebook.metadata["kernelspec"]["name"] == "python3"
+    assert notebook.cells[0].cell_type == "markdown"  # not the head, unread
+    assert notebook.cells[0].source.startswith("# ")
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            compile(cell.source, file.name, "exec")
+    again = jupytext.reads(jupytext.writes(notebook, fmt="ipynb"), fmt="ipynb")
+    assert [cell.source for cell in again.cells] == [cell.source for cell in notebook.cells]
+
+
 def test_the_page_of_examples_names_them_all() -> None:
     assert len(EXAMPLES) == 5
     text = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")

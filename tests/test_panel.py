@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from recbole_sid.comparison.job import Job
-from recbole_sid.comparison.panel import Standing, standing_of
+from recbole_sid.comparison.panel import ComparisonStanding, standing_of
 from recbole_sid.comparison.plan import make_plan
 from recbole_sid.trainer.forecast import Forecast
 from recbole_sid.trainer.stage import Stage
@@ -41,7 +41,7 @@ def result(score: float) -> Any:
 def test_time_left_and_best_so_far() -> None:
     now = 0.0
     jobs = jobs_of("a", "b[bold]")
-    standing = Standing(jobs, lambda: now)
+    standing = ComparisonStanding(jobs, lambda: now)
     assert standing.left_s() is None
     standing.ended(jobs[0], result(0.1))  # of before: nothing is known of its time
     assert standing.left_s() is None

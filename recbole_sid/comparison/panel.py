@@ -14,7 +14,7 @@ from recbole_sid.trainer.forecast import duration
 from recbole_sid.util.panel import panel
 
 
-class Standing:
+class ComparisonStanding:
     """Where a comparison stands.
 
     Args:
@@ -85,7 +85,7 @@ class Standing:
 
 
 @contextmanager
-def standing_of(jobs: Sequence[Job], lines: Callable[[str], None], show: bool = True) -> Iterator[Standing]:
+def standing_of(jobs: Sequence[Job], lines: Callable[[str], None], show: bool = True) -> Iterator[ComparisonStanding]:
     """Yield what is to be told where the jobs stand; in a terminal it is shown below what is printed meanwhile.
 
     Args:
@@ -93,6 +93,6 @@ def standing_of(jobs: Sequence[Job], lines: Callable[[str], None], show: bool = 
         lines: what it is told in lines by; the panel is shown beside `print` alone.
         show: whether to show it at all.
     """
-    standing = Standing(jobs)
+    standing = ComparisonStanding(jobs)
     with panel(standing, show and lines is print) as standing.shown:
         yield standing

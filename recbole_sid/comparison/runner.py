@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from recbole_sid.cluster import assigned_gpus, check_own_gpus, check_resources, limit_threads, ray_running
 from recbole_sid.comparison.job import Job, run_job_quietly, run_of_other_version, stored, train_quietly
-from recbole_sid.comparison.panel import Standing
+from recbole_sid.comparison.panel import ComparisonStanding
 from recbole_sid.distributed.launch import launch
 from recbole_sid.distributed.place import Processes
 from recbole_sid.errors import InputError, first_line
@@ -56,7 +56,7 @@ def run_jobs(
     jobs: Sequence[Job],
     execute: Callable[[Job], RunResult] | None = None,
     report: Callable[[str], None] = print,
-    standing: Standing | None = None,
+    standing: ComparisonStanding | None = None,
 ) -> list[JobOutcome]:
     """Run `jobs` in order, those aside whose results are stored.
 
@@ -66,7 +66,7 @@ def run_jobs(
         report: told what begins and what ended, a line each.
         standing: told the same, for a panel.
     """
-    standing = standing or Standing(jobs)
+    standing = standing or ComparisonStanding(jobs)
     execute = execute or (_beside_panel if standing.shown else in_own_process)
     outcomes: list[JobOutcome] = []
     for number, job in enumerate(jobs, start=1):
