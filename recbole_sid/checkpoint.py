@@ -10,6 +10,7 @@ from functools import cache
 from logging import getLogger
 from typing import Any
 
+import numpy as np
 import torch
 
 from recbole_sid.errors import InputError, first_line
@@ -140,7 +141,10 @@ def _read(path: str | os.PathLike[str], **options: Any) -> Any:
 def training_part(train_dataset: Any) -> str:
     """Return 16 hex digits over the sequences of the training part."""
     items, offsets = train_dataset.training_sequences()
-    return hashlib.sha256(items.tobytes() + offsets.tobytes()).hexdigest()[:DIGITS]
+    digest = hashlib.sha256()
+    for numbers in (items, offsets):
+        digest.update(np.ascontiguousarray(numbers, dtype=np.int64).data)  # in 64 bits, however they are kept
+    return digest.hexdigest()[:DIGITS]
 
 
 def lineage(config: Any, dataset: Any) -> dict[str, str]:

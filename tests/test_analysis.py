@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recbole_sid.config import Config
+from recbole_sid.data.dataset import create_history_dataset
 from recbole_sid.errors import InputError
 from recbole_sid.generalization import label_instances, label_tokens, shares
 from recbole_sid.generalization import transitions as transitions_module
+from recbole_sid.generalization.curves import support
 from recbole_sid.generalization.instances import instances_of, training_graph_sequences
-from recbole_sid.generalization.labels import TYPES
-from recbole_sid.generalization.transitions import last_items, ragged
+from recbole_sid.generalization.labels import TYPES, Labeller
+from recbole_sid.generalization.transitions import Gaps, last_items, ragged
 
 Sequence = list[int]
 
@@ -215,3 +219,16 @@ def test_instances_are_of_the_split_and_of_whole_histories(prepare: Any, data_pa
     sequences = training_graph_sequences(train._dataset)
     parts = np.split(token[sequences.values], sequences.offsets[1:-1])
     assert sorted(map(tuple, parts)) == sorted(tuple(items[:-2]) for items in whole.values())
+
+
+def test_pairs_of_many_items_are_told_apart(tmp_path: Any) -> None:
+    """Their numbers, first * items + second, go beyond 32 bits, in which datasets keep items."""
+    n_items = 69_000
+    data = write_dataset(tmp_path / "data", [list(range(n_items)), [68_000, 68_001, 68_002, 68_003]])
+    config = Config("SASRec", "tiny", config_dict={"data_path": str(data), "state": "WARNING"})
+    train, _, test = create_history_dataset(config).build()
+    sequences, instances = training_graph_sequences(train), instances_of(test, 2)
+    labels = Labeller(Gaps(sequences, train.item_num, 2)).label(instances.recent, instances.targets)
+    assert dict(zip(instances.users, labels["category"], strict=True)) == {"u0": "uncategorized", "u1": "memorization"}
+    counts = support(sequences, instances.recent[:, 0], instances.targets, train.item_num)
+    assert dict(zip(instances.users, counts.tolist(), strict=True)) == {"u0": 0, "u1": 1}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +19,7 @@ from conftest import random_sequences, write_dataset
 from recbole.config import Config as RecBoleConfig
 from recbole.data.dataset import Dataset, SequentialDataset
 
+from recbole_sid.checkpoint import training_part
 from recbole_sid.config import Config
 from recbole_sid.data import create_dataset, data_preparation
 from recbole_sid.data.dataset import ROW_FIELD, HistoryDataset, TimeOrderedDataset
@@ -235,6 +238,14 @@ def test_training_sequences_survive_truncated_histories(tmp_path: Path) -> None:
     items, offsets = create_dataset(make_config("SASRec", data, MAX_ITEM_LIST_LENGTH=2)).build()[0].training_sequences()
     assert offsets.tolist() == [0, 7, 10]
     assert len(set(items[:7])) == 7
+
+
+def test_training_parts_are_named_as_in_earlier_versions(tmp_path: Path) -> None:
+    """Checkpoints and semantic IDs record a hash of numbers of 64 bits, whatever they are kept in now."""
+    train = create_dataset(make_config("SASRec", write_dataset(tmp_path / "data", random_sequences(0)))).build()[0]
+    items, offsets = (numbers.tolist() for numbers in train.training_sequences())
+    content = struct.pack(f"={len(items)}q{len(offsets)}q", *items, *offsets)
+    assert training_part(train) == hashlib.sha256(content).hexdigest()[:16]
 
 
 def test_general_and_sequential_models_get_the_same_targets(tmp_path: Path) -> None:

@@ -319,6 +319,8 @@ def test_fearec_finds_the_stored_histories() -> None:
     rows = dataset[torch.arange(5)]
     assert torch.equal(dataset.inter_feat["item_id_list"][:5], rows["item_id_list"])
     assert (rows["item_id_list"] > 0).sum(1).tolist() == rows["item_length"].tolist()
+    # It puts whole columns into batches, where older versions of torch index by 64 bits alone.
+    assert {values.dtype for values in dataset.inter_feat.interaction.values()} <= {torch.int64, torch.float32}
 
 
 @pytest.mark.parametrize("model", ["BPR", "SASRec"])

@@ -342,11 +342,14 @@ def _widened(values: torch.Tensor) -> torch.Tensor:
 
 class StoredHistoryDataset(HistoryDataset):
     """A HistoryDataset that also keeps the padded history of every row in ``inter_feat``, as RecBole's does, for models
-    that read whole columns of it (memory: rows x length).
+    that read whole columns of it (memory: rows x length). Whole numbers there are of 64 bits, as in batches.
     """
 
     def data_augmentation(self) -> None:
         super().data_augmentation()
+        self.inter_feat = Interaction(
+            {field: _widened(values) for field, values in self.inter_feat.interaction.items()}
+        )
         self.inter_feat.update(self._histories(self.inter_feat))
 
 

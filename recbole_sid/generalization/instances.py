@@ -38,7 +38,8 @@ def instances_of(dataset: Any, hops: int) -> Instances:
     before = position[:, None] - 1 - np.arange(hops)
     same_user = (before >= 0) & (users[before] == users[position][:, None])
     tokens = np.asarray(dataset.field2id_token[dataset.uid_field], dtype=str)[users[position]]
-    return Instances(tokens, np.where(same_user, items[before], -1), items[position])
+    recent = np.where(same_user, items[before], -1)
+    return Instances(tokens, *(part.astype(np.int64) for part in (recent, items[position])))  # pairs are made of them
 
 
 def training_graph_sequences(train_dataset: Any) -> Ragged:

@@ -147,7 +147,10 @@ class CachedSupervision:
             self.logits = _allocate(folder, "logits", (len(self.rows), sum(self.sizes)))
             self.states = _allocate(folder, "states", (self.places.total, states.shape[-1]))
         index, valid = self._packed(batch, int(self.n_tokens[batch].max()))
-        self.states[index[valid]] = states
+        places, which = torch.unique(index[valid], return_inverse=True)
+        # Of histories that share a state the last here: whichever torch's threads wrote last otherwise.
+        last = torch.zeros_like(places).scatter_reduce_(0, which, torch.arange(len(which)), "amax")
+        self.states[places] = states[last]
         if logits is not None:
             self.logits[batch] = logits
 
