@@ -76,13 +76,15 @@ def main() -> None:
     parser.add_argument("--data_path", required=True)
     parser.add_argument("--dataset", default="scientific")
     parser.add_argument("--model", default="TIGER")
-    parser.add_argument("--size", default="small")
+    parser.add_argument("--size", default="small", help="paper: the property file's own")
     parser.add_argument("--train_batch_size", type=int)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     settings: dict[str, Any] = {"use_gpu": False, "show_progress": False, "state": "WARNING", "epochs": 1}
-    settings |= {"data_path": given.data_path, "dataset": given.dataset, "size": given.size}
+    settings |= {"data_path": given.data_path, "dataset": given.dataset}
+    if given.size != "paper":
+        settings["size"] = given.size
     if given.train_batch_size:
         settings["train_batch_size"] = given.train_batch_size
     rounds: dict[int, list[dict[str, float]]] = {1: [], 2: []}
