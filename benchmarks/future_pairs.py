@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
     @classmethod
     def of(cls, part: HistoryDataset) -> Pairs:
         """Return the pair that each row of a part ends with."""
-        items, place = part.sequences[part.iid_field].numpy(), part.target_positions()
+        items, place = part.sequences[part.iid_field].long().numpy(), part.target_positions()
         return cls(items[place - 1] * part.item_num + items[place], part.times[place])
 
 
