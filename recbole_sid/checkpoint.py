@@ -79,6 +79,10 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+# Keys of earlier versions, which mattered in training alone.
+_GONE = frozenset({"memory_smoothing"})
+
+
 def load_checkpoint(
     path: str | os.PathLike[str], model: str | None = None, map_location: Any = "cpu"
 ) -> dict[str, Any]:
@@ -108,6 +112,7 @@ def load_checkpoint(
             raise InputError(f"'{path}' is damaged: it is marked as a checkpoint and has no usable {key}.")
     if model is not None and content["model"] != model:
         raise InputError(f"'{path}' holds a {content['model']}, not a {model}: give a checkpoint of {model}.")
+    content["config"] = {key: value for key, value in content["config"].items() if key not in _GONE}
     return content
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from recbole_sid.capabilities import lacks_teacher
-from recbole_sid.checkpoint import load_checkpoint, load_weights
+from recbole_sid.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from recbole_sid.cli import main
 from recbole_sid.comparison.job import make_jobs, run_job
 from recbole_sid.comparison.plan import make_plan
@@ -27,6 +27,7 @@ from recbole_sid.errors import InputError
 from recbole_sid.evaluation.runs import find_runs
 from recbole_sid.fast.compiled_scorer import is_usable
 from recbole_sid.memory import Memory, Numbers
+from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.mlp_ranking import MLPRanking
 from recbole_sid.nn.item_head import ItemHead, ItemScores
 from recbole_sid.quick_start import load_data_and_model, make_trainer, run_recbole_sid
@@ -201,6 +202,35 @@ def test_a_beam_finds_what_either_head_ranks_high(hybrid: Callable[..., Any]) ->
     best_of_codes = MLPRanking.candidates(model, scorer)[0]
     for row, found in enumerate(items.tolist()):
         assert set(found) - {0} == {*best_of_items[row].tolist(), *best_of_codes[row].tolist()}
+
+
+@pytest.mark.parametrize("decoding", ["beam", "exact"])
+@torch.no_grad()
+def test_an_item_head_without_a_say_costs_no_walk_of_the_trie(
+    hybrid: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, decoding: str
+) -> None:
+    """With item_share 0, which validation often chooses, compiled loops rank as the mixture of both heads does."""
+    if not is_usable():
+        pytest.skip("needs numba")
+    model, rows, dataset = hybrid(memory="transitions", decoding=decoding, beam_size=10, item_share=0.0)
+    model.memory.learn(*dataset.training_sequences(), Numbers())
+    model.shares.copy_(torch.tensor([0.0, 1.0]))
+    scorer, recent = model.scorer(model.encode(model.history_tokens(rows))), model.recent(rows)
+    slow_items, slow_scores = SIDRecommender.best_after(model, scorer, recent)
+    monkeypatch.setattr(SIDRecommender, "best_after", None)
+    items, scores = model.best_after(scorer, recent)
+    assert_close(scores[:, :5], slow_scores[:, :5], atol=1e-4, rtol=1e-4)
+    if decoding == "exact":
+        assert_close(scores, slow_scores, atol=1e-4, rtol=1e-4)
+        assert torch.equal(items.sort().values, slow_items.sort().values)
+
+
+def test_checkpoints_with_a_key_of_before_are_read(settings: Callable[..., Any]) -> None:
+    run = run_recbole_sid("SIDMLPHybrid", "tiny", config_dict=settings("SIDMLPHybrid", epochs=1))
+    content = load_checkpoint(run["model_file"])
+    save_checkpoint("before.pth", {**content, "config": {**content["config"], "memory_smoothing": 0.2}})
+    _, model, *_ = load_data_and_model("before.pth")
+    assert not hasattr(model, "memory_smoothing")
 
 
 def test_the_share_is_chosen_after_training_and_kept(prepare: Callable[..., Any], settings: Callable[..., Any]) -> None:

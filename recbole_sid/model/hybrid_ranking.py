@@ -142,7 +142,9 @@ class HybridRanking(MLPRanking):
             return super().best_after(scorer, recent)
         if self.memory is not None and self._ranks_compiled(scorer):
             return self._best_of_both(scorer, look_up(self.memory, recent), float(self.sharpness))
-        return SIDRecommender.best_after(self, scorer, recent)  # the compiled one of one head
+        if isinstance(scorer, CompiledScorer) and self.has_sid_heads and not self.shares[0]:
+            return super().best_after(scorer, recent)  # the item head has no say: compiled loops of one head
+        return SIDRecommender.best_after(self, scorer, recent)
 
     def _ranks_compiled(self, scorer: Any) -> bool:
         """Say whether compiled loops rank by both heads: by beam search, where the items scored fit the memory."""
