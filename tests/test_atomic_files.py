@@ -232,6 +232,18 @@ def test_sequences_of_parquet_may_be_texts(tmp_path: Path) -> None:
         create_dataset(config(packed))
 
 
+@pytest.mark.parametrize(("n_rows", "length"), [(200_000, 100_000), (200_000, 2_000)])
+def test_a_text_that_stands_in_many_rows_fills_no_memory(tmp_path: Path, n_rows: int, length: int) -> None:
+    """Stored once in a megabyte: written out, or split, it is gigabytes."""
+    (tmp_path / "tiny").mkdir()
+    tags = pa.DictionaryArray.from_arrays(np.zeros(n_rows, dtype=np.int32), pa.array(["a " * (length // 2)]))
+    ids = pa.array(np.arange(n_rows) % 50)
+    file = tmp_path / "tiny" / "tiny.inter.parquet"
+    parquet.write_table(pa.table({"user_id": ids, "item_id": ids, "tags:token_seq": tags}), file)
+    with pytest.raises(InputError, match=r"tiny\.inter\.parquet' of .* bytes unfolds to .* made to fill the memory"):
+        create_dataset(config(tmp_path))
+
+
 def test_parquet_of_whole_numbers_and_times(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     moments = pa.array([1_600_000_000_500_000, 1_600_000_001_000_000], pa.timestamp("us"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recbole_sid.errors import InputError, first_line
 from recbole_sid.util.item_tokens import CHARACTER, LARGEST_ARRAY, LONGEST_TOKEN
-from recbole_sid.util.reading import check_parquet
+from recbole_sid.util.reading import check_parquet, refuse_unfolding, written_out
 
 if TYPE_CHECKING:
     import pyarrow as pa  # at run time where a file is read
@@ -246,7 +246,7 @@ def _converted(
         if column.type == "float":
             return _floats(values)
         if _is_text(values.type):
-            values = _split(values, separator)
+            values = _split(path, values, separator)
         return values.cast(pa.list_(pa.string() if column.type == "token_seq" else pa.float64()))
     except pa.ArrowException as error:
         raise InputError(
@@ -255,13 +255,21 @@ def _converted(
         ) from error
 
 
-def _split(values: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
-    """Return the parts of texts, without those of no characters."""
+def _split(path: str | os.PathLike[str], values: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
+    """Return the parts of texts, without those of no characters.
+
+    Raises:
+        InputError: if the texts, or their parts as numbers, are more than the file may unfold to.
+    """
     import numpy as np
     import pyarrow as pa
-    from pyarrow import compute
+    from pyarrow import compute, types
 
-    lists = compute.split_pattern(values.cast(pa.string()).combine_chunks().fill_null(""), separator)
+    texts = written_out(values, path) if types.is_dictionary(values.type) else values
+    texts = texts.cast(pa.string()).combine_chunks().fill_null("")
+    n_separators = compute.sum(compute.count_substring(texts, separator)).as_py() or 0
+    refuse_unfolding(8 * (n_separators + len(texts)), path)
+    lists = compute.split_pattern(texts, separator)
     parts = lists.flatten()
     filled = compute.not_equal(parts, "")
     n_parts = np.bincount(compute.list_parent_indices(lists).filter(filled), minlength=len(lists))

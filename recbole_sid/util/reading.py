@@ -210,7 +210,7 @@ def check_archive(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> Non
         raise InputError(f"'{path}' is compressed in a way that neither numpy nor torch writes: it is not read.")
     if len({member.filename for member in members}) < len(members):
         raise InputError(f"'{path}' names a member twice: it is damaged.")
-    _refuse_unfolding(sum(member.file_size for member in members), path)
+    refuse_unfolding(sum(member.file_size for member in members), path)
 
 
 def largest_unfolded(path: str | os.PathLike[str]) -> int:
@@ -218,7 +218,8 @@ def largest_unfolded(path: str | os.PathLike[str]) -> int:
     return max(_LARGEST_UNFOLDED, _LARGEST_RATIO * os.path.getsize(path))
 
 
-def _refuse_unfolding(size: int, path: str | os.PathLike[str]) -> None:
+def refuse_unfolding(size: int, path: str | os.PathLike[str]) -> None:
+    """Raise InputError if `size` bytes, which a file unfolds to, are more than `largest_unfolded`."""
     if size > largest_unfolded(path):
         raise InputError(
             f"'{path}' of {os.path.getsize(path):,} bytes unfolds to {size:,}, over {largest_unfolded(path):,}: "
@@ -342,8 +343,7 @@ def read_parquet(path: str | os.PathLike[str], columns: Sequence[str] | None = N
         table = file.read(columns=None if columns is None else list(columns))
     for position, column in enumerate(table.columns):
         if pa.types.is_dictionary(column.type) and table.column_names[position] in texts:
-            _refuse_unfolding(_text_bytes(column), path)
-            table = table.set_column(position, table.column_names[position], column.cast(column.type.value_type))
+            table = table.set_column(position, table.column_names[position], written_out(column, path))
     return table
 
 
@@ -357,7 +357,17 @@ def check_parquet(file: Any, path: str | os.PathLike[str]) -> None:
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(metadata.num_columns)]
     n_values = sum(max(chunk.num_values, 0) for chunk in chunks) + metadata.num_rows
-    _refuse_unfolding(max(8 * n_values, sum(chunk.total_uncompressed_size for chunk in chunks)), path)
+    refuse_unfolding(max(8 * n_values, sum(chunk.total_uncompressed_size for chunk in chunks)), path)
+
+
+def written_out(column: Any, path: str | os.PathLike[str]) -> Any:
+    """Return a dictionary column of texts with each text in its rows.
+
+    Raises:
+        InputError: if that is more than the file may unfold to.
+    """
+    refuse_unfolding(_text_bytes(column), path)
+    return column.cast(column.type.value_type)
 
 
 def _text_bytes(column: Any) -> int:
