@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from recbole_sid.decoding import DECODERS
 from recbole_sid.decoding.full import items_of_leaves, leaf_log_probs
 from recbole_sid.decoding.trie import Trie
-from recbole_sid.fast.compiled.arrays import Looked, Mixing
+from recbole_sid.fast.compiled.arrays import Mixing
 from recbole_sid.fast.compiled_memory import look_up
 from recbole_sid.fast.compiled_scorer import compiled_places, is_usable
 from recbole_sid.memory import Memory, Numbers, Recall
@@ -38,22 +38,6 @@ def random_memory(n_items: int, seed: int) -> tuple[Memory, torch.Tensor]:
     return memory, recent
 
 
-def with_items(looked: Looked, extra: torch.Tensor) -> Looked:
-    """Return candidates with further items, without mass where they are not there yet."""
-    items, masses, room = [], [], [0]
-    for user in range(len(extra)):
-        own = slice(looked.room[user], looked.room[user] + looked.found[user])
-        known = looked.items[own].tolist()
-        new = [item for item in extra[user].tolist() if item not in known]
-        items += [*known, *new]
-        masses += [*looked.masses[own].tolist(), *[0.0] * len(new)]
-        room.append(len(items))
-    starts = np.array(room)
-    return Looked(
-        starts, np.array(items, np.int32), np.array(masses, np.float32), np.diff(starts), looked.remaining.copy()
-    )
-
-
 @given(
     catalogues(),
     st.integers(1, 30),
@@ -74,6 +58,8 @@ def test_the_best_are_those_of_the_union(
     n_threads: int,
     has_other: bool,
 ) -> None:
+    from recbole_sid.fast.compiled.lookup import with_items
+
     codes, sizes, items = catalogue
     items = np.unique(items, return_inverse=True)[1] + 1
     n_items = len(items) + 1
@@ -81,7 +67,7 @@ def test_the_best_are_those_of_the_union(
     trie = Trie(codes, sizes, items)
     both = scorers(decoder, embedding, trie, torch.randn(USERS, 1, WIDTH))
     memory, recent = random_memory(n_items, seed)
-    recall, looked = memory.recall(recent), look_up(memory, recent)
+    recall, looked = memory.recall(recent), look_up(memory, recent, k if decoding == "beam" else None)
     log_p0 = items_of_leaves(leaf_log_probs(both["torch"], trie), trie, n_items)
     reached = items_of_leaves_found(*DECODERS[decoding](both["torch"], trie, k), trie, n_items)
     own, rest, share = torch.empty(USERS, 0), torch.full((USERS,), -torch.inf), 1.0
@@ -90,7 +76,7 @@ def test_the_best_are_those_of_the_union(
         own = (3 * torch.randn(USERS, n_items)).log_softmax(1) + np.log(1 - share)
         own[:, ::5] = -torch.inf  # what the other head never saw
         best, place = own.topk(min(k, n_items), dim=1)
-        looked, rest = with_items(looked, place), best[:, -1]
+        looked, rest = with_items(looked, place.numpy()), best[:, -1]
         reached.scatter_(1, place, True)
         log_p0 = torch.where(log_p0 > -torch.inf, torch.logaddexp(own, log_p0 + np.log(share)), log_p0)
     mixing = Mixing(looked.remaining, np.float32(sharpness), own.numpy(), rest.numpy(), np.float32(np.log(share)))
@@ -100,6 +86,8 @@ def test_the_best_are_those_of_the_union(
         found, scores = both["compiled"].best_items(decoding, k, compiled_places(trie, n_items), mixing, looked)
     finally:
         torch.set_num_threads(before)
+    remembered = recall.heaviest(k) if decoding == "beam" else recall
+    reached[remembered.rows, remembered.items] = True
     check(found, scores, reached, recall, log_p0, sharpness)
     if decoding == "exact" and not has_other:
         whole = scores_of_all(recall, log_p0, torch.tensor(sharpness))
@@ -107,11 +95,12 @@ def test_the_best_are_those_of_the_union(
         assert_close(scores[:, :n], whole.topk(n, dim=1).values, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("decoding", ["beam", "exact"])
 @pytest.mark.parametrize("sharpness", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(6))
 @torch.no_grad()
-def test_many_remembered_below_prefixes_of_many_children(sharpness: float, seed: int) -> None:
-    """Prefixes are then bounded by the mean of their children first."""
+def test_many_remembered_below_prefixes_of_many_children(seed: int, sharpness: float, decoding: str) -> None:
+    """Prefixes are then bounded by the mean of their children first; and many are no candidates of a beam."""
     rng = np.random.default_rng(seed)
     sizes = (40, 48, 1)  # of more first codes than are opened in any case
     codes = np.unique(np.stack([rng.integers(0, size, 1500) for size in sizes], axis=1), axis=0)
@@ -126,13 +115,18 @@ def test_many_remembered_below_prefixes_of_many_children(sharpness: float, seed:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     memory.learn(rng.integers(1, n_items, offsets[-1]), offsets, Numbers(3, 0.5, 3, 0.5, 100.0))
     recent = torch.from_numpy(rng.integers(1, n_items, (USERS, 3)))
-    recall, looked = memory.recall(recent), look_up(memory, recent)
+    recall, looked = memory.recall(recent), look_up(memory, recent, 8 if decoding == "beam" else None)
     log_p0 = items_of_leaves(leaf_log_probs(both["torch"], trie), trie, n_items)
     mixing = Mixing.of_one_head(looked.remaining, sharpness)
-    found, scores = both["compiled"].best_items("exact", 8, compiled_places(trie, n_items), mixing, looked)
-    whole = scores_of_all(recall, log_p0, torch.tensor(sharpness))
-    assert_close(scores, whole.topk(8, dim=1).values, atol=2e-4, rtol=1e-4)
-    assert_close(whole.gather(1, found), scores, atol=2e-4, rtol=1e-4)
+    reached = items_of_leaves_found(*DECODERS[decoding](both["torch"], trie, 8), trie, n_items)
+    remembered = recall.heaviest(8) if decoding == "beam" else recall
+    assert (len(remembered.items) < len(recall.items)) == (decoding == "beam")
+    reached[remembered.rows, remembered.items] = True
+    found, scores = both["compiled"].best_items(decoding, 8, compiled_places(trie, n_items), mixing, looked)
+    check(found, scores, reached, recall, log_p0, sharpness)
+    if decoding == "exact":
+        whole = scores_of_all(recall, log_p0, torch.tensor(sharpness))
+        assert_close(scores, whole.topk(8, dim=1).values, atol=2e-4, rtol=1e-4)
 
 
 def items_of_leaves_found(leaves: torch.Tensor, scores: torch.Tensor, trie: Trie, n_items: int) -> torch.Tensor:
@@ -151,10 +145,8 @@ def check(
     log_p0: torch.Tensor,
     sharpness: float,
 ) -> None:
-    """Compare with the best of what was reached or is remembered, by the scores of all."""
+    """Compare with the best of what was reached, by the scores of all."""
     whole = scores_of_all(recall, log_p0, torch.tensor(sharpness))
-    reached = reached.clone()
-    reached[recall.rows, recall.items] = True
     k = min(found.shape[1], whole.shape[1])
     expected = whole.masked_fill(~reached, -torch.inf).topk(k, dim=1).values
     assert (found[:, k:] == 0).all()

@@ -14,13 +14,18 @@ from recbole_sid.memory import Memory
 _free_sums: WeakKeyDictionary[Memory, list[np.ndarray]] = WeakKeyDictionary()
 
 
-def look_up(memory: Memory, recent: torch.Tensor) -> Looked:
-    """Look up histories int64 [B, W] as `Memory.recall` does; numba has to be there."""
+def look_up(memory: Memory, recent: torch.Tensor, k: int | None = None) -> Looked:
+    """Look up histories int64 [B, W] as `Memory.recall` does; numba has to be there.
+
+    Args:
+        k: `found` are the k of the largest masses alone, as of `Recall.heaviest`; None: all.
+    """
     from recbole_sid.fast.compiled import lookup
 
     items = np.ascontiguousarray(recent[:, : memory.numbers.window].cpu().numpy())
     free = _free_sums.setdefault(memory, [])
-    return lookup.look_up(transitions(memory, items.shape[1]), items, free, torch.get_num_threads())
+    looked = lookup.look_up(transitions(memory, items.shape[1]), items, free, torch.get_num_threads())
+    return looked if k is None else lookup.heaviest(looked, k)
 
 
 def nothing(n_users: int) -> Looked:

@@ -17,7 +17,7 @@ from recbole_sid.decoding.exact import exact_search
 from recbole_sid.decoding.full import best_leaves, full_search
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.errors import first_line
-from recbole_sid.fast.compiled.arrays import Heads, ItemRows, Looked, Mixing, Places, Prefixes
+from recbole_sid.fast.compiled.arrays import Heads, ItemRows, Looked, Mixing, Others, Places, Prefixes
 from recbole_sid.fast.factorised import FactorisedHeads, FactorisedScorer
 from recbole_sid.nn.item_head import ItemScores
 
@@ -46,10 +46,9 @@ def _try_out() -> None:
     scorer = CompiledScorer(heads, torch.ones(1, 2, 2), trie, compiled_heads(heads), compiled_prefixes(trie))
     for decoding in ("beam", "exact", "full"):
         scorer.search(decoding, 2)
-    candidates = Looked(
-        np.array([0, 1]), np.ones(1, np.int32), np.ones(1, np.float32), np.ones(1, int), np.ones(1, "f4")
-    )
+    one = np.ones(1, np.float32)
     for decoding in ("beam", "exact"):
+        candidates = Looked(np.array([0, 1]), np.ones(1, np.int32), one, np.ones(1, int), one, Others.none(1))
         mixing = Mixing.of_one_head(candidates.remaining, 1.0)
         scorer.best_items(decoding, 2, compiled_places(trie, 2), mixing, candidates)
 

@@ -51,6 +51,15 @@ class Recall(NamedTuple):
         place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         return torch.where(keys[place] == wanted, self.masses[place], 0)
 
+    def heaviest(self, k: int) -> Recall:
+        """Return it with the k items of the largest masses of each history alone, of equal ones the first."""
+        order = torch.argsort(self.masses, descending=True, stable=True)
+        order = order[torch.argsort(self.rows[order], stable=True)]
+        sizes = torch.bincount(self.rows, minlength=len(self.remaining))
+        place = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[self.rows[order]]
+        kept = order[place < k].sort().values
+        return self._replace(rows=self.rows[kept], items=self.items[kept], masses=self.masses[kept])
+
     def to(self, device: torch.device) -> Recall:
         """Return it on `device`; the host need not wait."""
         rows, items, masses, remaining = (hardware.moved(part, device) for part in self[:-1])

@@ -112,6 +112,7 @@ def best_of_union(
 
 def best_with_memory(
     recall: Recall,
+    remembered: Recall,
     of_remembered: torch.Tensor,
     found: torch.Tensor,
     log_p0: torch.Tensor,
@@ -122,6 +123,7 @@ def best_with_memory(
 
     Args:
         recall: of B histories, on the host.
+        remembered: what of it competes.
         of_remembered: [nnz], log p0 of each of its items.
         found: int64 [B, K], items, each at most once in a row; 0 for none.
         log_p0: [B, K], of them; -inf for none.
@@ -131,10 +133,12 @@ def best_with_memory(
     Returns:
         items and scores, as of `best_of_union`.
     """
-    there = recall.to(found.device)
-    remembered = sharpened(there.masses, there.remaining[there.rows], of_remembered, sharpness)
-    scores = there.remaining.log().unsqueeze(1) + (1 + sharpness) * log_p0
-    return best_of_union(recall, remembered, found, scores, k)
+    there, competitors = recall.to(found.device), remembered.to(found.device)
+    scores = sharpened(competitors.masses, there.remaining[competitors.rows], of_remembered, sharpness)
+    row = torch.arange(len(found), device=found.device).unsqueeze(1)
+    masses = there.mass_of(*torch.broadcast_tensors(row, found))
+    of_found = sharpened(masses, there.remaining.unsqueeze(1), log_p0, sharpness)
+    return best_of_union(remembered, scores, found, of_found, k)
 
 
 def sharpened(

@@ -232,11 +232,17 @@ class SIDRecommender(RanksByGraphs, Capabilities, SequentialRecommender):
         self.check_finite(leaves)
         return ranked_items(leaves, scores, self.trie)
 
+    @property
+    def finds_by_beam(self) -> bool:
+        """Whether what is found is a beam's guess: then as much of what is remembered competes as the beam is wide."""
+        return self.decoding == "beam"
+
     def best_items(self, scorer: LevelScorer, recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ``beam_size`` best items int64 and scores, both [B, K], by the mixture; 0 and -inf for none.
 
         Exactly these if the candidates are: an item that is no candidate and not remembered scores no more than each
-        of ``beam_size`` candidates.
+        of ``beam_size`` candidates. By a beam they are the best of what it finds and of as many that are remembered,
+        those of the largest masses.
 
         Args:
             scorer: of B users.
@@ -247,8 +253,9 @@ class SIDRecommender(RanksByGraphs, Capabilities, SequentialRecommender):
     def _with_memory(self, ranked: FoundItems, recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `best_items` of what was found."""
         scorer, found, log_p0 = ranked
-        of_remembered = self.mixed(self.part_log_probs(scorer, recall.rows, recall.items))
-        return best_with_memory(recall, of_remembered, found, log_p0, self.sharpness, self.beam_size)
+        remembered = recall.heaviest(self.beam_size) if self.finds_by_beam else recall
+        of_remembered = self.mixed(self.part_log_probs(scorer, remembered.rows, remembered.items))
+        return best_with_memory(recall, remembered, of_remembered, found, log_p0, self.sharpness, self.beam_size)
 
     def best_after(self, scorer: LevelScorer, recent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `best_items` of the memory's recall.

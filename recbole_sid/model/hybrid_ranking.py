@@ -64,6 +64,13 @@ class HybridRanking(MLPRanking):
         """As `SIDRecommender.found_by_shapes`: how many items an index finds is not known before."""
         return super().found_by_shapes and self.item_candidates is None
 
+    @property
+    def finds_by_beam(self) -> bool:
+        """As `SIDRecommender.finds_by_beam`; where heads over codes have no say, all items are scored."""
+        if not self.has_sid_heads or (hardware.on_cpu(self.shares) and not self.shares[-1]):
+            return False
+        return super().finds_by_beam
+
     def scorer(self, encoded: Packed | Padded) -> Any:
         context = self.context(encoded)
         if self.item_head is None:
@@ -141,7 +148,7 @@ class HybridRanking(MLPRanking):
         if self.item_head is None:
             return super().best_after(scorer, recent)
         if self.memory is not None and self._ranks_compiled(scorer):
-            return self._best_of_both(scorer, look_up(self.memory, recent), float(self.sharpness))
+            return self._best_of_both(scorer, look_up(self.memory, recent, self.beam_size), float(self.sharpness))
         if isinstance(scorer, CompiledScorer) and self.has_sid_heads and not self.shares[0]:
             return super().best_after(scorer, recent)  # the item head has no say: compiled loops of one head
         return SIDRecommender.best_after(self, scorer, recent)

@@ -150,7 +150,7 @@ class MLPRanking(SIDRecommender):
         decoding = COMPILED.get(decoder_named(self.decoding))
         if decoding not in ("beam", "exact") or not isinstance(scorer, CompiledScorer) or self.memory is None:
             return super().best_after(scorer, recent)
-        remembered = look_up(self.memory, recent)
+        remembered = look_up(self.memory, recent, self.beam_size if decoding == "beam" else None)
         mixing = Mixing.of_one_head(remembered.remaining, float(self.sharpness))
         return self._best_compiled(scorer, decoding, mixing, remembered)
 

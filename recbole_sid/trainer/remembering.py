@@ -19,7 +19,7 @@ from recbole_sid.distributed.group import current_group
 from recbole_sid.errors import InputError
 from recbole_sid.evaluation.per_user import rank_metrics
 from recbole_sid.fast.prepared import weights_unchanged
-from recbole_sid.memory import Memory, Numbers, Recall
+from recbole_sid.memory import Memory, Numbers
 from recbole_sid.memory.mixture import sharpened
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.settings.training import MemorySettings
@@ -293,18 +293,9 @@ def _compete(model: Any, memories: Sequence[Memory], window: int, interaction: A
             found, _ = model.candidates(scorer)
             row = torch.arange(len(targets)).unsqueeze(1)
             pairs = [row.squeeze(1) * model.n_items + targets, (row * model.n_items + found.cpu())[found.cpu() > 0]]
-            pairs += [_most_remembered(memory.recall(wide)) for memory in memories]
+            remembered = [memory.recall(wide).heaviest(_MOST_REMEMBERED) for memory in memories]
+            pairs += [recall.rows * model.n_items + recall.items for recall in remembered]
             pair = torch.cat(pairs).unique()
             rows, items = pair // model.n_items, pair % model.n_items
             log_probs = model.part_log_probs(scorer, rows, items).cpu()
             yield Competing(wide, rows, items, log_probs, torch.searchsorted(pair, pairs[0]))
-
-
-def _most_remembered(recall: Recall) -> torch.Tensor:
-    """Return, as row * n_items + item, the items of the largest masses of each history."""
-    order = torch.argsort(recall.masses, descending=True, stable=True)
-    order = order[torch.argsort(recall.rows[order], stable=True)]
-    sizes = torch.bincount(recall.rows, minlength=len(recall.remaining))
-    place = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[recall.rows[order]]
-    kept = order[place < _MOST_REMEMBERED]
-    return recall.rows[kept] * recall.n_items + recall.items[kept]

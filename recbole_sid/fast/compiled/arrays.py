@@ -106,6 +106,28 @@ class Places(NamedTuple):
     leaf_items: np.ndarray
 
 
+class Others(NamedTuple):
+    """What is remembered of each user beside `Looked.found`: it counts where a search finds it by itself.
+
+    Attributes:
+        start, end: int64 [B], where in `Looked.items` and `Looked.masses`.
+        most: float32 [B], none has more mass; 0 where there are none.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    most: np.ndarray
+
+    @classmethod
+    def none(cls, n_users: int) -> Others:
+        """Return those of users who have none."""
+        return cls(np.zeros(n_users, np.int64), np.zeros(n_users, np.int64), np.zeros(n_users, np.float32))
+
+    def of(self, part: slice) -> Others:
+        """Return those of some users."""
+        return Others(*(column[part] for column in self))
+
+
 class Looked(NamedTuple):
     """What `Recall` holds, of each user by itself and in no order.
 
@@ -114,6 +136,7 @@ class Looked(NamedTuple):
         items: int32, ``masses``: float32; the first `found` of each part.
         found: int64 [B].
         remaining: float32 [B].
+        others: beside `found`.
     """
 
     room: np.ndarray
@@ -121,11 +144,13 @@ class Looked(NamedTuple):
     masses: np.ndarray
     found: np.ndarray
     remaining: np.ndarray
+    others: Others
 
     def of(self, part: slice) -> Looked:
         """Return that of some users."""
         room = self.room[part.start : part.start + len(self.found[part]) + 1]
-        return self._replace(room=room, found=self.found[part], remaining=self.remaining[part])
+        found, remaining, others = self.found[part], self.remaining[part], self.others.of(part)
+        return self._replace(room=room, found=found, remaining=remaining, others=others)
 
 
 _NO_ROWS, _NO_NUMBERS, _NO_TOTALS = np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)

@@ -195,7 +195,7 @@ def _rank_exactly(
         heads, prefixes, places, mixing, candidates, *of_users, *known, floors, leaves, scores, best, entry, held
     )
     _complete(users, known._replace(values=values), floors, leaves, scores)
-    finish(places, mixing, leaves, scores, best, entry, held)
+    finish(places, mixing, candidates, leaves, scores, best, entry, held)
 
 
 def all_leaves(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_sid.fast.compiled.arrays import Looked, Transitions
-from recbole_sid.fast.compiled.recall import join, n_successors, recall
+from recbole_sid.fast.compiled.arrays import Looked, Others, Transitions
+from recbole_sid.fast.compiled.recall import join, n_successors, narrow, recall
 from recbole_sid.fast.compiled.threads import share
 
 
@@ -24,7 +24,7 @@ def look_up(table: Transitions, recent: np.ndarray, free_sums: list[np.ndarray],
     n_successors(table, recent, room[1:])
     np.cumsum(room, out=room)
     items, masses = np.empty(room[-1], np.int32), np.empty(room[-1], np.float32)
-    looked = Looked(room, items, masses, found, np.empty(n_users, np.float32))
+    looked = Looked(room, items, masses, found, np.empty(n_users, np.float32), Others.none(n_users))
 
     def work(users: slice) -> None:
         ends = room[users.start : users.stop + 1]
@@ -39,9 +39,16 @@ def look_up(table: Transitions, recent: np.ndarray, free_sums: list[np.ndarray],
     return looked
 
 
+def heaviest(looked: Looked, k: int) -> Looked:
+    """Return what was looked up, written over, with the k items of the largest masses as `found`: `Recall.heaviest`."""
+    narrow(looked, k)
+    return looked
+
+
 def with_items(looked: Looked, extra: np.ndarray) -> Looked:
     """Return what was looked up with `extra` items int64 [B, K], 0 for none, whose mass is 0 if they have none."""
-    room = np.concatenate([[0], np.cumsum(looked.found + extra.shape[1])])
+    others = looked.others
+    room = np.concatenate([[0], np.cumsum(looked.found + others.end - others.start + extra.shape[1])])
     joined = Looked(room, np.empty(room[-1], np.int32), np.empty(room[-1], np.float32), *looked[3:])
     join(looked, np.ascontiguousarray(extra), room, joined.items, joined.masses)
     return joined
@@ -50,4 +57,5 @@ def with_items(looked: Looked, extra: np.ndarray) -> Looked:
 def nothing(n_users: int) -> Looked:
     """Return what a memory says that knows nothing."""
     room, found = np.zeros(n_users + 1, np.int64), np.zeros(n_users, np.int64)
-    return Looked(room, np.empty(0, np.int32), np.empty(0, np.float32), found, np.ones(n_users, np.float32))
+    items, masses, remaining = np.empty(0, np.int32), np.empty(0, np.float32), np.ones(n_users, np.float32)
+    return Looked(room, items, masses, found, remaining, Others.none(n_users))

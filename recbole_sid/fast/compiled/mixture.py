@@ -15,6 +15,7 @@ from recbole_sid.fast.compiled.arrays import Heads, ItemRows, Kept, Looked, Mixi
 from recbole_sid.fast.compiled.expansion import children, keep, place_in, room_for_a_head
 from recbole_sid.fast.compiled.heads import activate, dot, dots, exp, normalise, prefix_part_of, rows_of_level
 from recbole_sid.fast.compiled.jit import inlined, jit
+from recbole_sid.fast.compiled.recall import place_of
 from recbole_sid.fast.compiled.top_k import offer, offer_anew, sort_heap
 
 NEVER = np.float32(-np.inf)
@@ -23,6 +24,8 @@ _ZERO = np.float32(0)
 _SLACK = np.float32(1e-4)
 # So few children of a prefix are as quickly known as bounded.
 _FEW = 4
+# How far below what an item without mass needs is looked for what one with mass does, and how often that is halved.
+_WIDE, _HALVINGS = np.float32(32), 12
 
 
 @inlined
@@ -61,12 +64,30 @@ def _of_row(rows: ItemRows, user: int, item: int) -> np.float32:
 
 
 @jit
-def floors_of(mixing: Mixing, best: np.ndarray, held: np.ndarray, floors: np.ndarray) -> None:
+def _needed(mixing: Mixing, user: int, score: np.float32, mass: np.float32) -> np.float32:
+    """Return log p0 below which an item of no more than `mass` has no more than `score`."""
+    high = (score - np.log(mixing.remaining[user])) / (np.float32(1) + mixing.sharpness)
+    if mass == _ZERO or not high > NEVER:
+        return high
+    low = high - _WIDE
+    if _score(mixing, user, mass, low) >= score:
+        return NEVER
+    for _ in range(_HALVINGS):
+        middle = (low + high) / np.float32(2)
+        if _score(mixing, user, mass, middle) < score:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@jit
+def floors_of(mixing: Mixing, candidates: Looked, best: np.ndarray, held: np.ndarray, floors: np.ndarray) -> None:
     """Write the log-probabilities [B] of semantic IDs below which no item but a candidate reaches the best [B, k]."""
     for user in range(len(best)):
         floors[user] = NEVER
         if held[user] == best.shape[1]:
-            needed = (best[user, 0] - np.log(mixing.remaining[user])) / (np.float32(1) + mixing.sharpness)
+            needed = _needed(mixing, user, best[user, 0], candidates.others.most[user])
             rest = mixing.rest[user]
             if needed > rest:
                 if rest > NEVER:
@@ -318,6 +339,7 @@ def _most(n: int, logit: np.float32, mean: np.float32) -> np.float32:
 def finish(
     places: Places,
     mixing: Mixing,
+    candidates: Looked,
     leaves: np.ndarray,
     scores: np.ndarray,
     best: np.ndarray,
@@ -328,8 +350,11 @@ def finish(
 
     A candidate among them was offered before, or cannot be among the best: without its mass it scores less than it did.
     """
+    others = candidates.others
     for user in range(len(leaves)):
         its_best, its_entry, size = best[user], entry[user], held[user]
+        first, most = others.start[user], others.most[user]
+        its_others = candidates.items[first : others.end[user]]
         for place in range(leaves.shape[1]):
             leaf = leaves[user, place]
             if leaf < 0:
@@ -337,7 +362,12 @@ def finish(
             for at in range(places.leaf_start[leaf], places.leaf_start[leaf + 1]):
                 item = places.leaf_items[at]
                 log_p0 = _log_p0(mixing, _own(mixing, user, item), scores[user, place])
-                size = offer_anew(its_best, its_entry, size, _score(mixing, user, _ZERO, log_p0), item)
+                mass = _ZERO
+                if most > _ZERO and (size < len(its_best) or _score(mixing, user, most, log_p0) > its_best[0]):
+                    known = place_of(its_others, item)
+                    if known >= 0:
+                        mass = candidates.masses[first + known]
+                size = offer_anew(its_best, its_entry, size, _score(mixing, user, mass, log_p0), item)
         sort_heap(its_best, its_entry, size)
         its_best[size:], its_entry[size:] = NEVER, 0
         held[user] = size

@@ -60,7 +60,7 @@ def search_with_candidates(
         heads, prefixes, places, mixing, candidates, bounds, user_parts, first_scores, at, values, deeper,
         best, entry, held,
     )  # fmt: skip
-    floors_of(mixing, best, held, floors)
+    floors_of(mixing, candidates, best, held, floors)
     if n_levels > 1:
         second_wave(prefixes, k, first_scores, ranked, at, values, floors, wanted)
         if n_open:
@@ -71,7 +71,7 @@ def search_with_candidates(
             heads, prefixes, places, mixing, candidates, bounds, user_parts, first_scores, at, values, deeper,
             best, entry, held,
         )  # fmt: skip
-        floors_of(mixing, best, held, floors)
+        floors_of(mixing, candidates, best, held, floors)
     search_beams(heads, prefixes, user_parts, first_scores, ranked, at, values, deeper, floors, leaves, scores)
     return values
 
@@ -105,4 +105,4 @@ def beam_of_mixture(
         heads, prefixes, places, mixing, candidates, user_parts, first_scores, ranked, at, values, deeper, floors,
         leaves, scores, best, entry, held,
     )  # fmt: skip
-    finish(places, mixing, leaves, scores, best, entry, held)
+    finish(places, mixing, candidates, leaves, scores, best, entry, held)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from recbole_sid.fast.compiled.arrays import Looked, Transitions
-from recbole_sid.fast.compiled.jit import jit
+from recbole_sid.fast.compiled.jit import inlined, jit
 
 # Of float32: 0 times the logarithm of nothing is no number.
 _LOWEST = np.finfo(np.float32).min
@@ -76,25 +76,62 @@ def recall(
 
 
 @jit
+def narrow(looked: Looked, k: int) -> None:
+    """Leave the k items of the largest masses in each `found`, of equal ones the first; the rest are `others`."""
+    others = looked.others
+    for user in range(len(looked.found)):
+        start, n = looked.room[user], looked.found[user]
+        if n <= k:
+            continue
+        items, masses = looked.items[start : start + n], looked.masses[start : start + n]
+        least = np.partition(masses, n - k)[n - k]
+        equal = np.sort(items[masses == least])
+        last = equal[k - 1 - np.sum(masses > least)]
+        kept = 0
+        for place in range(n):
+            if masses[place] > least or (masses[place] == least and items[place] <= last):
+                items[kept], items[place] = items[place], items[kept]
+                masses[kept], masses[place] = masses[place], masses[kept]
+                kept += 1
+        looked.found[user] = k
+        others.start[user], others.end[user], others.most[user] = start + k, start + n, least
+
+
+@jit
 def join(looked: Looked, extra: np.ndarray, room: np.ndarray, items: np.ndarray, masses: np.ndarray) -> None:
-    """Write what was looked up with `extra` items int64 [B, K], 0 for none, without mass where they have none yet.
+    """Write what was looked up with `extra` items int64 [B, K], 0 for none, without mass where they have none.
 
     Args:
-        room: int64 [B + 1], where each user's part of `items` and `masses` begins: with room for both.
+        room: int64 [B + 1], where each user's part of `items` and `masses` begins: with room for all.
     """
+    others = looked.others
     for user in range(len(extra)):
         old, new, n = looked.room[user], room[user], looked.found[user]
         items[new : new + n] = looked.items[old : old + n]
         masses[new : new + n] = looked.masses[old : old + n]
-        used = n
+        used, first, n_others = new + n, others.start[user], others.end[user] - others.start[user]
+        its_others = looked.items[first : first + n_others]
         for item in extra[user]:
             is_there = item == 0
             for place in range(new, new + n):
                 is_there |= items[place] == item
             if not is_there:
-                items[new + used], masses[new + used] = item, np.float32(0)
+                at = place_of(its_others, item)
+                items[used], masses[used] = item, looked.masses[first + at] if at >= 0 else np.float32(0)
                 used += 1
-        looked.found[user] = used
+        items[used : used + n_others] = its_others
+        masses[used : used + n_others] = looked.masses[first : first + n_others]
+        looked.found[user] = used - new
+        others.start[user], others.end[user] = used, used + n_others
+
+
+@inlined
+def place_of(items: np.ndarray, item: int) -> int:
+    """Return where an item stands among int32 [n], in which it is at most once; -1 where it is not."""
+    at = 0
+    for place in range(len(items)):  # without a branch: processors look at many at a time
+        at += (place + 1) * (items[place] == item)
+    return at - 1
 
 
 @jit

@@ -218,6 +218,9 @@ class CodeEngine:
         candidates = lookup.nothing(len(known.asked.first)) if known.looked is None else known.looked
         sharpness = 0.0 if self.memory is None else self.memory.sharpness
         mixing, users = Mixing.of_one_head(candidates.remaining, sharpness), self.heads.users(known.asked)
+        decoding = "beam" if self.decoding == "beam" else "exact"
+        if decoding == "beam":
+            candidates = lookup.heaviest(candidates, k)
         if self.item_head is not None:
             rows, log_shares = self.item_head.rows(known.asked.query), np.log(self.shares)
             mixing = mixing._replace(log_share=np.float32(log_shares[0]), rows=rows)
@@ -231,7 +234,6 @@ class CodeEngine:
             rows.totals[:] -= log_shares[1]
             mixing.rest[:] = logits[:, -1] - rows.totals
             candidates = lookup.with_items(candidates, items)
-        decoding = "beam" if self.decoding == "beam" else "exact"
         items, scores = decoders.mixture(users, decoding, self.codes.places, mixing, candidates, k, width, 1)
         order_ties(items, scores)
         return items, scores

@@ -156,8 +156,10 @@ class GeneratorEngine:
         recall = self._recall(part)
         if recall is None:
             return items, log_p0
-        of_remembered = walk(scorer, self.trie, recall.rows, self.trie.leaves_of(recall.items), self.normaliser)
-        return best_with_memory(recall, of_remembered, items, log_p0, self.sharpness, k)
+        remembered = recall.heaviest(k) if self.decoding == "beam" else recall
+        leaves = self.trie.leaves_of(remembered.items)
+        of_remembered = walk(scorer, self.trie, remembered.rows, leaves, self.normaliser)
+        return best_with_memory(recall, remembered, of_remembered, items, log_p0, self.sharpness, k)
 
     def _scores_of(self, part: Histories, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Return the scores [n] of items of users, both int64 [n]."""
