@@ -17,7 +17,7 @@ from recbole_sid.decoding import walk as walk_module
 from recbole_sid.decoding.full import leaf_log_probs, ranked_items
 from recbole_sid.decoding.trie import Trie
 from recbole_sid.decoding.walk import walk
-from recbole_sid.memory import Memory, Numbers
+from recbole_sid.memory import Memory, Numbers, Recall
 from recbole_sid.memory.mixture import best_of_union, scores_of_all, sharpened
 from recbole_sid.model.base import SIDRecommender
 
@@ -192,6 +192,54 @@ def test_the_search_is_exact(
         expected = every[row].topk(len(mine)).values
         torch.testing.assert_close(scores[row, : len(mine)], expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(every[row, mine], expected, rtol=1e-4, atol=1e-4)
+
+
+@FEW
+@given(catalogues(), st.integers(1, 12), st.integers(0, 99), numbers, sharpnesses)
+def test_a_beam_weighs_as_many_remembered_as_it_is_wide(
+    catalogue: tuple[np.ndarray, tuple[int, ...], np.ndarray], k: int, seed: int, chosen: Numbers, sharpness: float
+) -> None:
+    model = Random(catalogue, "beam", k)
+    rng = np.random.default_rng(seed)
+    learnt = [rng.integers(1, model.n_items, rng.integers(1, 8)).tolist() for _ in range(6)]
+    model.memory.learn(*flat(learnt), chosen)
+    model.sharpness.fill_(sharpness)
+    scorer = TableScorer(3, catalogue[1], seed)
+    asked = [rng.integers(1, model.n_items, rng.integers(0, 5)).tolist() for _ in range(3)]
+    recall = model.memory.recall(recent_of(asked).long())
+    every = scores_of_all(recall, model.item_log_probs(scorer), model.sharpness)
+    by_beam, _ = model.candidates(scorer)
+    items, scores = model.best_items(scorer, recall)
+    for row in range(3):
+        masses = dict(_pairs_of(recall, row))
+        heaviest = sorted(masses, key=lambda item: (-masses[item], item))[:k]
+        known = {*by_beam[row][by_beam[row] > 0].tolist(), *heaviest}
+        expected = every[row, sorted(known)].sort(descending=True).values[:k]
+        mine = items[row][items[row] > 0]
+        assert {*mine.tolist()} <= known
+        torch.testing.assert_close(scores[row, : len(mine)], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(every[row, mine], expected, rtol=1e-4, atol=1e-4)
+
+
+@FEW
+@given(sequences, histories, numbers, st.integers(1, 6))
+def test_the_heaviest_are_those_of_the_largest_masses(
+    lists: list[list[int]], asked: list[list[int]], chosen: Numbers, k: int
+) -> None:
+    memory = Memory(N_ITEMS)
+    memory.learn(*flat(lists), chosen)
+    recall = memory.recall(recent_of(asked).long())
+    found = recall.heaviest(k)
+    assert torch.equal(found.remaining, recall.remaining)
+    for row in range(len(asked)):
+        pairs = sorted(_pairs_of(recall, row), key=lambda pair: (-pair[1], pair[0]))[:k]
+        assert _pairs_of(found, row) == sorted(pairs)
+
+
+def _pairs_of(recall: Recall, row: int) -> list[tuple[int, float]]:
+    """Return items and masses of a history."""
+    of_row = recall.rows == row
+    return list(zip(recall.items[of_row].tolist(), recall.masses[of_row].tolist(), strict=True))
 
 
 @FEW
