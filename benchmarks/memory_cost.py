@@ -32,7 +32,8 @@ def measure(file: str, batch: int, rounds: int) -> dict[str, Any]:
     """Return the row of one checkpoint."""
     _, model, _, _, _, test = load_data_and_model(file)
     model.eval()
-    memory, of_each = model.memory, {"with": [], "without": []}
+    memory = model.memory
+    of_each: dict[str, list[float]] = {"with": [], "without": []}
     batches = [interaction[:batch] for interaction, *_ in islice(test, rounds)]
     for number, interaction in enumerate(progress(islice(cycle(batches), rounds + 1), "rounds", True, "round")):
         for name, its_memory in (("with", memory), ("without", None)):

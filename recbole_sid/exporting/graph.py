@@ -107,7 +107,8 @@ class ByItems(RankingGraph):
 class ByBoth(RankingGraph):
     """By semantic IDs, and an item head, a memory or both beside them.
 
-    Candidates are what the beam search finds, what is remembered, and the best of the item head. How probable the first
+    Candidates are what the beam search finds, what is remembered (as `SIDRecommender.best_items` says, all or the items
+    of the largest masses), and the best of the item head. How probable the first
     codes of all items are is computed for all; the rest of their codes only for the `n_walked` candidates whose score
     could be the largest, as no item is more probable than its first codes.
 
@@ -121,6 +122,7 @@ class ByBoth(RankingGraph):
         self.width = most_items(model.trie)
         self.items = GraphItems(model.item_head) if getattr(model, "item_head", None) is not None else None
         self.recalls, self.sharpness = _recalls(model), float(model.sharpness)
+        self.weighs_all = not model.finds_by_beam
         # Few are walked where nothing is remembered: then two codes of all items would cost more.
         self.known = FirstCodes(model.trie, model.shared_among, model.n_items, depth=2 if model.remembers else 1)
         self.n_walked = min(n_walked or self.k, self.known.n_open)
@@ -155,8 +157,8 @@ class ByBoth(RankingGraph):
         return self.items.log_probs(last_state(*states), context.squeeze(1)) + self.log_shares[0]
 
     def _candidates(self, masses: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
-        """Return which items are remembered or among the best of the item head, bool [B, n_items]."""
-        remembered = masses > 0
+        """Return which items are remembered and compete, or are among the best of the item head, bool [B, n_items]."""
+        remembered = masses > 0 if self.weighs_all else _heaviest(masses, min(self.k, self.n_items))
         if own is None:
             return remembered
         least = own.topk(min(self.k, self.n_items), dim=1).values[:, -1:]
@@ -207,6 +209,13 @@ def ranking_graph(model: Any, n_walked: int | None = None) -> RankingGraph:
     if item_head is None and not model.remembers:
         return ByCodes(model).eval()
     return ByBoth(model, n_walked).eval()
+
+
+def _heaviest(masses: torch.Tensor, k: int) -> torch.Tensor:
+    """Return which items have the k largest masses above 0, of equal ones the first: bool [B, n_items]."""
+    least = masses.topk(k, dim=1).values[:, -1:]
+    more, equal = masses > least, (masses == least) & (masses > 0)
+    return more | (equal & (equal.long().cumsum(1) <= k - more.long().sum(1, keepdim=True)))
 
 
 def _recalls(model: Any) -> nn.Module:

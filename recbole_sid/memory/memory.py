@@ -52,7 +52,10 @@ class Recall(NamedTuple):
         return torch.where(keys[place] == wanted, self.masses[place], 0)
 
     def heaviest(self, k: int) -> Recall:
-        """Return it with the k items of the largest masses of each history alone, of equal ones the first."""
+        """Return it with the k items of the largest masses of each history alone, of equal ones the first.
+
+        The others' mass is nobody's then: with what remains, the sum may be below 1.
+        """
         order = torch.argsort(self.masses, descending=True, stable=True)
         order = order[torch.argsort(self.rows[order], stable=True)]
         sizes = torch.bincount(self.rows, minlength=len(self.remaining))

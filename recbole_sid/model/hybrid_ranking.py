@@ -12,7 +12,7 @@ from recbole_sid.decoding.scorer import LevelScorer
 from recbole_sid.decoding.walk import walk_all
 from recbole_sid.errors import InputError
 from recbole_sid.fast.compiled.arrays import Looked
-from recbole_sid.fast.compiled_memory import look_up, nothing
+from recbole_sid.fast.compiled_memory import nothing
 from recbole_sid.fast.compiled_scorer import COMPILED, CompiledScorer
 from recbole_sid.model.base import SIDRecommender
 from recbole_sid.model.batches import listed
@@ -66,10 +66,12 @@ class HybridRanking(MLPRanking):
 
     @property
     def finds_by_beam(self) -> bool:
-        """As `SIDRecommender.finds_by_beam`; where heads over codes have no say, all items are scored."""
-        if not self.has_sid_heads or (hardware.on_cpu(self.shares) and not self.shares[-1]):
-            return False
-        return super().finds_by_beam
+        """As `SIDRecommender.finds_by_beam`: not where heads over codes have no say."""
+        return super().finds_by_beam and self.has_sid_heads and self._has_say(-1)
+
+    def _has_say(self, part: int) -> bool:
+        """Say whether a part of p0 has a share; off the CPU, where the host would have to wait for it, all have."""
+        return not hardware.on_cpu(self.shares) or float(self.shares[part]) > 0
 
     def scorer(self, encoded: Packed | Padded) -> Any:
         context = self.context(encoded)
@@ -114,7 +116,7 @@ class HybridRanking(MLPRanking):
         With both heads they are what the decoder finds by semantic IDs and as many of the item head's best; for
         decoding ``exact`` also all others that could be among the best by the mixture of both.
         """
-        if self.item_head is None:
+        if self.item_head is None or not self._has_say(0):
             return super().candidates(scorer)
         if not self.has_sid_heads:
             return scorer.items.best(self.beam_size)
@@ -148,7 +150,7 @@ class HybridRanking(MLPRanking):
         if self.item_head is None:
             return super().best_after(scorer, recent)
         if self.memory is not None and self._ranks_compiled(scorer):
-            return self._best_of_both(scorer, look_up(self.memory, recent, self.beam_size), float(self.sharpness))
+            return self._best_of_both(scorer, self._looked_up(recent), float(self.sharpness))
         if isinstance(scorer, CompiledScorer) and self.has_sid_heads and not self.shares[0]:
             return super().best_after(scorer, recent)  # the item head has no say: compiled loops of one head
         return SIDRecommender.best_after(self, scorer, recent)

@@ -150,9 +150,14 @@ class MLPRanking(SIDRecommender):
         decoding = COMPILED.get(decoder_named(self.decoding))
         if decoding not in ("beam", "exact") or not isinstance(scorer, CompiledScorer) or self.memory is None:
             return super().best_after(scorer, recent)
-        remembered = look_up(self.memory, recent, self.beam_size if decoding == "beam" else None)
+        remembered = self._looked_up(recent)
         mixing = Mixing.of_one_head(remembered.remaining, float(self.sharpness))
         return self._best_compiled(scorer, decoding, mixing, remembered)
+
+    def _looked_up(self, recent: torch.Tensor) -> Looked:
+        """Return, for compiled loops, what of the memory competes after histories int64 [B, W]."""
+        assert self.memory is not None
+        return look_up(self.memory, recent, self.beam_size if self.finds_by_beam else None)
 
     def _best_compiled(
         self, scorer: CompiledScorer, decoding: str, mixing: Mixing, candidates: Looked

@@ -107,7 +107,7 @@ class Places(NamedTuple):
 
 
 class Others(NamedTuple):
-    """What is remembered of each user beside `Looked.found`: it counts where a search finds it by itself.
+    """What is remembered of each user and no candidate by its mass: it counts where a search finds it by itself.
 
     Attributes:
         start, end: int64 [B], where in `Looked.items` and `Looked.masses`.
@@ -136,7 +136,7 @@ class Looked(NamedTuple):
         items: int32, ``masses``: float32; the first `found` of each part.
         found: int64 [B].
         remaining: float32 [B].
-        others: beside `found`.
+        others: remembered items that are not among the `found`, unless a head over items put them there.
     """
 
     room: np.ndarray

@@ -15,7 +15,7 @@ from recbole_sid.fast.compiled.arrays import Heads, ItemRows, Kept, Looked, Mixi
 from recbole_sid.fast.compiled.expansion import children, keep, place_in, room_for_a_head
 from recbole_sid.fast.compiled.heads import activate, dot, dots, exp, normalise, prefix_part_of, rows_of_level
 from recbole_sid.fast.compiled.jit import inlined, jit
-from recbole_sid.fast.compiled.recall import place_of
+from recbole_sid.fast.compiled.recall import where_is
 from recbole_sid.fast.compiled.top_k import offer, offer_anew, sort_heap
 
 NEVER = np.float32(-np.inf)
@@ -24,7 +24,7 @@ _ZERO = np.float32(0)
 _SLACK = np.float32(1e-4)
 # So few children of a prefix are as quickly known as bounded.
 _FEW = 4
-# How far below what an item without mass needs is looked for what one with mass does, and how often that is halved.
+# An item with mass needs less log p0 than one without: so much less at most, as far as is looked, in so many halvings.
 _WIDE, _HALVINGS = np.float32(32), 12
 
 
@@ -348,7 +348,8 @@ def finish(
 ) -> None:
     """Offer every user's best the items of the leaves [B, K] that a search found; sort them, 0 and -inf beyond.
 
-    A candidate among them was offered before, or cannot be among the best: without its mass it scores less than it did.
+    One of `Looked.others` has its mass. A candidate among them was offered before, or cannot be among the best: without
+    its mass it scores less than it did.
     """
     others = candidates.others
     for user in range(len(leaves)):
@@ -364,7 +365,7 @@ def finish(
                 log_p0 = _log_p0(mixing, _own(mixing, user, item), scores[user, place])
                 mass = _ZERO
                 if most > _ZERO and (size < len(its_best) or _score(mixing, user, most, log_p0) > its_best[0]):
-                    known = place_of(its_others, item)
+                    known = where_is(its_others, item)
                     if known >= 0:
                         mass = candidates.masses[first + known]
                 size = offer_anew(its_best, its_entry, size, _score(mixing, user, mass, log_p0), item)

@@ -96,7 +96,7 @@ def beam_of_mixture(
     """Write the scores and items [B, k] of the mixture, of what a beam of `width` finds and of candidates.
 
     Args:
-        others: as of `search_with_candidates`.
+        All others are as of `search_with_candidates`.
     """
     n_users = len(user_parts)
     floors, held = np.empty(n_users, np.float32), np.zeros(n_users, np.int64)

@@ -116,7 +116,7 @@ def join(looked: Looked, extra: np.ndarray, room: np.ndarray, items: np.ndarray,
             for place in range(new, new + n):
                 is_there |= items[place] == item
             if not is_there:
-                at = place_of(its_others, item)
+                at = where_is(its_others, item)
                 items[used], masses[used] = item, looked.masses[first + at] if at >= 0 else np.float32(0)
                 used += 1
         items[used : used + n_others] = its_others
@@ -126,7 +126,7 @@ def join(looked: Looked, extra: np.ndarray, room: np.ndarray, items: np.ndarray,
 
 
 @inlined
-def place_of(items: np.ndarray, item: int) -> int:
+def where_is(items: np.ndarray, item: int) -> int:
     """Return where an item stands among int32 [n], in which it is at most once; -1 where it is not."""
     at = 0
     for place in range(len(items)):  # without a branch: processors look at many at a time
