@@ -108,9 +108,9 @@ class ByBoth(RankingGraph):
     """By semantic IDs, and an item head, a memory or both beside them.
 
     Candidates are what the beam search finds, what is remembered (as `SIDRecommender.best_items` says, all or the items
-    of the largest masses), and the best of the item head. How probable the first
-    codes of all items are is computed for all; the rest of their codes only for the `n_walked` candidates whose score
-    could be the largest, as no item is more probable than its first codes.
+    of the largest masses), and the best of the item head. How probable the first codes of all items are is computed for
+    all; the rest of their codes only for the `n_walked` candidates whose score could be the largest, as no item is more
+    probable than its first codes.
 
     Args:
         n_walked: None: as many as there can be where nothing is remembered, else `k`.
